@@ -1,0 +1,32 @@
+"""``psl <command> ...``: the same commands as ``python -m psl.<command>``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from shards.cli import run_main
+
+COMMANDS = {
+    "pack": ("shards.pack", "audio files and CSVs -> audio shards"),
+    "verify": ("shards.verify", "re-read a dataset and compare it with its index"),
+    "label": ("psl.label", "teacher + audio shards -> label shards"),
+    "train": ("psl.train", "train on weak or pseudo strong labels"),
+    "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+}
+
+
+def main() -> None:
+    """Dispatch to a command; without one, list them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        lines = [f"  {key:9} {purpose}" for key, (_, purpose) in COMMANDS.items()]
+        print("usage: psl COMMAND ...\n\n" + "\n".join(lines))
+        print("\npsl COMMAND --help says more.")
+        sys.exit(0 if name in ("--help", "-h") else 2)
+    command = importlib.import_module(COMMANDS[name][0])
+    run_main(lambda: command.main(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Checkpoints: complete or absent, and nothing in them needs unpickling.
+
+Owns the folder format: ``model.safetensors`` (parameters and buffers),
+``optimizer.safetensors`` (tensors of the optimizer's state) and ``state.json`` (what
+the model is, where training stands, hashes of the other two).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn, optim
+
+from psl.models import ModelConfig, build_from_config
+from shards.classes import Classes
+from shards.files import TEMPORARY_MARK, sync_folder
+from shards.schema import ShardError, sha256_of
+
+FORMAT_VERSION = 1
+FOLDER_NAME = "checkpoints"
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where training stands; everything else is derived from it and the seed."""
+
+    epoch: int
+    """Epochs completed."""
+    step_in_epoch: int
+    """Optimizer steps done in the epoch after those."""
+    history: tuple[tuple[int, float], ...]
+    """Optimizer steps done and validation mAP, of each validation so far."""
+    plan_fingerprint: str
+    """Of the order of chunks; another order cannot be resumed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, read and checked."""
+
+    folder: Path
+    model_config: ModelConfig
+    classes: Classes
+    training: TrainingState
+    model_sha256: str
+    weights: dict[str, Tensor]
+
+    def build_model(self) -> nn.Module:
+        """The model with its weights, in evaluation mode."""
+        model = build_from_config(self.model_config, len(self.classes))
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    model_config: ModelConfig,
+    classes: Classes,
+    training: TrainingState,
+) -> None:
+    """Write ``folder`` aside, then give it its name. One rank only."""
+    files = {
+        _MODEL: save(_contiguous(model.state_dict())),
+        _OPTIMIZER: save(_flatten(optimizer)),
+    }
+    state = {
+        "format_version": FORMAT_VERSION,
+        "model": TypeAdapter(ModelConfig).dump_python(model_config),
+        "classes": asdict(classes),
+        "training": asdict(training),
+        "sha256": {name: sha256_of(data) for name, data in files.items()},
+    }
+    files[_STATE] = json.dumps(state, indent=1).encode()
+    aside = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        for name, data in files.items():
+            with open(aside / name, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        sync_folder(aside)
+        _remove(folder)
+        os.rename(aside, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint so that a kill halfway leaves no damaged one."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}old")
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _flatten(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """Tensors by ``<parameter number>.<name>``."""
+    return _contiguous(
+        {
+            f"{number}.{name}": tensor
+            for number, entry in optimizer.state_dict()["state"].items()
+            for name, tensor in entry.items()
+        }
+    )
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint at ``path``: a checkpoint folder, or a run (its best one).
+
+    Raises ShardError if there is none, or it is damaged.
+    """
+    path = Path(path)
+    folder = path if (path / _STATE).exists() else _best(path)
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        if state["format_version"] != FORMAT_VERSION:
+            raise ShardError(
+                f"{folder}: checkpoint format {state['format_version']}, expected "
+                f"{FORMAT_VERSION}; use the version of this program that wrote it"
+            )
+        classes = state["classes"]
+        return Checkpoint(
+            folder=folder,
+            model_config=TypeAdapter(ModelConfig).validate_python(state["model"]),
+            classes=Classes(tuple(classes["mids"]), tuple(classes["names"])),
+            training=TypeAdapter(TrainingState).validate_python(state["training"]),
+            model_sha256=state["sha256"][_MODEL],
+            weights=_load_tensors(folder / _MODEL, state["sha256"][_MODEL]),
+        )
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
+
+
+def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    data = path.read_bytes()
+    if sha256_of(data) != sha256:
+        raise ShardError(f"{path}: bytes differ from the sha256 in {_STATE}")
+    return load(data)
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: optim.Optimizer) -> None:
+    """Put the checkpoint's optimizer tensors into ``optimizer``."""
+    state = json.loads((checkpoint.folder / _STATE).read_text(encoding="utf-8"))
+    tensors = _load_tensors(checkpoint.folder / _OPTIMIZER, state["sha256"][_OPTIMIZER])
+    full = optimizer.state_dict()
+    full["state"] = {}
+    for name, tensor in tensors.items():
+        number, _, field = name.partition(".")
+        full["state"].setdefault(int(number), {})[field] = tensor
+    optimizer.load_state_dict(full)
+
+
+def list_checkpoints(run_dir: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folders = Path(run_dir, FOLDER_NAME).glob("step_*")
+    return sorted(folder for folder in folders if (folder / _STATE).exists())
+
+
+def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` optimizer steps lies."""
+    return Path(run_dir, FOLDER_NAME, f"step_{step:08d}")
+
+
+def load_newest(run_dir: str | Path) -> Checkpoint | None:
+    """The newest checkpoint that is not damaged; None for a fresh run.
+
+    Warns about each damaged one it passes over; raises ShardError if all are.
+    """
+    folders = list_checkpoints(run_dir)
+    for folder in reversed(folders):
+        try:
+            return load_checkpoint(folder)
+        except ShardError as error:
+            warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
+    if folders:
+        raise ShardError(f"{run_dir}: every checkpoint is damaged; start a new run")
+    return None
+
+
+def best_steps(history: Iterable[tuple[int, float]], keep: int) -> list[int]:
+    """Steps of the ``keep`` best validations, best first; ties to the earlier."""
+    ranked = sorted(history, key=lambda entry: (-entry[1], entry[0]))
+    return [step for step, _ in ranked[:keep]]
+
+
+def _best(run_dir: Path) -> Path:
+    newest = load_newest(run_dir)
+    if newest is None:
+        raise ShardError(
+            f"{run_dir}: no checkpoint there; expected a run folder or one of its "
+            f"{FOLDER_NAME}/step_* folders"
+        )
+    for step in best_steps(newest.training.history, 1):
+        return checkpoint_folder(run_dir, step)
+    return newest.folder
+
+
+def prune_checkpoints(
+    run_dir: str | Path, history: Iterable[tuple[int, float]], keep_best: int
+) -> None:
+    """Remove all but the newest two checkpoints and the best ``keep_best``."""
+    best = {checkpoint_folder(run_dir, step) for step in best_steps(history, keep_best)}
+    for folder in list_checkpoints(run_dir)[:-2]:
+        if folder not in best:
+            _remove(folder)
+    for leftover in Path(run_dir, FOLDER_NAME).glob(f".*{TEMPORARY_MARK}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def assert_finite(model: nn.Module) -> None:
+    """RuntimeError naming the first parameter that is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise RuntimeError(f"parameter {name} is not finite; nothing was saved")

@@ -1,0 +1,181 @@
+"""Typed configuration: YAML and ``key=value`` words -> one frozen dataclass.
+
+Owns parsing, type checks (pydantic) and the messages for wrong keys. Knows no
+component: each keeps its own dataclass, made with the ``config`` decorator here, beside
+the code that reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+"""Every configuration dataclass is made with this: unknown keys are errors."""
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without objects, without repeated keys, with 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ValueError(f"line {line}: key {key!r} stands twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse(cls: type[T], values: dict[str, Any], *, where: str = "config") -> T:
+    """An instance of the configuration dataclass ``cls``.
+
+    Raises ValueError naming each wrong key, what was found and what was expected;
+    an unknown key is answered with the nearest known one.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        problems = [_explain(cls, detail) for detail in error.errors()]
+        raise ValueError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _explain(cls: type, detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
+        known = [name for name, _ in describe(cls)]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return f"unknown key {key!r}; did you mean {near[0]!r}?"
+    if detail["type"] == "missing":
+        return f"{key!r} is missing; add {key}=..."
+    return f"{key} = {detail['input']!r}: {detail['msg']}"
+
+
+def describe(cls: type) -> Iterator[tuple[str, str]]:
+    """Dotted name and one-paragraph description of every field of ``cls``."""
+    schema = TypeAdapter(cls).json_schema()
+    definitions = schema.get("$defs", {})
+
+    def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for name, field in node.get("properties", {}).items():
+            refs = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
+            inner = [r["$ref"].split("/")[-1] for r in refs if "$ref" in r]
+            if not inner:
+                default = f" (default {field['default']})" if "default" in field else ""
+                text = " ".join(field.get("description", "").split())
+                yield prefix + name, text + default
+            for ref in inner:
+                yield from walk(definitions[ref], f"{prefix}{name}.")
+
+    yield from walk(schema, "")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ValueError names the file if there is none."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read config: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping of keys to values")
+    return values
+
+
+def override(values: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """``values`` with each ``a.b=value`` of ``words`` (value in YAML) put in."""
+    values = dict(values)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"argument {word!r}: expected key=value")
+        node = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner = node.get(parent)
+            node[parent] = dict(inner) if isinstance(inner, dict) else {}
+            node = node[parent]
+        try:
+            node[last] = yaml.load(text, _Loader)
+        except yaml.YAMLError:
+            raise ValueError(f"argument {word!r}: value is not valid YAML") from None
+    return values
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration dataclass as YAML that ``read_yaml`` and ``parse`` take back."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def from_command_line(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    *,
+    command: str,
+    purpose: str | None,
+    example: str,
+) -> T:
+    """The configuration of ``command [CONFIG.yaml] [key=value ...]``.
+
+    ``--print-config`` shows the resolved configuration and exits; so does ``--help``
+    with every key.
+    """
+    keys = "\n".join(
+        textwrap.fill(
+            f"{name}: {text}", 86, initial_indent="  ", subsequent_indent="      "
+        )
+        for name, text in describe(cls)
+    )
+    parser = argparse.ArgumentParser(
+        prog=command,
+        description=purpose,
+        epilog=f"keys:\n{keys}\n\nexample:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG.yaml | key=value",
+        help="YAML files and single keys; a later word overrides an earlier one",
+    )
+    parser.add_argument("--print-config", action="store_true", help="show and exit")
+    args = parser.parse_args(argv)
+    values: dict[str, Any] = {}
+    for word in args.words:
+        values = (
+            override(values, [word]) if "=" in word else _merge(values, read_yaml(word))
+        )
+    config = parse(cls, values, where=command)
+    if args.print_config:
+        print(to_yaml(config), end="")
+        parser.exit()
+    return config
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(inner := merged.get(key), dict):
+            value = _merge(inner, value)
+        merged[key] = value
+    return merged

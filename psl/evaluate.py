@@ -1,0 +1,188 @@
+"""Score a dataset's whole clips with a checkpoint and measure.
+
+Owns exactly-once scoring at any world size, and the files of an evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from psl import runtime
+from psl.checkpoint import Checkpoint, load_checkpoint
+from psl.config import STRICT, from_command_line
+from psl.loader import LoaderConfig, fetch_ahead, to_device
+from psl.metrics import Metrics, evaluate_scores
+from shards.classes import Classes
+from shards.cli import run_main
+from shards.files import write_atomic
+from shards.index import Index, open_index
+from shards.plan import visit_batches
+from shards.reader import MemberReader
+
+MIN_SECONDS = 0.5
+"""Shorter clips are padded to this, so that every model has a frame to look at."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluateConfig:
+    """What to evaluate on what."""
+
+    checkpoint: str
+    """A run folder (its best checkpoint) or a checkpoint folder."""
+    audio: str
+    """Audio dataset with the true labels."""
+    out: str
+    """Folder for metrics.json and per_class.csv."""
+    batch_size: int = Field(default=32, gt=0)
+    """Clips scored at a time by each process."""
+    loader: LoaderConfig = LoaderConfig()
+
+
+def score_clips(
+    model: nn.Module,
+    index: Index,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    loader: LoaderConfig,
+) -> np.ndarray:
+    """Probabilities [R, C] float32 of all clips, on every rank. Collective.
+
+    ``model`` must be in evaluation mode and the same on all ranks. Raises
+    RuntimeError unless every clip was scored exactly once.
+    """
+    reader, device = MemberReader(index), accelerator.device
+    counts = index.table.count
+
+    def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        length = int(counts[rows[0]])
+        shortest = round(MIN_SECONDS * index.properties["sample_rate"])
+        waveform = np.zeros((len(rows), max(length, shortest)), np.int16)
+        for position, row in enumerate(rows):
+            waveform[position, :length] = reader.samples(int(row), 0, length)
+        return rows, waveform
+
+    # a last column counts how often each clip was scored
+    scores = torch.zeros(len(index), len(index.classes) + 1, device=device)
+    batches = visit_batches(
+        counts,
+        batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    with torch.inference_mode():
+        for rows, waveform in fetch_ahead(fetch, batches, loader):
+            lengths = torch.as_tensor(counts[rows], device=device)
+            clip_probs, _ = model(to_device(waveform, device), lengths)
+            where = torch.from_numpy(rows).to(device)
+            scores[where, :-1] = clip_probs
+            scores[where, -1] += 1
+    result = runtime.sum_over_ranks(scores).cpu().numpy()
+    if not (result[:, -1] == 1).all():
+        row = int(np.flatnonzero(result[:, -1] != 1)[0])
+        raise RuntimeError(f"{index.place(row)} was scored {result[row, -1]:g} times")
+    return result[:, :-1]
+
+
+def measure(
+    model: nn.Module,
+    index: Index,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    loader: LoaderConfig,
+) -> Metrics:
+    """Metrics of ``model`` over all clips of ``index``. Collective."""
+    scores = score_clips(
+        model, index, accelerator, batch_size=batch_size, loader=loader
+    )
+    rows = np.arange(len(index))
+    return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
+
+
+def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -> None:
+    """ValueError unless the audio has the rate and the classes of a model."""
+    rate = index.properties["sample_rate"]
+    if rate != sample_rate:
+        raise ValueError(
+            f"{index.where}: audio at {rate} Hz, but {what} wants {sample_rate} Hz; "
+            f"pack it with --sample-rate {sample_rate}"
+        )
+    if index.classes.mids != classes.mids:
+        raise ValueError(
+            f"{index.where}: {len(index.classes)} classes, but {what} has "
+            f"{len(classes)} classes or another order; pack it with the same class list"
+        )
+
+
+def check_checkpoint_fits(index: Index, checkpoint: Checkpoint) -> None:
+    """ValueError unless ``checkpoint`` can be used on the audio of ``index``."""
+    check_fits(
+        index,
+        sample_rate=checkpoint.model_config.front_end.sample_rate,
+        classes=checkpoint.classes,
+        what=str(checkpoint.folder),
+    )
+
+
+def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
+    """metrics.json with the scalars, per_class.csv with AP by class, best first."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["index", "mid", "display_name", "num_positives", "ap"])
+    for c in np.argsort(-np.nan_to_num(metrics.ap, nan=-1.0), kind="stable"):
+        ap = "" if np.isnan(metrics.ap[c]) else f"{metrics.ap[c]:.6f}"
+        name = classes.names[c]
+        writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], ap])
+    write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
+    summary = json.dumps(metrics.summary(), indent=1)
+    write_atomic(Path(out, "metrics.json"), summary + "\n")
+
+
+def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
+    """Evaluate a checkpoint and write the results. Collective."""
+    index = open_index(config.audio, kind="audio")
+    checkpoint = load_checkpoint(config.checkpoint)
+    check_checkpoint_fits(index, checkpoint)
+    model = runtime.place(checkpoint.build_model(), accelerator.device)
+    metrics = measure(
+        model,
+        index,
+        accelerator,
+        batch_size=config.batch_size,
+        loader=config.loader,
+    )
+    if accelerator.is_main_process:
+        write_results(config.out, metrics, index.classes)
+        print(json.dumps(metrics.summary()))
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m psl.evaluate``."""
+    config = from_command_line(
+        EvaluateConfig,
+        argv,
+        command="python -m psl.evaluate",
+        purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
+        example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
+        "out=runs/student/eval",
+    )
+    accelerator = runtime.start()
+    evaluate(config, accelerator)
+    runtime.finish(accelerator)
+
+
+if __name__ == "__main__":
+    run_main(main)

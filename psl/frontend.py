@@ -1,0 +1,72 @@
+"""Waveform [B, N] -> log-mel [B, 1, F, T].
+
+Owns the features. An example's features never depend on its batch.
+"""
+
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from psl._torchaudio import torchaudio
+from psl.config import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class LogMelConfig:
+    """The log-mel front end; the defaults are upstream's."""
+
+    sample_rate: int = 16000
+    """Rate the audio must have, Hz."""
+    n_fft: int = 512
+    """FFT size and window length, samples."""
+    hop_length: int = 160
+    """Distance of STFT frames, samples."""
+    n_mels: int = 64
+    """Mel bands (F)."""
+    f_min: float = 0.0
+    """Lowest frequency, Hz."""
+    f_max: float | None = None
+    """Highest frequency, Hz; null for half the sample rate."""
+    top_db: float = 120.0
+    """Range kept below an example's loudest value, dB."""
+    mean_db: float = 0.0
+    """Subtracted from the log-mel, dB."""
+    std_db: float = 1.0
+    """The log-mel is then divided by this, dB."""
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """STFT frames of waveforms of ``num_samples`` samples (centred frames)."""
+        return num_samples // self.hop_length + 1
+
+
+class _Normalise(nn.Module):
+    """(x - mean_db) / std_db; holds no state."""
+
+    def __init__(self, mean_db: float, std_db: float) -> None:
+        super().__init__()
+        self.mean_db, self.std_db = mean_db, std_db
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return (log_mel - self.mean_db) / self.std_db
+
+
+def log_mel(config: LogMelConfig) -> nn.Sequential:
+    """A module from waveforms [B, 1, N] in [-1, 1] to log-mel [B, 1, F, T], dB.
+
+    Its buffers are named as upstream's, ``0.spectrogram.window`` and
+    ``0.mel_scale.fb``. The channel axis makes AmplitudeToDB take ``top_db`` per
+    example; upstream gives it [B, F, T], which takes it per batch.
+    """
+    return nn.Sequential(
+        torchaudio.transforms.MelSpectrogram(
+            sample_rate=config.sample_rate,
+            n_fft=config.n_fft,
+            hop_length=config.hop_length,
+            n_mels=config.n_mels,
+            f_min=config.f_min,
+            f_max=config.f_max,
+        ),
+        torchaudio.transforms.AmplitudeToDB(top_db=config.top_db),
+        _Normalise(config.mean_db, config.std_db),
+    )

@@ -1,0 +1,117 @@
+"""Metrics of multi-label tagging, in NumPy.
+
+Owns their definitions: average precision and AUC as scikit-learn defines them (tied
+scores count as one threshold), d' after the AudioSet paper, recall at a threshold.
+Classes without a positive clip have no AP, AUC or recall and stay out of the means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+RECALL_THRESHOLD = 0.2
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of one evaluation."""
+
+    mean_ap: float
+    """Mean of the classes' average precision, in [0, 1]."""
+    mean_auc: float
+    """Mean of the classes' area under the ROC curve, in [0, 1]."""
+    d_prime: float
+    """sqrt(2) * Phi^-1(mean_auc)."""
+    recall: float
+    """Mean over classes of the share of positives scored at least 0.2."""
+    num_clips: int
+    num_classes_with_positives: int
+    ap: np.ndarray
+    """[C] average precision per class, NaN without positives."""
+    num_positives: np.ndarray
+    """[C] positive clips per class."""
+
+    def summary(self) -> dict[str, float]:
+        """The scalars, by the names they are logged under."""
+        return {
+            "mAP": self.mean_ap,
+            "AUC": self.mean_auc,
+            "d_prime": self.d_prime,
+            "recall_at_0.2": self.recall,
+            "num_clips": self.num_clips,
+            "num_classes_with_positives": self.num_classes_with_positives,
+        }
+
+
+def evaluate_scores(targets: np.ndarray, scores: np.ndarray) -> Metrics:
+    """Metrics of scores [R, C] against targets [R, C] in {0, 1}.
+
+    Raises ValueError if shapes differ, a score is not finite, or no class has a
+    positive clip.
+    """
+    if targets.shape != scores.shape:
+        raise ValueError(f"targets {targets.shape} and scores {scores.shape} differ")
+    if not np.isfinite(scores).all():
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(f"score of clip {row}, class {column} is not finite")
+    positive = targets > 0
+    counted = positive.any(axis=0)
+    if not counted.any():
+        raise ValueError("no class has a positive clip; nothing to measure")
+    columns = list(zip(positive.T, scores.T, strict=True))
+    ap = np.array([average_precision(p, s) for p, s in columns])
+    auc = np.array([area_under_roc(p, s) for p, s in columns])
+    mean_auc = float(np.nanmean(auc)) if np.isfinite(auc).any() else float("nan")
+    hits = (positive & (scores >= RECALL_THRESHOLD)).sum(axis=0)
+    return Metrics(
+        mean_ap=float(ap[counted].mean()),
+        mean_auc=mean_auc,
+        d_prime=d_prime(mean_auc),
+        recall=float((hits[counted] / positive.sum(axis=0)[counted]).mean()),
+        num_clips=len(targets),
+        num_classes_with_positives=int(counted.sum()),
+        ap=ap,
+        num_positives=positive.sum(axis=0),
+    )
+
+
+def _counts_by_threshold(
+    positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positives [U] at each distinct score, highest first."""
+    order = np.argsort(-scores, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.cumsum(positive[order])[last_of_tie]
+    return true, last_of_tie + 1 - true
+
+
+def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Sum of precision times gain in recall over thresholds; NaN without positives."""
+    if not positive.any():
+        return float("nan")
+    true, false = _counts_by_threshold(positive, scores)
+    gain = np.diff(true, prepend=0) / positive.sum()
+    return float((gain * true / (true + false)).sum())
+
+
+def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve (trapezoids); NaN without positives or negatives."""
+    num_positive = int(positive.sum())
+    num_negative = len(positive) - num_positive
+    if not num_positive or not num_negative:
+        return float("nan")
+    true, false = (
+        np.append(0, counts) for counts in _counts_by_threshold(positive, scores)
+    )
+    area = (np.diff(false) * (true[1:] + true[:-1]) / 2).sum()
+    return float(area / num_positive / num_negative)
+
+
+def d_prime(auc: float) -> float:
+    """sqrt(2) * Phi^-1(auc); infinite at 0 and 1 (Hershey et al., ICASSP 2017)."""
+    if not 0.0 < auc < 1.0:
+        return float("nan") if np.isnan(auc) else float("inf") * (1 if auc else -1)
+    return float(np.sqrt(2.0) * NormalDist().inv_cdf(auc))

@@ -1,0 +1,328 @@
+"""Train a tagger on weak labels, on pseudo strong labels, or on a mixture.
+
+Owns the story of a run: join data, build, resume, then epochs of steps, validation and
+checkpoints. One process, torchrun and accelerate launch all come through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import nn, optim
+
+from psl import runtime
+from psl.checkpoint import (
+    TrainingState,
+    assert_finite,
+    best_steps,
+    checkpoint_folder,
+    load_newest,
+    load_optimizer,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from psl.config import STRICT, from_command_line
+from psl.evaluate import check_fits, measure
+from psl.loader import Batch, LoaderConfig, TrainingData, WaitMeter, fetch_ahead
+from psl.losses import psl_loss
+from psl.models import ModelConfig, build_from_config
+from psl.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
+from psl.run_log import RunLog, check_same_config, write_first_files
+from shards.cli import run_main
+from shards.index import Index, open_index
+from shards.plan import Plan
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """Datasets of a run."""
+
+    audio: list[str]
+    """Audio datasets to train on, taken together."""
+    valid: str
+    """Audio dataset that chooses the best checkpoint; not the one you report."""
+    labels: list[str] | None = None
+    """Label datasets, one for each of audio; null trains on the weak labels."""
+    chunk_seconds: float = Field(default=10.0, gt=0)
+    """Length of a training example, s; that of the labels if there are any."""
+    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the pseudo labels against the weak ones in the target."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """A training run."""
+
+    run_dir: str
+    """Folder of the run; an unfinished run in it goes on where it stopped."""
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    loader: LoaderConfig = LoaderConfig()
+    global_batch_size: int = Field(default=32, gt=0)
+    """Chunks per optimizer step over all processes; their number must divide it."""
+    epochs: int = Field(default=300, gt=0)
+    """Passes over all chunks at most."""
+    patience: int | None = Field(default=15, gt=0)
+    """Validations without a better mAP after which training ends; null for never."""
+    keep_best: int = Field(default=4, gt=0)
+    """Checkpoints kept by validation mAP, beside the newest two."""
+    precision: runtime.Precision = "no"
+    """Autocast type of the model's forward pass; no for float32."""
+    seed: int = Field(default=0, ge=0)
+    """Of the initial weights, the order of chunks and dropout."""
+    log_every: int = Field(default=20, gt=0)
+    """Steps between records of loss and speed."""
+    save_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints inside an epoch; null for one at each epoch's end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first step to the last."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    data: TrainingData
+    valid: Index
+    plan: Plan
+    model: nn.Module
+    optimizer: optim.Optimizer
+    log: RunLog
+
+    @property
+    def bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+
+def train(config: TrainConfig, accelerator: Accelerator) -> TrainingState:
+    """Train to the end, from wherever the run stands. Collective."""
+    run, state = _begin(config, accelerator)
+    while not _is_done(state, config):
+        _train_epoch(run, state)
+        state = _validate(run, state)
+        _save(run, state)
+    run.log.close()
+    return state
+
+
+def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, TrainingState]:
+    """Open everything, check that it fits, and take up the newest checkpoint."""
+    check_same_config(config.run_dir, config)
+    data = TrainingData.open(
+        config.data.audio,
+        config.data.labels,
+        chunk_seconds=config.data.chunk_seconds,
+        alpha=config.data.alpha,
+    )
+    valid = open_index(config.data.valid, kind="audio")
+    classes = data.audio.index.classes
+    for index in (data.audio.index, valid):
+        rate = config.model.front_end.sample_rate
+        check_fits(index, sample_rate=rate, classes=classes, what="the model")
+    plan = data.plan(config.global_batch_size, config.seed)
+    plan.local_slice(accelerator.process_index, accelerator.num_processes)
+
+    torch.manual_seed(config.seed)
+    model = runtime.place(
+        build_from_config(config.model, len(classes)), accelerator.device
+    )
+    optimizer = build_optimizer(model, config.optim)
+    state = _resume(config, model, optimizer, plan.fingerprint(data.fingerprint))
+    if accelerator.is_main_process and not state.history:
+        write_first_files(config.run_dir, config, accelerator.num_processes)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    log = RunLog(
+        config.run_dir,
+        main=accelerator.is_main_process,
+        start=state.epoch * plan.num_steps + state.step_in_epoch,
+        total=config.epochs * plan.num_steps,
+    )
+    return _Run(config, accelerator, data, valid, plan, model, optimizer, log), state
+
+
+def _resume(
+    config: TrainConfig, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str
+) -> TrainingState:
+    """The state to go on from, with its weights loaded; fresh if there is none."""
+    checkpoint = load_newest(config.run_dir)
+    if checkpoint is None:
+        return TrainingState(0, 0, (), fingerprint)
+    if checkpoint.training.plan_fingerprint != fingerprint:
+        raise ValueError(
+            f"{checkpoint.folder}: was trained on other data or in another order "
+            f"(plan {checkpoint.training.plan_fingerprint[:12]}, now "
+            f"{fingerprint[:12]}); restore the data, or choose another run_dir"
+        )
+    model.load_state_dict(checkpoint.weights)
+    load_optimizer(checkpoint, optimizer)
+    return checkpoint.training
+
+
+def _is_done(state: TrainingState, config: TrainConfig) -> bool:
+    if state.epoch >= config.epochs or not state.history:
+        return state.epoch >= config.epochs
+    best = best_steps(state.history, 1)[0]
+    since_best = sum(step > best for step, _ in state.history)
+    return config.patience is not None and since_best >= config.patience
+
+
+def _train_epoch(run: _Run, state: TrainingState) -> None:
+    """The steps of epoch ``state.epoch`` that are not done yet. Collective."""
+    config, num_steps = run.config, run.plan.num_steps
+    run.model.train()
+    batches = WaitMeter(_batches(run, state))
+    window = _LogWindow(run, batches)
+    for step_in_epoch, batch in enumerate(batches, start=state.step_in_epoch + 1):
+        step = state.epoch * num_steps + step_in_epoch
+        window.add(_train_step(run, batch, step), step, state.epoch)
+        run.log.advance()
+        at_end = step_in_epoch == num_steps
+        if config.save_every and step % config.save_every == 0 and not at_end:
+            _save(run, dataclasses.replace(state, step_in_epoch=step_in_epoch))
+
+
+def _batches(run: _Run, state: TrainingState) -> Iterator[Batch]:
+    """This rank's batches of the rest of the epoch."""
+    order = run.plan.steps(
+        state.epoch,
+        start=state.step_in_epoch,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+    )
+    device = run.accelerator.device
+    return fetch_ahead(
+        lambda chosen: run.data.batch(*chosen, device), order, run.config.loader
+    )
+
+
+def _train_step(run: _Run, batch: Batch, step: int) -> torch.Tensor:
+    """Optimizer step number ``step`` (from 1); the loss on this rank's share."""
+    config, accelerator = run.config, run.accelerator
+    _seed_step(config.seed, step, accelerator.process_index)
+    total_steps = config.epochs * run.plan.num_steps
+    set_learning_rate(run.optimizer, learning_rate(config.optim, step - 1, total_steps))
+    with accelerator.autocast():
+        clip_probs, _ = run.model(batch.waveform, batch.num_samples)
+    loss = psl_loss(clip_probs, batch.targets)
+    accelerator.backward(loss)
+    if config.optim.clip_grad_norm is not None:
+        accelerator.clip_grad_norm_(run.model.parameters(), config.optim.clip_grad_norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return loss.detach()
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Make dropout a function of (seed, step, rank), so that resume is exact."""
+    mixed = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0]))
+
+
+class _LogWindow:
+    """Loss and speed between two records."""
+
+    def __init__(self, run: _Run, batches: WaitMeter) -> None:
+        self._run, self._batches = run, batches
+        self._reset()
+
+    def _reset(self) -> None:
+        self._losses: list[torch.Tensor] = []
+        self._start = time.perf_counter()
+        self._waited_before = self._batches.waited_seconds
+
+    def add(self, loss: torch.Tensor, step: int, epoch: int) -> None:
+        """Take one step's loss; write a record every ``log_every`` steps."""
+        self._losses.append(loss)
+        config, world = self._run.config, self._run.accelerator.num_processes
+        if step % config.log_every:
+            return
+        mean = runtime.sum_over_ranks(torch.stack(self._losses).mean()).item() / world
+        if not np.isfinite(mean):
+            raise RuntimeError(f"loss is {mean} at step {step}; lower learning_rate")
+        seconds = time.perf_counter() - self._start
+        waited = self._batches.waited_seconds - self._waited_before
+        total_steps = config.epochs * self._run.plan.num_steps
+        self._run.log.record(
+            step,
+            epoch=epoch,
+            loss=mean,
+            learning_rate=learning_rate(config.optim, step - 1, total_steps),
+            chunks_per_second=len(self._losses) * config.global_batch_size / seconds,
+            wait_share=waited / seconds,
+        )
+        self._reset()
+
+
+def _validate(run: _Run, state: TrainingState) -> TrainingState:
+    """The state after the epoch, with its validation mAP. Collective."""
+    model = run.bare_model
+    runtime.average_buffers(model)
+    model.eval()
+    metrics = measure(
+        model,
+        run.valid,
+        run.accelerator,
+        batch_size=VALID_BATCH_SIZE,
+        loader=run.config.loader,
+    )
+    step = (state.epoch + 1) * run.plan.num_steps
+    run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
+    history = (*state.history, (step, metrics.mean_ap))
+    return dataclasses.replace(
+        state, epoch=state.epoch + 1, step_in_epoch=0, history=history
+    )
+
+
+VALID_BATCH_SIZE = 32
+"""Clips scored at a time in validation; their scores do not depend on it."""
+
+
+def _save(run: _Run, state: TrainingState) -> None:
+    """Write a checkpoint and remove those no longer wanted. Collective."""
+    runtime.average_buffers(run.bare_model)
+    assert_finite(run.bare_model)
+    if run.accelerator.is_main_process:
+        step = state.epoch * run.plan.num_steps + state.step_in_epoch
+        save_checkpoint(
+            checkpoint_folder(run.config.run_dir, step),
+            model=run.bare_model,
+            optimizer=run.optimizer,
+            model_config=run.config.model,
+            classes=run.valid.classes,
+            training=state,
+        )
+        prune_checkpoints(run.config.run_dir, state.history, run.config.keep_best)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m psl.train``."""
+    config = from_command_line(
+        TrainConfig,
+        argv,
+        command="python -m psl.train",
+        purpose="Train a tagger on weak or pseudo strong labels.",
+        example="python -m psl.train configs/mini/psl_2s.yaml run_dir=runs/psl_2s",
+    )
+    accelerator = runtime.start(
+        precision=config.precision,
+        clip_grad_norm=config.optim.clip_grad_norm,
+    )
+    state = train(config, accelerator)
+    if accelerator.is_main_process and state.history:
+        step, mean_ap = max(state.history, key=lambda entry: entry[1])
+        best = checkpoint_folder(Path(config.run_dir), step)
+        print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")
+    runtime.finish(accelerator)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,76 @@
+"""The label space: mid <-> index <-> display name.
+
+Owns the class list of a dataset and its CSV (AudioSet's class_labels_indices.csv).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.schema import ShardError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """An ordered list of classes."""
+
+    mids: tuple[str, ...]
+    """Machine ids, AudioSet's ``/m/...``, unique."""
+    names: tuple[str, ...]
+    """Display names, in the order of ``mids``."""
+
+    def __len__(self) -> int:
+        return len(self.mids)
+
+    @functools.cached_property
+    def index_of(self) -> dict[str, int]:
+        """Class index by mid."""
+        return {mid: index for index, mid in enumerate(self.mids)}
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the mids in order: what model outputs and label columns mean."""
+        return hashlib.sha256("\n".join(self.mids).encode()).hexdigest()
+
+    def to_csv(self) -> str:
+        """The class list in AudioSet's CSV form."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["index", "mid", "display_name"])
+        for index, (mid, name) in enumerate(zip(self.mids, self.names, strict=True)):
+            writer.writerow([index, mid, name])
+        return buffer.getvalue()
+
+
+def read_classes(path: str | Path) -> Classes:
+    """The classes of a CSV with columns index, mid, display_name.
+
+    Raises ShardError on a missing file, column, or row, an index out of order, or a
+    repeated mid.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except OSError as error:
+        raise ShardError(f"{path}: cannot read class list: {error.strerror}") from None
+    if not rows:
+        raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
+    if not {"index", "mid", "display_name"} <= rows[0].keys():
+        raise ShardError(
+            f"{path}: columns {','.join(rows[0])}; expected index,mid,display_name"
+        )
+    for number, row in enumerate(rows):
+        if row["index"] != str(number):
+            raise ShardError(
+                f"{path}: line {number + 2}: index {row['index']!r}, expected {number}"
+            )
+    mids = tuple(row["mid"] for row in rows)
+    if len(set(mids)) < len(mids):
+        twice = next(mid for mid in mids if mids.count(mid) > 1)
+        raise ShardError(f"{path}: mid {twice!r} stands twice; list it once")
+    return Classes(mids, tuple(row["display_name"] for row in rows))

@@ -1,0 +1,366 @@
+"""AudioSet CSVs + a folder of audio files -> audio shards.
+
+Owns finding the file of each segment, the (seeded) order of clips, and the report of
+what was packed, missing and rejected. Which clip goes to which shard depends on the
+CSV, the files present and the seed alone, so any number of workers writes the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from shards import __version__
+from shards.audio import CODECS, SUFFIXES, encode, load_segment
+from shards.classes import Classes, read_classes
+from shards.cli import run_main
+from shards.files import file_sha256, write_atomic
+from shards.schema import ClipInfo, ShardError, make_key
+from shards.writer import DatasetBuilder, Row
+
+REPORT_NAME = "pack_report.csv"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One row of a segments CSV."""
+
+    clip_id: str
+    start_seconds: float
+    end_seconds: float
+    labels: tuple[int, ...]
+    """Class indices, ascending."""
+
+    @property
+    def key(self) -> str:
+        """The key of the clip in its shard."""
+        return make_key(self.clip_id, self.start_seconds)
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How segments become shards."""
+
+    codec: str = "wav"
+    sample_rate: int = 16000
+    clips_per_shard: int = 500
+    seed: int = 0
+
+
+def read_segments(path: str | Path, classes: Classes) -> list[Segment]:
+    """The segments of a CSV in AudioSet's form (id, start, end, "mid,mid").
+
+    Raises ShardError naming file and line: nothing in it, a malformed row, a mid that
+    is not in ``classes``, an end before its start, a segment that stands twice.
+    """
+    segments: list[Segment] = []
+    line_of: dict[str, int] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, skipinitialspace=True)
+            for fields in reader:
+                if not fields or fields[0].lstrip().startswith("#"):
+                    continue
+                where = f"{path}: line {reader.line_num}"
+                segment = _parse_segment(fields, classes, where)
+                if segment.key in line_of:
+                    raise ShardError(
+                        f"{where}: {segment.clip_id!r} from {segment.start_seconds} s "
+                        f"stands already at line {line_of[segment.key]}; keep one"
+                    )
+                line_of[segment.key] = reader.line_num
+                segments.append(segment)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ShardError(f"{path}: cannot read segments: {error}") from None
+    if not segments:
+        raise ShardError(
+            f'{path}: no segments; expected rows like: id, 30.000, 40.000, "/m/09x0r"'
+        )
+    return segments
+
+
+def _parse_segment(fields: list[str], classes: Classes, where: str) -> Segment:
+    try:
+        clip_id, start, end, mids = fields
+        start_seconds, end_seconds = float(start), float(end)
+    except ValueError:
+        raise ShardError(
+            f"{where}: found {','.join(fields)!r}, expected id, start_seconds, "
+            'end_seconds, "mid,mid"'
+        ) from None
+    if not 0 <= start_seconds < end_seconds < 1e7:
+        raise ShardError(
+            f"{where}: from {start_seconds} s to {end_seconds} s; expected "
+            "0 <= start < end"
+        )
+    labels = set()
+    for mid in filter(None, (mid.strip() for mid in mids.split(","))):
+        if mid not in classes.index_of:
+            raise ShardError(
+                f"{where}: mid {mid!r} is not in the class list ({len(classes)} "
+                "classes); give the list these segments were labelled with"
+            )
+        labels.add(classes.index_of[mid])
+    return Segment(clip_id, start_seconds, end_seconds, tuple(sorted(labels)))
+
+
+def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Path]:
+    """The file of each segment that has one, by key.
+
+    Looks in ``folder`` and below for ``<id>``, ``<id>_<start>_<end>`` (seconds or
+    milliseconds) and the same after a ``Y``, with any audio suffix; the most specific
+    name wins. Raises ShardError if ``folder`` is none, or two files share a name.
+    """
+    if not Path(folder).is_dir():
+        raise ShardError(f"{folder}: no such folder; give the one with the audio files")
+    by_stem: dict[str, list[Path]] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                by_stem.setdefault(stem, []).append(Path(place, name))
+    found = {}
+    for segment in segments:
+        matches = next((by_stem[s] for s in _stems(segment) if s in by_stem), [])
+        if not matches:
+            continue
+        if len(matches) > 1:
+            one, two = sorted(matches)[:2]
+            raise ShardError(
+                f"{one} and {two} both match {segment.clip_id}; keep one of them"
+            )
+        found[segment.key] = matches[0]
+    return found
+
+
+def _stems(segment: Segment) -> Iterator[str]:
+    start, end = segment.start_seconds, segment.end_seconds
+    for prefix in ("", "Y"):
+        name = prefix + segment.clip_id
+        yield f"{name}_{start:.3f}_{end:.3f}"
+        yield f"{name}_{start:.1f}_{end:.1f}"
+        yield f"{name}_{start:g}_{end:g}"
+        yield f"{name}_{round(start * 1000)}_{round(end * 1000)}"
+    yield segment.clip_id
+    yield f"Y{segment.clip_id}"
+
+
+def _rows(
+    jobs: Sequence[tuple[Segment, Path]],
+    settings: PackSettings,
+    classes: Classes,
+    rejected: list[list[str]],
+) -> Iterator[Row]:
+    """Rows of one shard; what cannot be used goes to ``rejected`` with its reason."""
+    for segment, path in jobs:
+        try:
+            samples = load_segment(
+                path,
+                start_seconds=segment.start_seconds,
+                end_seconds=segment.end_seconds,
+                sample_rate=settings.sample_rate,
+            )
+        except ShardError as error:
+            rejected.append([segment.key, "rejected", str(error)])
+            continue
+        info = ClipInfo(
+            clip_id=segment.clip_id,
+            start_seconds=segment.start_seconds,
+            num_samples=len(samples),
+            sample_rate=settings.sample_rate,
+            labels=tuple(classes.mids[i] for i in segment.labels),
+        )
+        yield Row(
+            key=segment.key,
+            suffix=settings.codec,
+            data=encode(
+                samples, codec=settings.codec, sample_rate=settings.sample_rate
+            ),
+            count=len(samples),
+            labels=segment.labels,
+            extra={"json": info.to_bytes()},
+        )
+
+
+def _pack_shard(
+    builder: DatasetBuilder,
+    settings: PackSettings,
+    name: str,
+    jobs: Sequence[tuple[Segment, Path]],
+) -> int:
+    """Write one shard unless it is done; the number of clips it was to hold."""
+    if builder.part(name) is None:
+        rejected: list[list[str]] = []
+        builder.add(name, _rows(jobs, settings, builder.classes, rejected), rejected)
+    return len(jobs)
+
+
+def pack(
+    *,
+    audio: str | Path,
+    segments_csv: str | Path,
+    class_labels: str | Path,
+    out: str | Path,
+    settings: PackSettings | None = None,
+    workers: int = 1,
+    max_missing: float = 0.0,
+    max_rejected: float = 0.0,
+) -> str:
+    """Pack a dataset into the folder ``out`` and return a one-line summary.
+
+    ``max_missing`` and ``max_rejected`` are the fractions of the segments that may
+    have no file, or a file that cannot be used; past them ShardError is raised and no
+    index appears (finished shards stay for the next run). ``pack_report.csv`` in
+    ``out`` lists every such segment with its reason.
+    """
+    settings, out = settings or PackSettings(), Path(out)
+    classes = read_classes(class_labels)
+    segments = read_segments(segments_csv, classes)
+    files = find_audio(audio, segments)
+    missing = [s.key for s in segments if s.key not in files]
+    absent = [[key, "missing", f"no audio file in {audio}"] for key in missing]
+    builder = DatasetBuilder(
+        folder=out,
+        kind="audio",
+        classes=classes,
+        properties={"codec": settings.codec, "sample_rate": settings.sample_rate},
+        provenance={
+            "packed_by": f"shards {__version__}",
+            "segments_sha256": file_sha256(segments_csv),
+            "clips_per_shard": settings.clips_per_shard,
+            "seed": settings.seed,
+            "num_missing": len(missing),
+        },
+    )
+    if not builder.begin():
+        return f"{out}: already packed from these segments with these settings"
+    _report(out, absent)
+    _check_share("have no audio file", absent, len(segments), max_missing, out)
+    shards = _deal([(s, files[s.key]) for s in segments if s.key in files], settings)
+    _pack_shards(builder, settings, shards, workers)
+    parts = [part for name in shards if (part := builder.part(name))]
+    rejected = [note for part in parts for note in part.notes]
+    _report(out, absent + rejected)
+    _check_share("cannot be used", rejected, len(segments), max_rejected, out)
+    builder.publish(shards)
+    packed = sum(part.shard.num_clips for part in parts)
+    return (
+        f"{out}: packed {packed} clips in {len(parts)} shards, {len(missing)} missing, "
+        f"{len(rejected)} rejected (listed in {out / REPORT_NAME})"
+    )
+
+
+def _deal(
+    jobs: list[tuple[Segment, Path]], settings: PackSettings
+) -> dict[str, list[tuple[Segment, Path]]]:
+    """The shuffled clips of each shard, by shard name, in nearly equal numbers."""
+    order = np.random.default_rng(settings.seed).permutation(len(jobs))
+    hands = np.array_split(order, max(1, -(-len(jobs) // settings.clips_per_shard)))
+    return {f"{n:06d}.tar": [jobs[i] for i in hand] for n, hand in enumerate(hands)}
+
+
+def _pack_shards(
+    builder: DatasetBuilder,
+    settings: PackSettings,
+    shards: dict[str, list[tuple[Segment, Path]]],
+    workers: int,
+) -> None:
+    total = sum(map(len, shards.values()))
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tqdm(total=total, unit="clip", desc=f"pack {builder.folder.name}") as bar,
+        ProcessPoolExecutor(workers, mp_context=spawn) as pool,
+    ):
+        tasks = [
+            pool.submit(_pack_shard, builder, settings, name, jobs)
+            for name, jobs in shards.items()
+        ]
+        try:
+            for task in as_completed(tasks):
+                bar.update(task.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _report(out: Path, lines: list[list[str]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["key", "status", "reason"])
+    writer.writerows(lines)
+    write_atomic(out / REPORT_NAME, buffer.getvalue())
+
+
+def _check_share(
+    what: str, lines: list[list[str]], total: int, limit: float, out: Path
+) -> None:
+    if len(lines) > limit * total:
+        key, status, reason = lines[0]
+        raise ShardError(
+            f"{len(lines)} of {total} segments {what} (first: {key}: {reason}; all in "
+            f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
+            f"with --max-{status} F"
+        )
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m shards.pack",
+        description="Pack AudioSet CSVs and a folder of audio files into shards.",
+        epilog="example: python -m shards.pack --audio wavs --segments "
+        "balanced_train_segments.csv --class-labels class_labels_indices.csv "
+        "--out data/balanced --max-missing 0.2",
+    )
+    add, defaults = parser.add_argument, PackSettings()
+    add("--audio", required=True, help="folder with the audio files, searched deeply")
+    add("--segments", required=True, help="segments CSV in AudioSet's form")
+    add("--class-labels", required=True, help="class_labels_indices.csv")
+    add("--out", required=True, help="dataset folder to make")
+    add("--codec", choices=sorted(CODECS), default=defaults.codec)
+    add("--sample-rate", type=int, default=defaults.sample_rate, help="Hz")
+    add("--clips-per-shard", type=int, default=defaults.clips_per_shard)
+    add("--seed", type=int, default=defaults.seed, help="of the order of clips")
+    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    for what in ("missing", "rejected"):
+        add(
+            f"--max-{what}",
+            type=float,
+            default=0.0,
+            metavar="F",
+            help=f"fraction of segments that may be {what} (default 0)",
+        )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m shards.pack``."""
+    args = _arguments(argv)
+    settings = PackSettings(
+        args.codec, args.sample_rate, args.clips_per_shard, args.seed
+    )
+    summary = pack(
+        audio=args.audio,
+        segments_csv=args.segments,
+        class_labels=args.class_labels,
+        out=args.out,
+        settings=settings,
+        workers=args.workers,
+        max_missing=args.max_missing,
+        max_rejected=args.max_rejected,
+    )
+    print(summary)
+
+
+if __name__ == "__main__":
+    run_main(main)

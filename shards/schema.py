@@ -1,0 +1,152 @@
+"""The on-disk contract: keys, member names, JSON and label members, errors.
+
+Owns what a byte sequence inside a shard means. Does not open files (reader.py,
+writer.py) and knows no audio codec (audio.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+FORMAT_VERSION = 1
+"""Version of index.json, clips.npz and of the members; readers refuse any other."""
+
+KEY_MAX_CHARS = 90
+"""USTAR names end at 100 characters; the rest is for the suffix."""
+
+_KEY = re.compile(r"[A-Za-z0-9_=-]{1,%d}" % KEY_MAX_CHARS)
+_RESERVED = re.compile(r"__[^/]*__$")
+
+
+class ShardError(Exception):
+    """Data on disk is not what it should be; the message names place and remedy."""
+
+
+def sha256_of(data: bytes) -> str:
+    """Hex SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_key(clip_id: str, start_seconds: float) -> str:
+    """The key of the clip that starts ``start_seconds`` into recording ``clip_id``.
+
+    WebDataset splits member names at the first dot, so a key holds none: the start
+    is in whole milliseconds and any character outside ``[A-Za-z0-9_-]`` becomes
+    ``=XX`` (hex of its UTF-8 bytes), which keeps different ids different.
+
+    Raises ShardError if the key is too long for a tar member name.
+    """
+    safe = "".join(
+        char if re.fullmatch(r"[A-Za-z0-9_-]", char) else _escape(char)
+        for char in clip_id
+    )
+    return check_key(f"{safe}_{round(start_seconds * 1000)}", where=f"id {clip_id!r}")
+
+
+def _escape(char: str) -> str:
+    return "".join(f"={byte:02X}" for byte in char.encode())
+
+
+def check_key(key: str, *, where: str) -> str:
+    """``key`` itself when it obeys the key rules, else ShardError naming ``where``."""
+    if not _KEY.fullmatch(key) or _RESERVED.match(key):
+        raise ShardError(
+            f"{where}: key {key!r} is not allowed; expected 1 to {KEY_MAX_CHARS} "
+            "characters of A-Z a-z 0-9 _ - = and not of the form __name__"
+        )
+    return key
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What the JSON member of a clip says."""
+
+    clip_id: str
+    start_seconds: float
+    num_samples: int
+    sample_rate: int
+    labels: tuple[str, ...]
+    """Weak labels as mids, in class order."""
+
+    def to_bytes(self) -> bytes:
+        """One line of JSON, keys in a fixed order."""
+        fields = {
+            "id": self.clip_id,
+            "start_seconds": self.start_seconds,
+            "num_samples": self.num_samples,
+            "sample_rate": self.sample_rate,
+            "labels": list(self.labels),
+        }
+        return json.dumps(fields, ensure_ascii=False).encode()
+
+    @staticmethod
+    def from_bytes(data: bytes, *, where: str) -> ClipInfo:
+        """Parse a JSON member; ShardError names ``where`` if it is malformed."""
+        try:
+            fields = json.loads(data)
+            return ClipInfo(
+                clip_id=str(fields["id"]),
+                start_seconds=float(fields["start_seconds"]),
+                num_samples=int(fields["num_samples"]),
+                sample_rate=int(fields["sample_rate"]),
+                labels=tuple(str(mid) for mid in fields["labels"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{where}: not a clip description: {error!r}") from None
+
+
+def encode_labels(probs: np.ndarray) -> bytes:
+    """A float16 ``.npy`` member from probabilities [K, C] in [0, 1]."""
+    probs = np.asarray(probs)
+    if probs.ndim != 2 or not np.isfinite(probs).all():
+        raise ValueError(f"labels must be finite [K, C], found shape {probs.shape}")
+    if probs.min(initial=0.0) < 0.0 or probs.max(initial=0.0) > 1.0:
+        raise ValueError("labels must be probabilities in [0, 1]")
+    return _npy_header(*probs.shape) + probs.astype("<f2").tobytes()
+
+
+def decode_labels(
+    data: bytes | memoryview, *, num_chunks: int, num_classes: int, where: str
+) -> np.ndarray:
+    """Probabilities [K, C] float16 from a ``.npy`` member, without copying.
+
+    The header must be exactly the one that encode_labels writes for this shape, so
+    nothing in the member is interpreted before it is known to be right.
+    """
+    header = _npy_header(num_chunks, num_classes)
+    num_bytes = len(header) + 2 * num_chunks * num_classes
+    if len(data) != num_bytes or bytes(data[: len(header)]) != header:
+        raise ShardError(
+            f"{where}: not a float16 label array of shape "
+            f"[{num_chunks}, {num_classes}] (expected {num_bytes} bytes, found "
+            f"{len(data)}); relabel this shard"
+        )
+    probs = np.frombuffer(data, "<f2", offset=len(header))
+    return probs.reshape(num_chunks, num_classes)
+
+
+def check_probs(probs: np.ndarray, *, where: str) -> None:
+    """ShardError if ``probs`` holds a value that is no probability."""
+    if not ((probs >= 0) & (probs <= 1)).all():
+        raise ShardError(
+            f"{where}: labels outside [0, 1] or not finite; relabel this shard"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _npy_header(num_chunks: int, num_classes: int) -> bytes:
+    buffer = io.BytesIO()
+    shape = {
+        "descr": "<f2",
+        "fortran_order": False,
+        "shape": (num_chunks, num_classes),
+    }
+    np.lib.format.write_array_header_1_0(buffer, shape)
+    return buffer.getvalue()

@@ -1,0 +1,223 @@
+"""Making a dataset folder, one whole shard at a time.
+
+Owns deterministic tars and the resumable state beside them: every finished shard
+leaves a small record in ``.parts/``; when all are there, the index is published and
+the records go. A job killed on any line runs again and does only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from shards.classes import Classes
+from shards.files import open_atomic, remove_leftovers, write_atomic
+from shards.index import (
+    INDEX_NAME,
+    ShardRecord,
+    Table,
+    check_size,
+    check_unique_keys,
+    concatenate_tables,
+    open_index,
+    write_index,
+)
+from shards.schema import ShardError
+
+PARTS_NAME = ".parts"
+_SETTINGS_NAME = "settings.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip as it goes into a shard."""
+
+    key: str
+    suffix: str
+    """Suffix of the member that is indexed, without its dot."""
+    data: bytes
+    count: int
+    """Samples, or chunks."""
+    labels: tuple[int, ...] = ()
+    """Weak class indices, ascending."""
+    extra: dict[str, bytes] = field(default_factory=dict)
+    """Further members by suffix, written after the indexed one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The record of one finished shard."""
+
+    shard: ShardRecord
+    rows: list[list[Any]]
+    """key, offset, size, count and weak class indices of every clip."""
+    notes: list[list[str]]
+    """What the maker wants kept about this shard, such as rejected clips."""
+
+
+class _HashingStream:
+    """A write-only stream that remembers the hash and length of what went by."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.num_bytes += len(data)
+        return self._stream.write(data)
+
+    def tell(self) -> int:
+        return self.num_bytes
+
+
+def write_shard(path: Path, rows: Iterable[Row]) -> Part:
+    """Write the tar ``path`` whole and return its record.
+
+    Plain USTAR, members in the order given, no times, owners or padding that could
+    differ between two runs.
+    """
+    table: list[list[Any]] = []
+    with open_atomic(path) as stream:
+        hashing = _HashingStream(stream)
+        with tarfile.open(
+            fileobj=cast(BinaryIO, hashing), mode="w", format=tarfile.USTAR_FORMAT
+        ) as tar:
+            for row in rows:
+                offset = _add_member(tar, f"{row.key}.{row.suffix}", row.data)
+                size, labels = len(row.data), list(row.labels)
+                table.append([row.key, offset, size, row.count, labels])
+                for suffix, data in row.extra.items():
+                    _add_member(tar, f"{row.key}.{suffix}", data)
+        record = ShardRecord(
+            path.name, len(table), hashing.num_bytes, hashing.digest.hexdigest()
+        )
+    return Part(record, table, [])
+
+
+def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a member and return the position of its first byte."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded
+
+
+@dataclass(frozen=True)
+class DatasetBuilder:
+    """A dataset folder in the making."""
+
+    folder: Path
+    kind: str
+    classes: Classes
+    properties: dict[str, Any]
+    provenance: dict[str, Any]
+    """Also the settings that a rerun must share."""
+
+    def begin(self) -> bool:
+        """Take the folder; False if the dataset is already finished.
+
+        Raises ShardError if the folder holds, or is being filled with, something
+        made with other settings.
+        """
+        settings = {"kind": self.kind, **self.properties, **self.provenance}
+        if (self.folder / INDEX_NAME).exists():
+            index = open_index(self.folder, kind=self.kind)
+            self._refuse_other(
+                {"kind": self.kind, **index.properties, **index.provenances[0]},
+                settings,
+            )
+            return False
+        path = self.folder / PARTS_NAME / _SETTINGS_NAME
+        if path.exists():
+            self._refuse_other(json.loads(path.read_text()), settings)
+        else:
+            write_atomic(path, json.dumps(settings))
+        return True
+
+    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
+        expected = json.loads(json.dumps(expected))
+        for name in {**expected, **found}:
+            if found.get(name) != expected.get(name):
+                raise ShardError(
+                    f"{self.folder}: already holds {self.kind} made with "
+                    f"{name} = {found.get(name)!r}, not {expected.get(name)!r}; "
+                    "choose another folder or remove this one"
+                )
+
+    def part(self, name: str) -> Part | None:
+        """The record of shard ``name``, or None if it is not finished."""
+        path = self._part_path(name)
+        if not path.exists():
+            return None
+        fields = json.loads(path.read_text())
+        shard = ShardRecord(**fields.pop("shard"))
+        check_size(self.folder / name, shard.num_bytes)
+        return Part(shard=shard, **fields)
+
+    def add(
+        self, name: str, rows: Iterable[Row], notes: list[list[str]] | None = None
+    ) -> Part:
+        """Write shard ``name`` and its record.
+
+        ``notes`` may be filled while ``rows`` is consumed.
+        """
+        part = write_shard(self.folder / name, rows)
+        part.notes.extend(notes or [])
+        write_atomic(self._part_path(name), json.dumps(asdict(part)))
+        return part
+
+    def _part_path(self, name: str) -> Path:
+        return self.folder / PARTS_NAME / f"{name}.json"
+
+    def publish(self, names: Collection[str]) -> bool:
+        """Write the index over shards ``names``; False while one is missing.
+
+        Any process may call it, at any time and more than once.
+        """
+        try:
+            parts = [part for name in names if (part := self.part(name))]
+        except FileNotFoundError:  # another process has just published
+            parts = []
+        if len(parts) < len(names):
+            return (self.folder / INDEX_NAME).exists()
+        shards = [part.shard for part in parts]
+        write_index(
+            self.folder,
+            kind=self.kind,
+            classes=self.classes,
+            shards=shards,
+            table=concatenate_tables(
+                [_to_table(part) for part in parts], [1] * len(parts)
+            ),
+            properties=self.properties,
+            provenance=self.provenance,
+        )
+        check_unique_keys(open_index(self.folder, kind=self.kind))
+        shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
+        remove_leftovers(self.folder)
+        return True
+
+
+def _to_table(part: Part) -> Table:
+    keys, offsets, sizes, counts, labels = zip(*part.rows) if part.rows else [()] * 5
+    return Table(
+        key=np.array([key.encode() for key in keys], np.bytes_),
+        shard=np.zeros(len(keys), np.int32),
+        offset=np.array(offsets, np.int64),
+        size=np.array(sizes, np.int64),
+        count=np.array(counts, np.int32),
+        label_start=np.cumsum([0, *map(len, labels)]).astype(np.int64),
+        label=np.array([i for row in labels for i in row], np.int32),
+    )

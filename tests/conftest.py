@@ -1,0 +1,99 @@
+"""A tiny dataset of tones that every test can pack, train on and break."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+RATE = 16000
+MIDS = ("/m/low", "/m/mid", "/m/high")
+TONES_HZ = (300.0, 1200.0, 4000.0)
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Audio files and CSVs as a user has them, before packing."""
+
+    audio: Path
+    segments: Path
+    class_labels: Path
+
+    def pack_arguments(self, out: Path) -> list[str]:
+        """The words of ``python -m shards.pack`` for this source."""
+        return [
+            *("--audio", str(self.audio)),
+            *("--segments", str(self.segments)),
+            *("--class-labels", str(self.class_labels)),
+            *("--out", str(out)),
+            *("--workers", "1", "--clips-per-shard", "8"),
+        ]
+
+
+def write_source(folder: Path, *, num_clips: int, seconds: float = 2.0) -> Source:
+    """``num_clips`` WAV files; clip i holds the tones of classes i % 3 (and i % 2)."""
+    audio = folder / "audio"
+    audio.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    time = np.arange(round(seconds * RATE)) / RATE
+    rows = []
+    for number in range(num_clips):
+        classes = sorted({number % 3, number % 2})
+        tones = sum(np.sin(2 * np.pi * TONES_HZ[c] * time) for c in classes)
+        wave = 0.2 * tones + 0.01 * rng.standard_normal(len(time))
+        pcm = np.round(wave * 32767).astype(np.int16)
+        soundfile.write(audio / f"clip{number}.wav", pcm, RATE, subtype="PCM_16")
+        mids = ",".join(MIDS[c] for c in classes)
+        rows.append(f'clip{number}, 0.000, {seconds:.3f}, "{mids}"')
+    segments = folder / "segments.csv"
+    segments.write_text("# Segments\n" + "\n".join(rows) + "\n")
+    class_labels = folder / "class_labels_indices.csv"
+    lines = [f'{i},{mid},"Tone {mid[3:]}"' for i, mid in enumerate(MIDS)]
+    class_labels.write_text("index,mid,display_name\n" + "\n".join(lines) + "\n")
+    return Source(audio, segments, class_labels)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    """24 clips of 2 s that the test may break."""
+    return write_source(tmp_path / "source", num_clips=24)
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs ``python -m MODULE WORDS...`` as a user does."""
+
+    def run_module(
+        module: str, *words: str, timeout: float = 120, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
+        )
+
+    return run_module
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """The 24 clips of 2 s, packed in 3 shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("dataset")
+    source = write_source(folder / "source", num_clips=24)
+    result = run("shards.pack", *source.pack_arguments(folder / "packed"))
+    assert result.returncode == 0, result.stderr
+    return folder / "packed"
