@@ -67,16 +67,18 @@ def save_checkpoint(
     folder: Path,
     *,
     model: nn.Module,
-    optimizer: optim.Optimizer,
+    optimizer: optim.Optimizer | None,
     model_config: ModelConfig,
     classes: Classes,
     training: TrainingState,
 ) -> None:
-    """Write ``folder`` aside, then give it its name. One rank only."""
-    files = {
-        _MODEL: save(_contiguous(model.state_dict())),
-        _OPTIMIZER: save(_flatten(optimizer)),
-    }
+    """Write ``folder`` aside, then give it its name. One rank only.
+
+    Without ``optimizer`` the checkpoint serves evaluation, but not resuming.
+    """
+    files = {_MODEL: save(_contiguous(model.state_dict()))}
+    if optimizer is not None:
+        files[_OPTIMIZER] = save(_flatten(optimizer))
     state = {
         "format_version": FORMAT_VERSION,
         "model": TypeAdapter(ModelConfig).dump_python(model_config),
@@ -160,7 +162,15 @@ def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: optim.Optimizer) -> None:
-    """Put the checkpoint's optimizer tensors into ``optimizer``."""
+    """Put the checkpoint's optimizer tensors into ``optimizer``.
+
+    Raises ValueError if the checkpoint was saved without them.
+    """
+    if not (checkpoint.folder / _OPTIMIZER).exists():
+        raise ValueError(
+            f"{checkpoint.folder}: saved under DeepSpeed, without optimizer state, and "
+            "cannot be resumed; choose another run_dir"
+        )
     state = json.loads((checkpoint.folder / _STATE).read_text(encoding="utf-8"))
     tensors = _load_tensors(checkpoint.folder / _OPTIMIZER, state["sha256"][_OPTIMIZER])
     full = optimizer.state_dict()

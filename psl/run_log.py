@@ -14,6 +14,7 @@ from typing import Any
 
 import accelerate
 import torch
+import yaml
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from shards import __version__
 from shards.files import write_atomic
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
+RESULT_NAME = "result.json"
 FREE_TO_CHANGE = ("loader", "log_every", "save_every", "keep_best")
 """Keys that may differ when a run is resumed: they do not change its result."""
 
@@ -41,8 +43,6 @@ def check_same_config(run_dir: str | Path, config: Any) -> None:
 
 
 def _as_read(config: Any) -> dict[str, Any]:
-    import yaml
-
     return yaml.safe_load(to_yaml(config))
 
 
@@ -72,6 +72,12 @@ def _commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def write_result(run_dir: str | Path, best: Path, mean_ap: float, steps: int) -> None:
+    """result.json, the sign that a run is finished."""
+    result = {"best_checkpoint": best.name, "valid_mAP": mean_ap, "steps": steps}
+    write_atomic(Path(run_dir, RESULT_NAME), json.dumps(result, indent=1) + "\n")
 
 
 class RunLog:

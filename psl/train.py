@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from psl.loader import Batch, LoaderConfig, TrainingData, WaitMeter, fetch_ahead
 from psl.losses import psl_loss
 from psl.models import ModelConfig, build_from_config
 from psl.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
-from psl.run_log import RunLog, check_same_config, write_first_files
+from psl.run_log import RunLog, check_same_config, write_first_files, write_result
 from shards.cli import run_main
 from shards.index import Index, open_index
 from shards.plan import Plan
@@ -133,7 +132,9 @@ def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, Trainin
 
     torch.manual_seed(config.seed)
     model = runtime.place(
-        build_from_config(config.model, len(classes)), accelerator.device
+        build_from_config(config.model, len(classes)),
+        accelerator.device,
+        channels_last=not runtime.is_deepspeed(accelerator),
     )
     optimizer = build_optimizer(model, config.optim)
     state = _resume(config, model, optimizer, plan.fingerprint(data.fingerprint))
@@ -290,12 +291,13 @@ def _save(run: _Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective."""
     runtime.average_buffers(run.bare_model)
     assert_finite(run.bare_model)
+    split = runtime.is_deepspeed(run.accelerator)
     if run.accelerator.is_main_process:
         step = state.epoch * run.plan.num_steps + state.step_in_epoch
         save_checkpoint(
             checkpoint_folder(run.config.run_dir, step),
             model=run.bare_model,
-            optimizer=run.optimizer,
+            optimizer=None if split else run.optimizer,
             model_config=run.config.model,
             classes=run.valid.classes,
             training=state,
@@ -314,12 +316,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     accelerator = runtime.start(
         precision=config.precision,
+        global_batch_size=config.global_batch_size,
         clip_grad_norm=config.optim.clip_grad_norm,
     )
     state = train(config, accelerator)
     if accelerator.is_main_process and state.history:
         step, mean_ap = max(state.history, key=lambda entry: entry[1])
-        best = checkpoint_folder(Path(config.run_dir), step)
+        best = checkpoint_folder(config.run_dir, step)
+        write_result(config.run_dir, best, mean_ap, state.history[-1][0])
         print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")
     runtime.finish(accelerator)
 

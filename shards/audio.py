@@ -54,7 +54,7 @@ def load_segment(
     mono = samples.mean(axis=1)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
-    return to_int16(mono)
+    return to_int16(mono[: round((end_seconds - start_seconds) * sample_rate)])
 
 
 def _read_segment(
@@ -90,7 +90,7 @@ def _check_riff_length(path: Path) -> None:
     """ShardError if a RIFF file ends before its data chunk says it does.
 
     libsndfile reads such a file without a word. Sizes of 0 and 0xFFFFFFFF are what
-    streaming writers leave, and are accepted.
+    streaming writers leave: it reads the latter whole, and in the former no sample.
     """
     with open(path, "rb") as stream:
         head = stream.read(1 << 20)

@@ -50,14 +50,14 @@ class Classes:
 def read_classes(path: str | Path) -> Classes:
     """The classes of a CSV with columns index, mid, display_name.
 
-    Raises ShardError on a missing file, column, or row, an index out of order, or a
-    repeated mid.
+    Raises ShardError on a missing file, column, row or field, an index out of order,
+    or a repeated mid.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
-    except OSError as error:
-        raise ShardError(f"{path}: cannot read class list: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ShardError(f"{path}: cannot read class list: {error}") from None
     if not rows:
         raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
     if not {"index", "mid", "display_name"} <= rows[0].keys():
@@ -65,9 +65,16 @@ def read_classes(path: str | Path) -> Classes:
             f"{path}: columns {','.join(rows[0])}; expected index,mid,display_name"
         )
     for number, row in enumerate(rows):
+        where = f"{path}: line {number + 2}"
         if row["index"] != str(number):
             raise ShardError(
-                f"{path}: line {number + 2}: index {row['index']!r}, expected {number}"
+                f"{where}: index {row['index']!r}, expected {number}; number the "
+                "classes from 0 without gaps"
+            )
+        if None in row or None in row.values() or not row["mid"]:
+            raise ShardError(
+                f"{where}: expected index,mid,display_name and nothing else; quote a "
+                "name that holds a comma"
             )
     mids = tuple(row["mid"] for row in rows)
     if len(set(mids)) < len(mids):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,8 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name ``path`` only when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{os.getpid()}")
+    # Random, because process ids repeat among the nodes that share a folder.
+    aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     try:
         with open(aside, "w+b") as stream:
             yield stream

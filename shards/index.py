@@ -123,8 +123,20 @@ def write_index(
     """Publish a dataset: clips.npz and classes.csv first, index.json last.
 
     Nothing in them depends on the time or the machine, so the same input gives the
-    same bytes.
+    same bytes. Raises ShardError, and writes nothing, if a key stands twice.
     """
+    check_unique_keys(
+        Index(
+            kind=kind,
+            classes=classes,
+            shards=tuple(shards),
+            paths=tuple(folder / shard.name for shard in shards),
+            table=table,
+            properties=properties,
+            provenances=(provenance,),
+            fingerprints=(),
+        )
+    )
     buffer = io.BytesIO()
     np.savez(buffer, **{name: getattr(table, name) for name in _COLUMNS})
     meta = {

@@ -13,6 +13,7 @@ import csv
 import io
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ class PackSettings:
     sample_rate: int = 16000
     clips_per_shard: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("sample_rate", 1), ("clips_per_shard", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} = {value}; expected {least} or more")
 
 
 def read_segments(path: str | Path, classes: Classes) -> list[Segment]:
@@ -199,8 +206,13 @@ def _pack_shard(
     name: str,
     jobs: Sequence[tuple[Segment, Path]],
 ) -> int:
-    """Write one shard unless it is done; the number of clips it was to hold."""
-    if builder.part(name) is None:
+    """Write one shard unless it is done; the number of clips it was to hold.
+
+    A shard made when other files were there holds other clips, and is not done.
+    """
+    part = builder.part(name)
+    done = {row[0] for row in part.rows + part.notes} if part else set()
+    if part is None or done != {segment.key for segment, _ in jobs}:
         rejected: list[list[str]] = []
         builder.add(name, _rows(jobs, settings, builder.classes, rejected), rejected)
     return len(jobs)
@@ -221,9 +233,14 @@ def pack(
 
     ``max_missing`` and ``max_rejected`` are the fractions of the segments that may
     have no file, or a file that cannot be used; past them ShardError is raised and no
-    index appears (finished shards stay for the next run). ``pack_report.csv`` in
+    index appears (whole shards stay for the next run). ``pack_report.csv`` in
     ``out`` lists every such segment with its reason.
     """
+    for name, share in (("missing", max_missing), ("rejected", max_rejected)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"max_{name} = {share}; expected a fraction, 0 to 1")
+    if workers < 1:
+        raise ValueError(f"workers = {workers}; expected 1 or more")
     settings, out = settings or PackSettings(), Path(out)
     classes = read_classes(class_labels)
     segments = read_segments(segments_csv, classes)
@@ -243,18 +260,26 @@ def pack(
             "num_missing": len(missing),
         },
     )
-    if not builder.begin():
+    if builder.finished():
         return f"{out}: already packed from these segments with these settings"
-    _report(out, absent)
-    _check_share("have no audio file", absent, len(segments), max_missing, out)
+    if len(absent) > max_missing * len(segments):
+        _report(out, absent)
+        raise _too_many("have no audio file", absent, len(segments), out)
+    if not files:
+        raise ShardError(f"{audio}: has the file of no segment; nothing to pack")
+    builder.begin()
     shards = _deal([(s, files[s.key]) for s in segments if s.key in files], settings)
     _pack_shards(builder, settings, shards, workers)
     parts = [part for name in shards if (part := builder.part(name))]
     rejected = [note for part in parts for note in part.notes]
     _report(out, absent + rejected)
-    _check_share("cannot be used", rejected, len(segments), max_rejected, out)
-    builder.publish(shards)
     packed = sum(part.shard.num_clips for part in parts)
+    if packed == 0 or len(rejected) > max_rejected * len(segments):
+        for part in parts:
+            if part.notes:  # its files may be mended before the next run
+                builder.forget(part.shard.name)
+        raise _too_many("cannot be used", rejected, len(segments), out)
+    builder.publish(shards)
     return (
         f"{out}: packed {packed} clips in {len(parts)} shards, {len(missing)} missing, "
         f"{len(rejected)} rejected (listed in {out / REPORT_NAME})"
@@ -280,7 +305,7 @@ def _pack_shards(
     spawn = multiprocessing.get_context("spawn")
     with (
         tqdm(total=total, unit="clip", desc=f"pack {builder.folder.name}") as bar,
-        ProcessPoolExecutor(workers, mp_context=spawn) as pool,
+        ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool,
     ):
         tasks = [
             pool.submit(_pack_shard, builder, settings, name, jobs)
@@ -294,6 +319,18 @@ def _pack_shards(
             raise
 
 
+def _end_with_parent() -> None:
+    """Make this worker end when its packer is killed; it would wait forever."""
+    packer = multiprocessing.parent_process()
+    assert packer is not None
+
+    def wait() -> None:
+        packer.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _report(out: Path, lines: list[list[str]]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -302,16 +339,14 @@ def _report(out: Path, lines: list[list[str]]) -> None:
     write_atomic(out / REPORT_NAME, buffer.getvalue())
 
 
-def _check_share(
-    what: str, lines: list[list[str]], total: int, limit: float, out: Path
-) -> None:
-    if len(lines) > limit * total:
-        key, status, reason = lines[0]
-        raise ShardError(
-            f"{len(lines)} of {total} segments {what} (first: {key}: {reason}; all in "
-            f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
-            f"with --max-{status} F"
-        )
+def _too_many(what: str, lines: list[list[str]], total: int, out: Path) -> ShardError:
+    """The error that sums up ``lines``, which are in the report."""
+    key, status, reason = lines[0]
+    return ShardError(
+        f"{len(lines)} of {total} segments {what} (first: {key}: {reason}; all in "
+        f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
+        f"with --max-{status} F"
+    )
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

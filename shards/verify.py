@@ -48,7 +48,7 @@ def verify(folder: str | Path, *, audio: str | Path | None = None) -> str:
 
 def _holds_labels(folder: str | Path) -> bool:
     path = Path(folder, INDEX_NAME)
-    return path.exists() and '"kind": "labels"' in path.read_text(encoding="utf-8")
+    return path.exists() and b'"kind": "labels"' in path.read_bytes()
 
 
 def _verify_shard(index: Index, reader: MemberReader, shard: int) -> None:

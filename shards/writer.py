@@ -25,8 +25,6 @@ from shards.index import (
     INDEX_NAME,
     ShardRecord,
     Table,
-    check_size,
-    check_unique_keys,
     concatenate_tables,
     open_index,
     write_index,
@@ -131,23 +129,30 @@ class DatasetBuilder:
         Raises ShardError if the folder holds, or is being filled with, something
         made with other settings.
         """
-        settings = {"kind": self.kind, **self.properties, **self.provenance}
-        if (self.folder / INDEX_NAME).exists():
-            index = open_index(self.folder, kind=self.kind)
-            self._refuse_other(
-                {"kind": self.kind, **index.properties, **index.provenances[0]},
-                settings,
-            )
+        if self.finished():
             return False
         path = self.folder / PARTS_NAME / _SETTINGS_NAME
         if path.exists():
-            self._refuse_other(json.loads(path.read_text()), settings)
+            self._refuse_other(json.loads(path.read_text()))
         else:
-            write_atomic(path, json.dumps(settings))
+            write_atomic(path, json.dumps(self._settings()))
         return True
 
-    def _refuse_other(self, found: dict[str, Any], expected: dict[str, Any]) -> None:
-        expected = json.loads(json.dumps(expected))
+    def finished(self) -> bool:
+        """Whether the dataset is there, whole and made with these settings."""
+        if not (self.folder / INDEX_NAME).exists():
+            return False
+        index = open_index(self.folder, kind=self.kind)
+        self._refuse_other(
+            {"kind": self.kind, **index.properties, **index.provenances[0]}
+        )
+        return True
+
+    def _settings(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.properties, **self.provenance}
+
+    def _refuse_other(self, found: dict[str, Any]) -> None:
+        expected = json.loads(json.dumps(self._settings()))
         for name in {**expected, **found}:
             if found.get(name) != expected.get(name):
                 raise ShardError(
@@ -157,13 +162,17 @@ class DatasetBuilder:
                 )
 
     def part(self, name: str) -> Part | None:
-        """The record of shard ``name``, or None if it is not finished."""
-        path = self._part_path(name)
+        """The record of shard ``name``, or None if it is not finished.
+
+        A shard that has lost its tar, or a piece of it, is not finished.
+        """
+        path, tar = self._part_path(name), self.folder / name
         if not path.exists():
             return None
         fields = json.loads(path.read_text())
         shard = ShardRecord(**fields.pop("shard"))
-        check_size(self.folder / name, shard.num_bytes)
+        if not tar.is_file() or tar.stat().st_size != shard.num_bytes:
+            return None
         return Part(shard=shard, **fields)
 
     def add(
@@ -178,6 +187,10 @@ class DatasetBuilder:
         write_atomic(self._part_path(name), json.dumps(asdict(part)))
         return part
 
+    def forget(self, name: str) -> None:
+        """Drop the record of shard ``name``, so that the next run makes it anew."""
+        self._part_path(name).unlink(missing_ok=True)
+
     def _part_path(self, name: str) -> Path:
         return self.folder / PARTS_NAME / f"{name}.json"
 
@@ -188,26 +201,26 @@ class DatasetBuilder:
         """
         try:
             parts = [part for name in names if (part := self.part(name))]
-        except FileNotFoundError:  # another process has just published
-            parts = []
-        if len(parts) < len(names):
-            return (self.folder / INDEX_NAME).exists()
-        shards = [part.shard for part in parts]
+            if len(parts) == len(names):
+                self._publish(parts)
+        except FileNotFoundError:  # another process has just published and cleared up
+            pass
+        return (self.folder / INDEX_NAME).exists()
+
+    def _publish(self, parts: list[Part]) -> None:
         write_index(
             self.folder,
             kind=self.kind,
             classes=self.classes,
-            shards=shards,
+            shards=[part.shard for part in parts],
             table=concatenate_tables(
                 [_to_table(part) for part in parts], [1] * len(parts)
             ),
             properties=self.properties,
             provenance=self.provenance,
         )
-        check_unique_keys(open_index(self.folder, kind=self.kind))
         shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
         remove_leftovers(self.folder)
-        return True
 
 
 def _to_table(part: Part) -> Table:

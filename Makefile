@@ -1,0 +1,47 @@
+# make demo   environment, install, the whole chain on the mini AudioSet (PROFILE=table: 3 seeds)
+# make test   the same environment, then format, lint, types and tests
+# Variables: PYTHON (3.11 or newer), VENV, PROFILE (quick or table), PIP_TORCH (flags for
+# installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags).
+
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= quick
+PIP_TORCH ?=
+PYTEST ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+CODE := psl shards tools tests
+
+.PHONY: demo test format lint types tests clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python tools/demo.py --profile $(PROFILE)
+
+test: lint types tests
+
+# torch first and alone, so that nothing else chooses its build; tinysoundfont without
+# its dependency PyAudio, which only plays sound and needs system headers
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt $(PIP_TORCH) torch
+	$(PIP) install -q -c constraints.txt -e '.[mini,deepspeed,test]'
+	$(PIP) install -q -c constraints.txt --no-deps tinysoundfont
+	touch $@
+
+format: $(VENV)/.ready
+	$(BIN)/isort -q $(CODE)
+	$(BIN)/black -q $(CODE)
+
+lint: $(VENV)/.ready
+	$(BIN)/black --check -q $(CODE) || { $(BIN)/black --diff -q $(CODE); exit 1; }
+	$(BIN)/isort --check $(CODE)
+	$(BIN)/flake8 $(CODE)
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+tests: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,64 @@
+"""What the tests of training, labelling and evaluation share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+TINY_MODEL: dict[str, Any] = {
+    "width": 0.25,
+    "last_channels": 32,
+    "time_stride": 16,
+    "dropout": 0.0,
+    "front_end": {"n_fft": 1024, "hop_length": 320, "n_mels": 32, "std_db": 20.0},
+}
+
+
+def tiny_config(folder: Path, dataset: Path, *words: str) -> list[str]:
+    """Words of ``psl.train``: a run in ``folder``/run on the tiny dataset."""
+    values = {
+        "run_dir": str(folder / "run"),
+        "data": {
+            "audio": [str(dataset)],
+            "valid": str(dataset),
+            "chunk_seconds": 1.0,
+        },
+        "model": TINY_MODEL,
+        "optim": {"learning_rate": 6e-3},
+        "global_batch_size": 8,
+        "epochs": 2,
+        "log_every": 1,
+        "loader": {"threads": 1},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return [str(path), *words]
+
+
+def torchrun(
+    processes: int, module: str, *words: str
+) -> subprocess.CompletedProcess[str]:
+    """``torchrun --nproc-per-node PROCESSES -m MODULE WORDS...``."""
+    launcher = ["-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", str(processes), "-m", module]
+    command = [sys.executable, *launcher, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """The loss of each logged step."""
+    records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return {r["step"]: r["loss"] for r in records if "loss" in r}
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    """The content of every file below ``folder``."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

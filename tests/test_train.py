@@ -1,0 +1,280 @@
+"""Training: the whole way, resuming, what is kept and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from psl import label, train
+from psl.checkpoint import best_steps, list_checkpoints, load_checkpoint, load_newest
+from shards.index import open_index
+from shards.reader import MemberReader
+from shards.schema import ShardError
+from tests.conftest import MIDS, Run, write_source
+from tests.learning import losses, tiny_config, torchrun
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
+    """A run that has learnt the tones; not to be changed."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train.main(tiny_config(folder, dataset, "epochs=12", "keep_best=2"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def labels(
+    tmp_path_factory: pytest.TempPathFactory, teacher: Path, dataset: Path
+) -> Path:
+    """The teacher's labels of every second; not to be changed."""
+    out = tmp_path_factory.mktemp("labels") / "out"
+    words = [f"teacher={teacher}", f"audio={dataset}", f"out={out}", "chunk_seconds=1"]
+    label.main(words)
+    return out
+
+
+def test_training_on_weak_labels_learns_the_tones(teacher: Path) -> None:
+    """Nothing else would be worth testing."""
+    history = load_checkpoint(teacher).training.history
+    assert max(mean_ap for _, mean_ap in history) > 0.9
+    logged = losses(teacher)
+    assert logged[72] < 0.75 * logged[1] and len(logged) == 72
+
+
+def test_a_run_leaves_the_files_it_promises(teacher: Path) -> None:
+    """Nobody could tell later what made a model."""
+    facts = json.loads((teacher / "run.json").read_text())
+    assert facts["version"] == "0.1.0" and facts["world_size"] == 1
+    assert {"command", "commit", "torch", "started"} <= facts.keys()
+    assert "width: 0.25" in (teacher / "config.yaml").read_text()
+    result = json.loads((teacher / "result.json").read_text())
+    assert result["steps"] == 72 and result["valid_mAP"] > 0.9
+    assert (teacher / "checkpoints" / result["best_checkpoint"]).is_dir()
+    board = EventAccumulator(str(teacher / "tensorboard"))
+    board.Reload()
+    assert {"loss", "valid_mAP", "wait_share"} <= set(board.Tags()["scalars"])
+    assert len(board.Scalars("loss")) == 72
+
+
+def test_only_the_best_and_the_newest_checkpoints_stay(teacher: Path) -> None:
+    """A long run would fill the disk, or lose its best model."""
+    newest = load_newest(teacher)
+    assert newest is not None
+    history = newest.training.history
+    best = {f"step_{step:08d}" for step in best_steps(history, 2)}
+    names = {folder.name for folder in list_checkpoints(teacher)}
+    assert names == best | {"step_00000066", "step_00000072"}
+    assert (
+        load_checkpoint(teacher).folder.name == f"step_{best_steps(history, 1)[0]:08d}"
+    )
+
+
+def test_a_finished_run_does_nothing_when_started_again(
+    teacher: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make demo` would train everything again."""
+    before = (teacher / "metrics.jsonl").read_bytes()
+    train.main(tiny_config(teacher.parent, dataset, "epochs=12", "keep_best=2"))
+    assert (teacher / "metrics.jsonl").read_bytes() == before
+    assert "best validation mAP" in capsys.readouterr().out
+
+
+def test_a_student_of_pseudo_labels_learns_what_the_teacher_knows(
+    tmp_path: Path, dataset: Path, labels: Path
+) -> None:
+    """The paper's method would not work."""
+    words = [f"data.labels=[{labels}]", "epochs=12"]
+    train.main(tiny_config(tmp_path, dataset, *words))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["valid_mAP"] > 0.9
+
+
+def test_targets_are_the_labels_of_the_very_chunk_mixed_by_alpha(
+    dataset: Path, labels: Path
+) -> None:
+    """Students would learn from another chunk's labels. Read by numpy and tarfile."""
+    import io
+    import tarfile
+
+    import numpy as np
+
+    from psl.loader import TrainingData
+
+    data = TrainingData.open(
+        [str(dataset)], [str(labels)], chunk_seconds=1.0, alpha=0.25
+    )
+    row, chunk = 13, 1
+    key = data.audio.index.key(row)
+    batch = data.batch(np.array([row]), np.array([chunk]), torch.device("cpu"))
+    for path in labels.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            if f"{key}.npy" in tar.getnames():
+                member = tar.extractfile(f"{key}.npy")
+                assert member is not None
+                pseudo = np.load(io.BytesIO(member.read()))[chunk]
+    number = int(key.removeprefix("clip").split("_")[0])
+    weak = np.zeros(3)
+    weak[[number % 3, number % 2]] = 1
+    np.testing.assert_allclose(batch.targets[0], 0.25 * pseudo + 0.75 * weak, atol=1e-6)
+    pcm = MemberReader(open_index(dataset, kind="audio")).samples(row, 16000, 32000)
+    np.testing.assert_array_equal(batch.waveform[0] * 32768, pcm)
+
+
+def test_training_ends_when_patience_does(tmp_path: Path, dataset: Path) -> None:
+    """A run would burn its whole budget after it stopped learning."""
+    words = ["epochs=30", "patience=2", "optim.learning_rate=1e-12"]
+    train.main(tiny_config(tmp_path, dataset, *words))
+    history = load_newest(tmp_path / "run").training.history  # type: ignore[union-attr]
+    best = best_steps(history, 1)[0]
+    assert len(history) < 30 and history[-1][0] == best + 2 * 6
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_losses(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A preempted job would not give the result it was going to give."""
+    words = ["epochs=4", "save_every=4", "model.dropout=0.3"]
+    train.main(tiny_config(tmp_path / "whole", dataset, *words))
+    undisturbed = losses(tmp_path / "whole" / "run")
+    killed = tiny_config(tmp_path / "killed", dataset, *words)
+    metrics = tmp_path / "killed" / "run" / "metrics.jsonl"
+    for last_step in (5, 11, 17):
+        command = [sys.executable, "-m", "psl.train", *killed]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.exists() and f'"step": {last_step},' in metrics.read_text():
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    train.main(killed)
+    assert losses(tmp_path / "killed" / "run") == undisturbed
+    assert list((tmp_path / "killed" / "run" / "checkpoints").glob(".*")) == []
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
+    tmp_path: Path, teacher: Path
+) -> None:
+    """A disk error in one file would lose a whole run."""
+    run_dir = shutil.copytree(teacher, tmp_path / "run")
+    newest = list_checkpoints(run_dir)[-1] / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(bytes(data))
+    with pytest.warns(UserWarning, match="step_00000072.*falling back"):
+        checkpoint = load_newest(run_dir)
+    assert checkpoint is not None and checkpoint.folder.name == "step_00000066"
+
+
+def test_two_processes_train_on_the_same_batches_to_the_same_loss(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """Results would depend on how many GPUs were free. BatchNorm sees half a batch on
+    each rank, so losses agree closely, not exactly; a wrong order would be far off."""
+    words = ["epochs=1"]
+    result = torchrun(2, "psl.train", *tiny_config(tmp_path / "2", dataset, *words))
+    assert result.returncode == 0, result.stderr
+    train.main(tiny_config(tmp_path / "1", dataset, *words))
+    one, two = losses(tmp_path / "1" / "run"), losses(tmp_path / "2" / "run")
+    assert list(one) == list(two) == [1, 2, 3, 4, 5, 6]
+    assert two[1] == pytest.approx(one[1], rel=0.01)
+    assert two[6] == pytest.approx(one[6], rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("word", "place", "remedy"),
+    [
+        (
+            "data.audio=[nowhere]",
+            "nowhere/index.json: not found",
+            "expected a finished",
+        ),
+        (
+            "data.labels=[nowhere]",
+            "nowhere/index.json: not found",
+            "expected a finished",
+        ),
+        ("data.labels=[LABELS]", "labels are for", "set chunk_seconds to the labels'"),
+        (
+            "model.front_end.sample_rate=32000",
+            "audio at 16000 Hz",
+            "--sample-rate 32000",
+        ),
+        ("global_batch_size=1000", "1000", "lower global_batch_size"),
+        ("data.labels=[DATASET]", "holds audio, expected labels", "index.json"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(
+    tmp_path: Path, dataset: Path, labels: Path, word: str, place: str, remedy: str
+) -> None:
+    """A job would die, or go wrong, hours after it was submitted."""
+    word = word.replace("LABELS", str(labels)).replace("DATASET", str(dataset))
+    words = tiny_config(tmp_path, dataset, "data.chunk_seconds=2", word)
+    with pytest.raises((ValueError, ShardError)) as error:
+        train.main(words)
+    assert place in str(error.value) and remedy in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_of_another_dataset_are_refused(
+    tmp_path: Path, labels: Path, run: Run
+) -> None:
+    """Label files that do not match their audio: a complaint of the field."""
+    source = write_source(tmp_path / "source", num_clips=16)
+    assert not run("shards.pack", *source.pack_arguments(tmp_path / "o")).returncode
+    words = tiny_config(tmp_path, tmp_path / "o", f"data.labels=[{labels}]")
+    with pytest.raises(ShardError, match="expected 'clip.*relabel it"):
+        train.main(words)
+
+
+def test_a_batch_that_the_processes_cannot_share_ends_them_all(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """The job would hang with one rank waiting for the other."""
+    words = tiny_config(tmp_path, dataset, "global_batch_size=7")
+    result = torchrun(2, "psl.train", *words)
+    assert result.returncode != 0
+    assert "cannot be shared by 2 processes; make it a multiple of 2" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_another_config_names_the_difference(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """Half of a run would be one experiment and half another."""
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    with pytest.raises(ValueError, match="begun with seed = 0, not 5"):
+        train.main(tiny_config(tmp_path, dataset, "epochs=1", "seed=5"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_without_a_checkpoint(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A broken model would be saved over a good one."""
+    words = tiny_config(tmp_path, dataset, "optim.learning_rate=1e30")
+    with pytest.raises(RuntimeError, match="not finite|loss is nan"):
+        train.main(words)
+    assert list_checkpoints(tmp_path / "run") == []
+
+
+def test_a_wrong_key_ends_in_one_line_and_status_78(run: Run, tmp_path: Path) -> None:
+    """A batch job could not tell a typo from a crash."""
+    result = run("psl.train", f"run_dir={tmp_path}/r", "data.valid=v", "epoch=3")
+    assert result.returncode == 78
+    assert "unknown key 'epoch'; did you mean 'epochs'?" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_weights_are_stored_under_the_paper_s_class_order(teacher: Path) -> None:
+    """A model could be used with another class list."""
+    assert load_checkpoint(teacher).classes.mids == MIDS
