@@ -23,7 +23,7 @@ from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
 from psl.runtime import default_threads
-from shards.index import check_join, open_indexes
+from shards.join import check_join, open_indexes
 from shards.plan import Plan
 from shards.reader import MemberReader
 from shards.schema import check_probs

@@ -1,7 +1,7 @@
 """index.json and clips.npz: what a dataset folder holds and where.
 
-Owns the two index files: reading, writing, checking, and seeing several folders as
-one. Does not open tars (reader.py) and does not make them (writer.py).
+Owns the two index files: reading, writing, checking. Does not open tars (reader.py),
+make them (writer.py) or compare datasets (join.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -110,49 +109,28 @@ class Index:
         return f"{self.paths[shard]}: key {self.key(row)!r} at row {row_in_shard}"
 
 
-def write_index(
-    folder: Path,
-    *,
-    kind: str,
-    classes: Classes,
-    shards: Sequence[ShardRecord],
-    table: Table,
-    properties: dict[str, Any],
-    provenance: dict[str, Any],
-) -> None:
+def write_index(folder: Path, index: Index) -> None:
     """Publish a dataset: clips.npz and classes.csv first, index.json last.
 
     Nothing in them depends on the time or the machine, so the same input gives the
-    same bytes. Raises ShardError, and writes nothing, if a key stands twice.
+    same bytes. The fingerprint is made here.
     """
-    check_unique_keys(
-        Index(
-            kind=kind,
-            classes=classes,
-            shards=tuple(shards),
-            paths=tuple(folder / shard.name for shard in shards),
-            table=table,
-            properties=properties,
-            provenances=(provenance,),
-            fingerprints=(),
-        )
-    )
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(table, name) for name in _COLUMNS})
+    np.savez(buffer, **{name: getattr(index.table, name) for name in _COLUMNS})
     meta = {
         "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "num_clips": len(table),
-        **properties,
-        "num_classes": len(classes),
-        "classes_sha256": classes.sha256,
+        "kind": index.kind,
+        "num_clips": len(index),
+        **index.properties,
+        "num_classes": len(index.classes),
+        "classes_sha256": index.classes.sha256,
         "clips_sha256": sha256_of(buffer.getvalue()),
-        "shards": [asdict(shard) for shard in shards],
+        "shards": [asdict(shard) for shard in index.shards],
     }
     meta["fingerprint"] = sha256_of(_canonical(meta))
-    meta["provenance"] = provenance
+    (meta["provenance"],) = index.provenances
     write_atomic(folder / TABLE_NAME, buffer.getvalue())
-    write_atomic(folder / CLASSES_NAME, classes.to_csv())
+    write_atomic(folder / CLASSES_NAME, index.classes.to_csv())
     write_atomic(folder / INDEX_NAME, json.dumps(meta, indent=1) + "\n")
 
 
@@ -250,109 +228,3 @@ def _read_table(path: Path, meta: dict[str, Any]) -> Table:
             return Table(**{name: columns[name] for name in _COLUMNS})
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ShardError(f"{path}: not a clip table: {error!r}") from None
-
-
-def open_indexes(folders: Sequence[str | Path], *, kind: str) -> Index:
-    """Several dataset folders as one, in the order given.
-
-    Raises ShardError if they differ in class list, codec, rate or chunking, or if a
-    key stands in two of them.
-    """
-    if not folders:
-        raise ShardError(f"no {kind} folder given; name at least one")
-    indexes = [open_index(folder, kind=kind) for folder in folders]
-    return indexes[0] if len(indexes) == 1 else _concatenate(indexes)
-
-
-def _concatenate(indexes: list[Index]) -> Index:
-    first = indexes[0]
-    for other in indexes[1:]:
-        if (
-            other.classes.mids != first.classes.mids
-            or other.properties != first.properties
-        ):
-            raise ShardError(
-                f"{other.where}: classes or {other.properties} differ from "
-                f"{first.where} ({first.properties}); pack them alike"
-            )
-    table = concatenate_tables(
-        [index.table for index in indexes], [len(index.shards) for index in indexes]
-    )
-    index = Index(
-        kind=first.kind,
-        classes=first.classes,
-        shards=sum((index.shards for index in indexes), ()),
-        paths=sum((index.paths for index in indexes), ()),
-        table=table,
-        properties=first.properties,
-        provenances=sum((index.provenances for index in indexes), ()),
-        fingerprints=sum((index.fingerprints for index in indexes), ()),
-    )
-    check_unique_keys(index)
-    return index
-
-
-def concatenate_tables(tables: list[Table], num_shards: list[int]) -> Table:
-    """Tables in a row; each one's shard numbers move up by the shards before it."""
-    shard_base = np.cumsum([0, *num_shards[:-1]])
-    label_base = np.cumsum([0, *[len(table.label) for table in tables[:-1]]])
-    starts = [t.label_start[:-1] + b for t, b in zip(tables, label_base, strict=True)]
-    total = sum(len(table.label) for table in tables)
-    return Table(
-        key=np.concatenate([table.key for table in tables]),
-        shard=np.concatenate(
-            [t.shard + base for t, base in zip(tables, shard_base, strict=True)]
-        ).astype(np.int32),
-        offset=np.concatenate([table.offset for table in tables]),
-        size=np.concatenate([table.size for table in tables]),
-        count=np.concatenate([table.count for table in tables]),
-        label_start=np.concatenate([*starts, [total]]).astype(np.int64),
-        label=np.concatenate([table.label for table in tables]),
-    )
-
-
-def check_unique_keys(index: Index) -> None:
-    """ShardError naming both places if a key stands twice."""
-    order = np.argsort(index.table.key, kind="stable")
-    same = np.flatnonzero(index.table.key[order[1:]] == index.table.key[order[:-1]])
-    if len(same):
-        one, two = order[same[0]], order[same[0] + 1]
-        raise ShardError(
-            f"{index.place(int(two))} stands already in {index.place(int(one))}; "
-            "keep one of them"
-        )
-
-
-def check_join(audio: Index, labels: Index) -> None:
-    """ShardError unless ``labels`` has exactly the rows of ``audio``, in its order.
-
-    Names the first missing, extra or misplaced key.
-    """
-    both = min(len(audio), len(labels))
-    differ = np.flatnonzero(audio.table.key[:both] != labels.table.key[:both])
-    if len(differ):
-        row = int(differ[0])
-        raise ShardError(
-            f"{labels.place(row)}, expected {audio.key(row)!r} from {audio.where}; "
-            "these labels were made for other audio, relabel it"
-        )
-    if len(audio) > len(labels):
-        raise ShardError(
-            f"{labels.where}: no labels for {audio.key(len(labels))!r} and "
-            f"{len(audio) - len(labels) - 1} more clips of {audio.where}; relabel it"
-        )
-    if len(labels) > len(audio):
-        raise ShardError(
-            f"{labels.place(len(audio))} is not in {audio.where}; relabel it"
-        )
-    if labels.classes.mids != audio.classes.mids:
-        raise ShardError(
-            f"{labels.where}: labels have another class list than {audio.where}; "
-            "relabel it with a teacher of these classes"
-        )
-    made_for = tuple(str(p.get("audio_fingerprint")) for p in labels.provenances)
-    if made_for != audio.fingerprints:
-        raise ShardError(
-            f"{labels.where}: made for audio {made_for}, but {audio.where} is "
-            f"{audio.fingerprints} (same keys, other content); relabel it"
-        )

@@ -1,7 +1,7 @@
 """AudioSet CSVs + a folder of audio files -> audio shards.
 
-Owns finding the file of each segment, the (seeded) order of clips, and the report of
-what was packed, missing and rejected. Which clip goes to which shard depends on the
+Owns the (seeded) order of clips and the report of what was packed, missing and
+rejected. Which clip goes to which shard depends on the
 CSV, the files present and the seed alone, so any number of workers writes the same
 bytes.
 """
@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,30 +24,15 @@ import numpy as np
 from tqdm import tqdm
 
 from shards import __version__
-from shards.audio import CODECS, SUFFIXES, encode, load_segment
+from shards.audio import CODECS, encode, load_segment
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
 from shards.files import file_sha256, write_atomic
-from shards.schema import ClipInfo, ShardError, make_key
-from shards.writer import DatasetBuilder, Row
+from shards.schema import ClipInfo, ShardError
+from shards.segments import Segment, find_audio, read_segments
+from shards.writer import DatasetBuilder, Part, Row
 
 REPORT_NAME = "pack_report.csv"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One row of a segments CSV."""
-
-    clip_id: str
-    start_seconds: float
-    end_seconds: float
-    labels: tuple[int, ...]
-    """Class indices, ascending."""
-
-    @property
-    def key(self) -> str:
-        """The key of the clip in its shard."""
-        return make_key(self.clip_id, self.start_seconds)
 
 
 @dataclass(frozen=True)
@@ -63,104 +49,6 @@ class PackSettings:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} = {value}; expected {least} or more")
-
-
-def read_segments(path: str | Path, classes: Classes) -> list[Segment]:
-    """The segments of a CSV in AudioSet's form (id, start, end, "mid,mid").
-
-    Raises ShardError naming file and line: nothing in it, a malformed row, a mid that
-    is not in ``classes``, an end before its start, a segment that stands twice.
-    """
-    segments: list[Segment] = []
-    line_of: dict[str, int] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, skipinitialspace=True)
-            for fields in reader:
-                if not fields or fields[0].lstrip().startswith("#"):
-                    continue
-                where = f"{path}: line {reader.line_num}"
-                segment = _parse_segment(fields, classes, where)
-                if segment.key in line_of:
-                    raise ShardError(
-                        f"{where}: {segment.clip_id!r} from {segment.start_seconds} s "
-                        f"stands already at line {line_of[segment.key]}; keep one"
-                    )
-                line_of[segment.key] = reader.line_num
-                segments.append(segment)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(f"{path}: cannot read segments: {error}") from None
-    if not segments:
-        raise ShardError(
-            f'{path}: no segments; expected rows like: id, 30.000, 40.000, "/m/09x0r"'
-        )
-    return segments
-
-
-def _parse_segment(fields: list[str], classes: Classes, where: str) -> Segment:
-    try:
-        clip_id, start, end, mids = fields
-        start_seconds, end_seconds = float(start), float(end)
-    except ValueError:
-        raise ShardError(
-            f"{where}: found {','.join(fields)!r}, expected id, start_seconds, "
-            'end_seconds, "mid,mid"'
-        ) from None
-    if not 0 <= start_seconds < end_seconds < 1e7:
-        raise ShardError(
-            f"{where}: from {start_seconds} s to {end_seconds} s; expected "
-            "0 <= start < end"
-        )
-    labels = set()
-    for mid in filter(None, (mid.strip() for mid in mids.split(","))):
-        if mid not in classes.index_of:
-            raise ShardError(
-                f"{where}: mid {mid!r} is not in the class list ({len(classes)} "
-                "classes); give the list these segments were labelled with"
-            )
-        labels.add(classes.index_of[mid])
-    return Segment(clip_id, start_seconds, end_seconds, tuple(sorted(labels)))
-
-
-def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Path]:
-    """The file of each segment that has one, by key.
-
-    Looks in ``folder`` and below for ``<id>``, ``<id>_<start>_<end>`` (seconds or
-    milliseconds) and the same after a ``Y``, with any audio suffix; the most specific
-    name wins. Raises ShardError if ``folder`` is none, or two files share a name.
-    """
-    if not Path(folder).is_dir():
-        raise ShardError(f"{folder}: no such folder; give the one with the audio files")
-    by_stem: dict[str, list[Path]] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES:
-                by_stem.setdefault(stem, []).append(Path(place, name))
-    found = {}
-    for segment in segments:
-        matches = next((by_stem[s] for s in _stems(segment) if s in by_stem), [])
-        if not matches:
-            continue
-        if len(matches) > 1:
-            one, two = sorted(matches)[:2]
-            raise ShardError(
-                f"{one} and {two} both match {segment.clip_id}; keep one of them"
-            )
-        found[segment.key] = matches[0]
-    return found
-
-
-def _stems(segment: Segment) -> Iterator[str]:
-    start, end = segment.start_seconds, segment.end_seconds
-    for prefix in ("", "Y"):
-        name = prefix + segment.clip_id
-        yield f"{name}_{start:.3f}_{end:.3f}"
-        yield f"{name}_{start:.1f}_{end:.1f}"
-        yield f"{name}_{start:g}_{end:g}"
-        yield f"{name}_{round(start * 1000)}_{round(end * 1000)}"
-    yield segment.clip_id
-    yield f"Y{segment.clip_id}"
 
 
 def _rows(
@@ -236,17 +124,16 @@ def pack(
     index appears (whole shards stay for the next run). ``pack_report.csv`` in
     ``out`` lists every such segment with its reason.
     """
-    for name, share in (("missing", max_missing), ("rejected", max_rejected)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"max_{name} = {share}; expected a fraction, 0 to 1")
-    if workers < 1:
-        raise ValueError(f"workers = {workers}; expected 1 or more")
+    _check_limits(workers, max_missing, max_rejected)
     settings, out = settings or PackSettings(), Path(out)
     classes = read_classes(class_labels)
     segments = read_segments(segments_csv, classes)
     files = find_audio(audio, segments)
-    missing = [s.key for s in segments if s.key not in files]
-    absent = [[key, "missing", f"no audio file in {audio}"] for key in missing]
+    report = [
+        [segment.key, "missing", f"no audio file in {audio}"]
+        for segment in segments
+        if segment.key not in files
+    ]
     builder = DatasetBuilder(
         folder=out,
         kind="audio",
@@ -257,33 +144,42 @@ def pack(
             "segments_sha256": file_sha256(segments_csv),
             "clips_per_shard": settings.clips_per_shard,
             "seed": settings.seed,
-            "num_missing": len(missing),
+            "num_missing": len(report),
         },
     )
     if builder.finished():
         return f"{out}: already packed from these segments with these settings"
-    if len(absent) > max_missing * len(segments):
-        _report(out, absent)
-        raise _too_many("have no audio file", absent, len(segments), out)
+    if len(report) > max_missing * len(segments):
+        _write_report(out, report)
+        raise _too_many("have no audio file", report, len(segments), out)
     if not files:
         raise ShardError(f"{audio}: has the file of no segment; nothing to pack")
     builder.begin()
-    shards = _deal([(s, files[s.key]) for s in segments if s.key in files], settings)
-    _pack_shards(builder, settings, shards, workers)
-    parts = [part for name in shards if (part := builder.part(name))]
+    jobs = [
+        (segment, files[segment.key]) for segment in segments if segment.key in files
+    ]
+    parts = _pack_shards(builder, settings, _deal(jobs, settings), workers)
     rejected = [note for part in parts for note in part.notes]
-    _report(out, absent + rejected)
-    packed = sum(part.shard.num_clips for part in parts)
-    if packed == 0 or len(rejected) > max_rejected * len(segments):
+    _write_report(out, report + rejected)
+    if len(rejected) == len(jobs) or len(rejected) > max_rejected * len(segments):
         for part in parts:
             if part.notes:  # its files may be mended before the next run
                 builder.forget(part.shard.name)
         raise _too_many("cannot be used", rejected, len(segments), out)
-    builder.publish(shards)
+    builder.publish([part.shard.name for part in parts])
     return (
-        f"{out}: packed {packed} clips in {len(parts)} shards, {len(missing)} missing, "
-        f"{len(rejected)} rejected (listed in {out / REPORT_NAME})"
+        f"{out}: packed {len(jobs) - len(rejected)} clips in {len(parts)} shards, "
+        f"{len(report)} missing, {len(rejected)} rejected (listed in "
+        f"{out / REPORT_NAME})"
     )
+
+
+def _check_limits(workers: int, max_missing: float, max_rejected: float) -> None:
+    for name, share in (("missing", max_missing), ("rejected", max_rejected)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"max_{name} = {share}; expected a fraction, 0 to 1")
+    if workers < 1:
+        raise ValueError(f"workers = {workers}; expected 1 or more")
 
 
 def _deal(
@@ -300,7 +196,8 @@ def _pack_shards(
     settings: PackSettings,
     shards: dict[str, list[tuple[Segment, Path]]],
     workers: int,
-) -> None:
+) -> list[Part]:
+    """Make the shards that are not done; the records of all."""
     total = sum(map(len, shards.values()))
     spawn = multiprocessing.get_context("spawn")
     with (
@@ -314,9 +211,15 @@ def _pack_shards(
         try:
             for task in as_completed(tasks):
                 bar.update(task.result())
+        except BrokenProcessPool:
+            raise OSError(
+                "a packing process died, perhaps for want of memory; run again with "
+                "fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return [part for name in shards if (part := builder.part(name))]
 
 
 def _end_with_parent() -> None:
@@ -331,7 +234,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _report(out: Path, lines: list[list[str]]) -> None:
+def _write_report(out: Path, lines: list[list[str]]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "status", "reason"])

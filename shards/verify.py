@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from shards.cli import run_main
 from shards.files import file_sha256
-from shards.index import INDEX_NAME, Index, check_join, check_unique_keys, open_index
+from shards.index import INDEX_NAME, Index, open_index
+from shards.join import check_join, check_unique_keys
 from shards.reader import MemberReader
 from shards.schema import ClipInfo, ShardError, check_key, check_probs
 

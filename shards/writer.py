@@ -21,14 +21,8 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.files import open_atomic, remove_leftovers, write_atomic
-from shards.index import (
-    INDEX_NAME,
-    ShardRecord,
-    Table,
-    concatenate_tables,
-    open_index,
-    write_index,
-)
+from shards.index import INDEX_NAME, Index, ShardRecord, Table, open_index, write_index
+from shards.join import check_unique_keys, concatenate_tables
 from shards.schema import ShardError
 
 PARTS_NAME = ".parts"
@@ -208,17 +202,20 @@ class DatasetBuilder:
         return (self.folder / INDEX_NAME).exists()
 
     def _publish(self, parts: list[Part]) -> None:
-        write_index(
-            self.folder,
+        shards = tuple(part.shard for part in parts)
+        tables = [_to_table(part) for part in parts]
+        index = Index(
             kind=self.kind,
             classes=self.classes,
-            shards=[part.shard for part in parts],
-            table=concatenate_tables(
-                [_to_table(part) for part in parts], [1] * len(parts)
-            ),
+            shards=shards,
+            paths=tuple(self.folder / shard.name for shard in shards),
+            table=concatenate_tables(tables, [1] * len(parts)),
             properties=self.properties,
-            provenance=self.provenance,
+            provenances=(self.provenance,),
+            fingerprints=(),
         )
+        check_unique_keys(index)
+        write_index(self.folder, index)
         shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
         remove_leftovers(self.folder)
 

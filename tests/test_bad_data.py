@@ -23,7 +23,8 @@ from shards import pack, verify
 from shards.audio import encode
 from shards.classes import Classes
 from shards.cli import run_main
-from shards.index import Index, check_join, open_index, open_indexes
+from shards.index import Index, open_index
+from shards.join import check_join, open_indexes
 from shards.reader import MemberReader
 from shards.schema import ClipInfo, ShardError, encode_labels
 from shards.writer import DatasetBuilder, Row

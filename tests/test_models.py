@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
 import psl
 from psl.frontend import LogMelConfig, log_mel
+from psl.models.mobilenetv2 import MobileNetV2
 
 UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")
 
@@ -52,8 +54,8 @@ def test_frames_follow_from_length_and_stride(
 
     A 10 s clip has 1001 STFT frames; ceil(1001 / 32) = 32.
     """
-    options = {"width": 0.5, "last_channels": 64, "time_stride": stride}
-    model = psl.build_model("mobilenetv2", num_classes=5, **options).eval()
+    options: dict[str, Any] = {"width": 0.5, "last_channels": 64, "time_stride": stride}
+    model = cast(MobileNetV2, psl.build_model(num_classes=5, **options)).eval()
     clip_probs, frame_probs = model(torch.zeros(3, seconds * 16000))
     assert clip_probs.shape == (3, 5)
     assert frame_probs.shape == (3, frames, 5)

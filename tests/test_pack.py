@@ -22,9 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.classes import Classes
-from shards.index import open_index, open_indexes
+from shards.index import open_index
+from shards.join import open_indexes
 from shards.reader import MemberReader
 from shards.schema import ShardError, decode_labels, encode_labels, make_key
+from shards.segments import Segment, find_audio
 from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, RATE, Run, Source, write_source
@@ -422,6 +424,13 @@ def test_each_form_of_file_name_is_found(clip_id: str, odd: Any) -> None:
     assert described[key]["start_seconds"] == start
     value = list(NAMES).index(clip_id) + 1
     np.testing.assert_array_equal(samples[key], np.full(ODD_SAMPLES, value))
+
+
+def test_a_file_that_belongs_to_another_id_is_not_taken(tmp_path: Path) -> None:
+    """Else clip `abc`, whose file is missing, gets the sound of clip `Yabc`."""
+    (tmp_path / "Yabc.wav").write_bytes(b"")
+    segments = [Segment("abc", 0.0, 1.0, ()), Segment("Yabc", 0.0, 1.0, ())]
+    assert find_audio(tmp_path, segments) == {"Yabc_0": tmp_path / "Yabc.wav"}
 
 
 @given(st.lists(st.tuples(st.text(max_size=6), st.integers(0, 10**6)), unique=True))

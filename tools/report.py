@@ -26,7 +26,8 @@ from psl.chunking import Chunking
 from psl.frontend import LogMelConfig, log_mel
 from shards.cli import run_main
 from shards.files import write_atomic
-from shards.index import INDEX_NAME, Index, check_join, open_index
+from shards.index import INDEX_NAME, Index, open_index
+from shards.join import check_join
 from shards.reader import MemberReader
 from shards.schema import ShardError
 
