@@ -28,7 +28,7 @@ Precision = Literal["no", "bf16", "fp16"]
 
 def start(
     *,
-    precision: Precision = "no",
+    precision: Precision | None = None,
     global_batch_size: int | None = None,
     clip_grad_norm: float | None = None,
 ) -> Accelerator:
@@ -38,8 +38,15 @@ def start(
     gloo. Under ``accelerate launch`` with a DeepSpeed config, the batch size and the
     clipping are written into that config, since DeepSpeed reads neither from us.
 
-    Raises RuntimeError if the launcher's world is not the one accelerate sees.
+    Raises ValueError if the launcher asks for another precision, and RuntimeError if
+    its world is not the one accelerate sees.
     """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", precision)
+    if precision is not None and asked != precision:
+        raise ValueError(
+            f"accelerate launch says mixed_precision {asked}, the config precision "
+            f"{precision}; make them agree"
+        )
     cuda = torch.cuda.is_available()
     if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -54,7 +61,7 @@ def start(
     # cpu=True would make accelerate drop DeepSpeed without a word
     accelerator = Accelerator(
         cpu=not cuda and not deepspeed,
-        mixed_precision=precision,
+        mixed_precision=precision or "no",
         kwargs_handlers=handlers,
     )
     _check_world(accelerator, deepspeed)
@@ -109,15 +116,14 @@ def default_threads() -> int:
 
 def rank_and_world_size() -> tuple[int, int]:
     """As the launcher says, for jobs that share work but form no process group."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    return rank, int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_device() -> torch.device:
     """The GPU of the local rank, or the CPU, for jobs without a process group."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
     return torch.device("cuda", rank % torch.cuda.device_count())
 
 

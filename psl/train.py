@@ -79,7 +79,7 @@ class TrainConfig:
     seed: int = Field(default=0, ge=0)
     """Of the initial weights, the order of chunks and dropout."""
     log_every: int = Field(default=20, gt=0)
-    """Steps between records of loss and speed."""
+    """Steps between records of loss and speed; each epoch's end has one, too."""
     save_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints inside an epoch; null for one at each epoch's end."""
 
@@ -184,9 +184,11 @@ def _train_epoch(run: _Run, state: TrainingState) -> None:
     window = _LogWindow(run, batches)
     for step_in_epoch, batch in enumerate(batches, start=state.step_in_epoch + 1):
         step = state.epoch * num_steps + step_in_epoch
-        window.add(_train_step(run, batch, step), step, state.epoch)
-        run.log.advance()
         at_end = step_in_epoch == num_steps
+        window.add(_train_step(run, batch, step))
+        if at_end or step % config.log_every == 0:
+            window.record(step, state.epoch)
+        run.log.advance()
         if config.save_every and step % config.save_every == 0 and not at_end:
             _save(run, dataclasses.replace(state, step_in_epoch=step_in_epoch))
 
@@ -240,12 +242,13 @@ class _LogWindow:
         self._start = time.perf_counter()
         self._waited_before = self._batches.waited_seconds
 
-    def add(self, loss: torch.Tensor, step: int, epoch: int) -> None:
-        """Take one step's loss; write a record every ``log_every`` steps."""
+    def add(self, loss: torch.Tensor) -> None:
+        """Take one step's loss."""
         self._losses.append(loss)
+
+    def record(self, step: int, epoch: int) -> None:
+        """Write a record of the steps since the last one. Collective."""
         config, world = self._run.config, self._run.accelerator.num_processes
-        if step % config.log_every:
-            return
         mean = runtime.sum_over_ranks(torch.stack(self._losses).mean()).item() / world
         if not np.isfinite(mean):
             raise RuntimeError(f"loss is {mean} at step {step}; lower learning_rate")

@@ -226,6 +226,15 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_launcher_that_asks_for_another_precision_is_contradicted(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch --mixed_precision bf16` would train in float32 in silence."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match="bf16, the config precision no"):
+        train.main(tiny_config(tmp_path, dataset))
+
+
 def test_labels_of_another_dataset_are_refused(
     tmp_path: Path, labels: Path, run: Run
 ) -> None:

@@ -1,0 +1,29 @@
+"""What users get with pip."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from tests.learning import REPOSITORY
+
+
+def test_the_wheel_holds_psl_and_shards_only(tmp_path: Path) -> None:
+    """`pip install .` would put folders named tests or tools into site-packages."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("psl", "shards", "tests", "tools", "configs", "launch"):
+        shutil.copytree(REPOSITORY / name, copy / name)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w"]
+    command += [str(tmp_path), "--no-build-isolation", str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    folders = {name.split("/")[0] for name in names}
+    assert {f for f in folders if not f.endswith(".dist-info")} == {"psl", "shards"}
+    assert "psl/models/mobilenetv2.py" in names
