@@ -22,6 +22,7 @@ KEY_MAX_CHARS = 90
 """USTAR names end at 100 characters; the rest is for the suffix."""
 
 _KEY = re.compile(r"[A-Za-z0-9_=-]{1,%d}" % KEY_MAX_CHARS)
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
 
 
@@ -43,15 +44,12 @@ def make_key(clip_id: str, start_seconds: float) -> str:
 
     Raises ShardError if the key is too long for a tar member name.
     """
-    safe = "".join(
-        char if re.fullmatch(r"[A-Za-z0-9_-]", char) else _escape(char)
-        for char in clip_id
-    )
+    safe = _UNSAFE.sub(_escape, clip_id)
     return check_key(f"{safe}_{round(start_seconds * 1000)}", where=f"id {clip_id!r}")
 
 
-def _escape(char: str) -> str:
-    return "".join(f"={byte:02X}" for byte in char.encode())
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"={byte:02X}" for byte in match.group().encode())
 
 
 def check_key(key: str, *, where: str) -> str:

@@ -6,6 +6,7 @@ Owns what a row of such a CSV means and under which names its file may lie.
 from __future__ import annotations
 
 import csv
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Segment:
     labels: tuple[int, ...]
     """Class indices, ascending."""
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The key of the clip in its shard."""
         return make_key(self.clip_id, self.start_seconds)
