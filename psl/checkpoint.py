@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from torch import Tensor, nn, optim
 
 from psl.models import ModelConfig, build_from_config
 from shards.classes import Classes
+from shards.cli import JobError
 from shards.files import TEMPORARY_MARK, sync_folder
 from shards.schema import ShardError, sha256_of
 
@@ -87,8 +89,7 @@ def save_checkpoint(
         "sha256": {name: sha256_of(data) for name, data in files.items()},
     }
     files[_STATE] = json.dumps(state, indent=1).encode()
-    aside = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     aside.mkdir(parents=True)
     try:
         for name, data in files.items():
@@ -239,7 +240,7 @@ def prune_checkpoints(
 
 
 def assert_finite(model: nn.Module) -> None:
-    """RuntimeError naming the first parameter that is NaN or infinite."""
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise RuntimeError(f"parameter {name} is not finite; nothing was saved")
+    """JobError naming the first weight or statistic that is NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise JobError(f"{name} is not finite; nothing was saved")

@@ -39,6 +39,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 also reads no, off and yes as booleans, and 1e-3 as a string
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":bool")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("(true|True|false|False)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -159,7 +167,7 @@ def from_command_line(
         help="YAML files and single keys; a later word overrides an earlier one",
     )
     parser.add_argument("--print-config", action="store_true", help="show and exit")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     values: dict[str, Any] = {}
     for word in args.words:
         values = (

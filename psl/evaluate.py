@@ -21,7 +21,13 @@ from torch import nn
 from psl import runtime
 from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.config import STRICT, from_command_line
-from psl.loader import LoaderConfig, fetch_ahead, to_device
+from psl.loader import (
+    LoaderConfig,
+    check_has_labels,
+    fetch_ahead,
+    to_device,
+    to_waveform,
+)
 from psl.metrics import Metrics, evaluate_scores
 from shards.classes import Classes
 from shards.cli import run_main
@@ -68,10 +74,10 @@ def score_clips(
     def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         length = int(counts[rows[0]])
         shortest = round(MIN_SECONDS * index.properties["sample_rate"])
-        waveform = np.zeros((len(rows), max(length, shortest)), np.int16)
+        pcm = np.zeros((len(rows), max(length, shortest)), np.int16)
         for position, row in enumerate(rows):
-            waveform[position, :length] = reader.samples(int(row), 0, length)
-        return rows, waveform
+            pcm[position, :length] = reader.samples(int(row), 0, length)
+        return rows, pcm
 
     # a last column counts how often each clip was scored
     scores = torch.zeros(len(index), len(index.classes) + 1, device=device)
@@ -82,9 +88,9 @@ def score_clips(
         world_size=accelerator.num_processes,
     )
     with torch.inference_mode():
-        for rows, waveform in fetch_ahead(fetch, batches, loader):
+        for rows, pcm in fetch_ahead(fetch, batches, loader):
             lengths = torch.as_tensor(counts[rows], device=device)
-            clip_probs, _ = model(to_device(waveform, device), lengths)
+            clip_probs, _ = model(to_waveform(to_device(pcm, device)), lengths)
             where = torch.from_numpy(rows).to(device)
             scores[where, :-1] = clip_probs
             scores[where, -1] += 1
@@ -155,6 +161,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_checkpoint_fits(index, checkpoint)
+    check_has_labels(index, "evaluate against")
     model = runtime.place(checkpoint.build_model(), accelerator.device)
     metrics = measure(
         model,

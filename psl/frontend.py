@@ -5,6 +5,7 @@ Owns the features. An example's features never depend on its batch.
 
 from __future__ import annotations
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -16,23 +17,23 @@ from psl.config import STRICT
 class LogMelConfig:
     """The log-mel front end; the defaults are upstream's."""
 
-    sample_rate: int = 16000
+    sample_rate: int = Field(default=16000, gt=0)
     """Rate the audio must have, Hz."""
-    n_fft: int = 512
+    n_fft: int = Field(default=512, gt=0)
     """FFT size and window length, samples."""
-    hop_length: int = 160
+    hop_length: int = Field(default=160, gt=0)
     """Distance of STFT frames, samples."""
-    n_mels: int = 64
+    n_mels: int = Field(default=64, gt=0)
     """Mel bands (F)."""
-    f_min: float = 0.0
+    f_min: float = Field(default=0.0, ge=0)
     """Lowest frequency, Hz."""
     f_max: float | None = None
     """Highest frequency, Hz; null for half the sample rate."""
-    top_db: float = 120.0
+    top_db: float = Field(default=120.0, gt=0)
     """Range kept below an example's loudest value, dB."""
     mean_db: float = 0.0
     """Subtracted from the log-mel, dB."""
-    std_db: float = 1.0
+    std_db: float = Field(default=1.0, gt=0)
     """The log-mel is then divided by this, dB."""
 
     def num_frames(self, num_samples: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from psl.checkpoint import load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
-from psl.loader import LoaderConfig, fetch_ahead, read_chunks, to_device
+from psl.loader import LoaderConfig, fetch_ahead, read_chunks, to_device, to_waveform
 from shards import __version__
 from shards.cli import run_main
 from shards.index import open_index
@@ -107,6 +107,8 @@ def label_rows(
 
     Batches fill across clips; ``model`` gives one probability vector per chunk.
     """
+    if not len(rows):
+        return
     num_chunks = chunking.num_chunks(reader.index.table.count[rows])
     all_rows = np.repeat(rows, num_chunks)
     all_chunks = np.concatenate([np.arange(n) for n in num_chunks])
@@ -119,9 +121,9 @@ def label_rows(
     device = next(model.parameters()).device
     probs = []
     with torch.inference_mode():
-        for waveform, lengths in fetch_ahead(fetch, starts, config.loader):
-            num_samples = torch.from_numpy(lengths).to(device)
-            clip_probs, _ = model(to_device(waveform, device), num_samples)
+        for pcm, lengths in fetch_ahead(fetch, starts, config.loader):
+            waveform = to_waveform(to_device(pcm, device))
+            clip_probs, _ = model(waveform, to_device(lengths, device))
             probs.append(clip_probs.cpu().numpy())
     per_clip = np.split(np.concatenate(probs), np.cumsum(num_chunks)[:-1])
     for row, clip_probs in zip(rows, per_clip, strict=True):

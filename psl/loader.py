@@ -23,10 +23,10 @@ from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
 from psl.runtime import default_threads
+from shards.index import Index
 from shards.join import check_join, open_indexes
 from shards.plan import Plan
 from shards.reader import MemberReader
-from shards.schema import check_probs
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,12 +46,17 @@ class LoaderConfig:
 class Batch:
     """Chunks of clips on the device."""
 
-    waveform: Tensor
-    """[B, N] float32 in [-1, 1), zero after each chunk's end."""
+    pcm: Tensor
+    """[B, N] int16, zero after each chunk's end."""
     num_samples: Tensor
     """[B] int64, samples before the padding."""
     targets: Tensor
     """[B, C] float32 in [0, 1]."""
+
+    @property
+    def waveform(self) -> Tensor:
+        """[B, N] float32 in [-1, 1)."""
+        return to_waveform(self.pcm)
 
 
 def read_chunks(
@@ -68,11 +73,16 @@ def read_chunks(
     return waveform, lengths
 
 
-def to_device(waveform: np.ndarray, device: torch.device) -> Tensor:
-    """Float waveforms [B, N] in [-1, 1) on ``device`` from int16 [B, N]."""
-    pcm = torch.from_numpy(waveform)
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor on ``device``; the copy to a GPU does not wait for what runs there."""
+    tensor = torch.from_numpy(array)
     if device.type == "cuda":
-        pcm = pcm.pin_memory().to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def to_waveform(pcm: Tensor) -> Tensor:
+    """float32 in [-1, 1) from int16."""
     return pcm.to(torch.float32) / 32768.0
 
 
@@ -115,6 +125,15 @@ class WaitMeter:
             self.waited_seconds += time.perf_counter() - start
 
 
+def check_has_labels(audio: Index, purpose: str) -> None:
+    """ValueError if no clip has a weak label."""
+    if not len(audio.table.label):
+        raise ValueError(
+            f"{audio.where}: no clip has a label, so nothing to {purpose}; pack it "
+            "from segments with labels"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
     """Audio, and labels if any, joined and cut into chunks."""
@@ -135,6 +154,8 @@ class TrainingData:
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit."""
         audio = open_indexes(audio_folders, kind="audio")
+        if label_folders is None or alpha < 1:
+            check_has_labels(audio, "train on weak labels")
         chunking = Chunking.of(chunk_seconds, audio.properties["sample_rate"])
         labels = None
         if label_folders is not None:
@@ -156,31 +177,30 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the audio and the labels."""
+        """What says whether two runs see the same examples."""
         labels = self.labels.index.fingerprint if self.labels else "weak"
-        return f"{self.audio.index.fingerprint}+{labels}+{self.alpha}"
+        audio = self.audio.index.fingerprint
+        return f"{audio}+{labels}+{self.alpha}+{self.chunking}"
 
     def batch(
         self, rows: np.ndarray, chunks: np.ndarray, device: torch.device
     ) -> Batch:
         """The chunks ``chunks`` [B] of clips ``rows`` [B] with their targets."""
-        waveform, lengths = read_chunks(self.audio, rows, chunks, self.chunking)
+        pcm, lengths = read_chunks(self.audio, rows, chunks, self.chunking)
         return Batch(
-            waveform=to_device(waveform, device),
-            num_samples=torch.from_numpy(lengths).to(device),
-            targets=self._targets(rows, chunks).to(device),
+            pcm=to_device(pcm, device),
+            num_samples=to_device(lengths, device),
+            targets=to_device(self._targets(rows, chunks), device),
         )
 
-    def _targets(self, rows: np.ndarray, chunks: np.ndarray) -> Tensor:
+    def _targets(self, rows: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+        """[B, C] float32."""
         index = self.audio.index
-        weak = torch.from_numpy(index.table.weak_targets(rows, len(index.classes)))
+        weak = index.table.weak_targets(rows, len(index.classes))
         if self.labels is None:
             return weak
-        pseudo = np.stack(
-            [
-                self.labels.labels(int(row))[chunk]
-                for row, chunk in zip(rows, chunks, strict=True)
-            ]
-        )
-        check_probs(pseudo, where=self.labels.index.where)
-        return mix_targets(torch.from_numpy(pseudo).float(), weak, self.alpha)
+        pseudo = [
+            self.labels.labels(int(row))[chunk]
+            for row, chunk in zip(rows, chunks, strict=True)
+        ]
+        return mix_targets(np.stack(pseudo).astype(np.float32), weak, self.alpha)

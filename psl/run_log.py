@@ -24,8 +24,9 @@ from shards.files import write_atomic
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
 RESULT_NAME = "result.json"
-FREE_TO_CHANGE = ("loader", "log_every", "save_every", "keep_best")
-"""Keys that may differ when a run is resumed: they do not change its result."""
+FREE_TO_CHANGE = ("run_dir", "data", "loader", "log_every", "save_every", "keep_best")
+"""Keys that may differ when a run is resumed: they do not change its result. Where the
+data lies may change; what it holds is in the fingerprint of the plan."""
 
 
 def check_same_config(run_dir: str | Path, config: Any) -> None:
@@ -49,7 +50,7 @@ def _as_read(config: Any) -> dict[str, Any]:
 def write_first_files(run_dir: str | Path, config: Any, world_size: int) -> None:
     """config.yaml, and run.json: code version, versions of libraries, command."""
     facts = {
-        "command": sys.argv,
+        "command": sys.orig_argv,
         "version": __version__,
         "commit": _commit(),
         "python": sys.version.split()[0],

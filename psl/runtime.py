@@ -23,7 +23,10 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-Precision = Literal["no", "bf16", "fp16"]
+from shards.cli import JobError
+from shards.schema import sha256_of
+
+Precision = Literal["no", "bf16"]
 
 
 def start(
@@ -38,8 +41,8 @@ def start(
     gloo. Under ``accelerate launch`` with a DeepSpeed config, the batch size and the
     clipping are written into that config, since DeepSpeed reads neither from us.
 
-    Raises ValueError if the launcher asks for another precision, and RuntimeError if
-    its world is not the one accelerate sees.
+    Raises ValueError if the launcher asks for what is not supported or contradicts the
+    config, and JobError if its world is not the one accelerate sees.
     """
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", precision)
     if precision is not None and asked != precision:
@@ -56,12 +59,14 @@ def start(
     handlers: list[KwargsHandler] = [
         DistributedDataParallelKwargs(broadcast_buffers=False)
     ]
+    if deepspeed and precision == "bf16":
+        raise ValueError("precision bf16 is not supported under DeepSpeed yet; use no")
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
         handlers.append(InitProcessGroupKwargs(backend="nccl" if cuda else "gloo"))
     # cpu=True would make accelerate drop DeepSpeed without a word
     accelerator = Accelerator(
         cpu=not cuda and not deepspeed,
-        mixed_precision=precision or "no",
+        mixed_precision="no",  # psl.train has an autocast of its own
         kwargs_handlers=handlers,
     )
     _check_world(accelerator, deepspeed)
@@ -75,15 +80,21 @@ def start(
 
 
 def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
+    steps = accelerator.gradient_accumulation_steps
+    if steps != 1:
+        raise ValueError(
+            f"the launcher asks for gradient_accumulation_steps {steps}, which is not "
+            "supported yet; set 1"
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
-        raise RuntimeError(
+        raise JobError(
             f"{launched} processes were launched, but accelerate joined "
             f"{accelerator.num_processes}; on CPU use torchrun, or an accelerate "
             "config with distributed_type MULTI_GPU and use_cpu true (see launch/)"
         )
     if deepspeed != is_deepspeed(accelerator):
-        raise RuntimeError(
+        raise JobError(
             "the launcher asked for DeepSpeed, but accelerate did not start it; "
             "install the extra: pip install 'psl-audio[deepspeed]'"
         )
@@ -111,7 +122,7 @@ def finish(accelerator: Accelerator) -> None:
 def default_threads() -> int:
     """Loader threads: the cores this process can count on, at most 8."""
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, (os.cpu_count() or 1) // local_processes))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // local_processes))
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -148,15 +159,34 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def average_buffers(model: nn.Module) -> None:
+def check_agreement(accelerator: Accelerator, what: str) -> None:
+    """JobError on all ranks unless all give the same ``what``. Collective.
+
+    Ranks that read different files would otherwise part ways, and hang, later.
+    """
+    digest = int(sha256_of(what.encode())[:15], 16)
+    mine = torch.tensor([digest], device=accelerator.device)
+    everybody = accelerator.gather(mine).tolist()
+    if len(set(everybody)) > 1:
+        odd = [rank for rank, value in enumerate(everybody) if value != everybody[0]]
+        raise JobError(
+            f"ranks {odd} see other data or checkpoints than rank 0; give all nodes "
+            f"the same files (this is rank {accelerator.process_index}: {what})"
+        )
+
+
+def average_norm_statistics(model: nn.Module) -> None:
     """Give all ranks the mean of their BatchNorm statistics. Collective.
 
     Every rank's statistics follow its own share of the batches; this must precede any
     use of them, in evaluation or in a checkpoint.
     """
-    if not dist.is_initialized():
+    names = ("running_mean", "running_var")
+    buffers = [b for n, b in model.named_buffers() if n.split(".")[-1] in names]
+    if not dist.is_initialized() or not buffers:
         return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([b.numel() for b in buffers])
+    for buffer, part in zip(buffers, parts, strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -30,12 +30,19 @@ from psl.checkpoint import (
 )
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_fits, measure
-from psl.loader import Batch, LoaderConfig, TrainingData, WaitMeter, fetch_ahead
+from psl.loader import (
+    Batch,
+    LoaderConfig,
+    TrainingData,
+    WaitMeter,
+    check_has_labels,
+    fetch_ahead,
+)
 from psl.losses import psl_loss
 from psl.models import ModelConfig, build_from_config
 from psl.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files, write_result
-from shards.cli import run_main
+from shards.cli import JobError, run_main
 from shards.index import Index, open_index
 from shards.plan import Plan
 
@@ -75,7 +82,7 @@ class TrainConfig:
     keep_best: int = Field(default=4, gt=0)
     """Checkpoints kept by validation mAP, beside the newest two."""
     precision: runtime.Precision = "no"
-    """Autocast type of the model's forward pass; no for float32."""
+    """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs)."""
     seed: int = Field(default=0, ge=0)
     """Of the initial weights, the order of chunks and dropout."""
     log_every: int = Field(default=20, gt=0)
@@ -101,6 +108,11 @@ class _Run:
     def bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
 
+    def learning_rate(self, step: int) -> float:
+        """Of optimizer step number ``step`` (from 1)."""
+        total_steps = self.config.epochs * self.plan.num_steps
+        return learning_rate(self.config.optim, step - 1, total_steps)
+
 
 def train(config: TrainConfig, accelerator: Accelerator) -> TrainingState:
     """Train to the end, from wherever the run stands. Collective."""
@@ -115,7 +127,6 @@ def train(config: TrainConfig, accelerator: Accelerator) -> TrainingState:
 
 def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, TrainingState]:
     """Open everything, check that it fits, and take up the newest checkpoint."""
-    check_same_config(config.run_dir, config)
     data = TrainingData.open(
         config.data.audio,
         config.data.labels,
@@ -127,6 +138,7 @@ def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, Trainin
     for index in (data.audio.index, valid):
         rate = config.model.front_end.sample_rate
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
+    check_has_labels(valid, "validate against")
     plan = data.plan(config.global_batch_size, config.seed)
     plan.local_slice(accelerator.process_index, accelerator.num_processes)
 
@@ -137,7 +149,9 @@ def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, Trainin
         channels_last=not runtime.is_deepspeed(accelerator),
     )
     optimizer = build_optimizer(model, config.optim)
-    state = _resume(config, model, optimizer, plan.fingerprint(data.fingerprint))
+    fingerprint = plan.fingerprint(f"{data.fingerprint}+{valid.fingerprint}")
+    state = _resume(config, model, optimizer, fingerprint)
+    runtime.check_agreement(accelerator, f"{fingerprint} {state}")
     if accelerator.is_main_process and not state.history:
         write_first_files(config.run_dir, config, accelerator.num_processes)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -155,7 +169,9 @@ def _resume(
 ) -> TrainingState:
     """The state to go on from, with its weights loaded; fresh if there is none."""
     checkpoint = load_newest(config.run_dir)
-    if checkpoint is None:
+    if checkpoint is not None:
+        check_same_config(config.run_dir, config)
+    else:
         return TrainingState(0, 0, (), fingerprint)
     if checkpoint.training.plan_fingerprint != fingerprint:
         raise ValueError(
@@ -164,7 +180,8 @@ def _resume(
             f"{fingerprint[:12]}); restore the data, or choose another run_dir"
         )
     model.load_state_dict(checkpoint.weights)
-    load_optimizer(checkpoint, optimizer)
+    if not _is_done(checkpoint.training, config):
+        load_optimizer(checkpoint, optimizer)
     return checkpoint.training
 
 
@@ -211,9 +228,10 @@ def _train_step(run: _Run, batch: Batch, step: int) -> torch.Tensor:
     """Optimizer step number ``step`` (from 1); the loss on this rank's share."""
     config, accelerator = run.config, run.accelerator
     _seed_step(config.seed, step, accelerator.process_index)
-    total_steps = config.epochs * run.plan.num_steps
-    set_learning_rate(run.optimizer, learning_rate(config.optim, step - 1, total_steps))
-    with accelerator.autocast():
+    set_learning_rate(run.optimizer, run.learning_rate(step))
+    with torch.autocast(
+        accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+    ):
         clip_probs, _ = run.model(batch.waveform, batch.num_samples)
     loss = psl_loss(clip_probs, batch.targets)
     accelerator.backward(loss)
@@ -251,15 +269,14 @@ class _LogWindow:
         config, world = self._run.config, self._run.accelerator.num_processes
         mean = runtime.sum_over_ranks(torch.stack(self._losses).mean()).item() / world
         if not np.isfinite(mean):
-            raise RuntimeError(f"loss is {mean} at step {step}; lower learning_rate")
+            raise JobError(f"loss is {mean} at step {step}; lower learning_rate")
         seconds = time.perf_counter() - self._start
         waited = self._batches.waited_seconds - self._waited_before
-        total_steps = config.epochs * self._run.plan.num_steps
         self._run.log.record(
             step,
             epoch=epoch,
             loss=mean,
-            learning_rate=learning_rate(config.optim, step - 1, total_steps),
+            learning_rate=self._run.learning_rate(step),
             chunks_per_second=len(self._losses) * config.global_batch_size / seconds,
             wait_share=waited / seconds,
         )
@@ -269,7 +286,7 @@ class _LogWindow:
 def _validate(run: _Run, state: TrainingState) -> TrainingState:
     """The state after the epoch, with its validation mAP. Collective."""
     model = run.bare_model
-    runtime.average_buffers(model)
+    runtime.average_norm_statistics(model)
     model.eval()
     metrics = measure(
         model,
@@ -292,7 +309,7 @@ VALID_BATCH_SIZE = 32
 
 def _save(run: _Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective."""
-    runtime.average_buffers(run.bare_model)
+    runtime.average_norm_statistics(run.bare_model)
     assert_finite(run.bare_model)
     split = runtime.is_deepspeed(run.accelerator)
     if run.accelerator.is_main_process:
@@ -324,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     state = train(config, accelerator)
     if accelerator.is_main_process and state.history:
-        step, mean_ap = max(state.history, key=lambda entry: entry[1])
+        step = best_steps(state.history, 1)[0]
+        mean_ap = dict(state.history)[step]
         best = checkpoint_folder(config.run_dir, step)
         write_result(config.run_dir, best, mean_ap, state.history[-1][0])
         print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")

@@ -7,6 +7,7 @@ The only module that knows a codec (libsndfile through soundfile) and the resamp
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from pathlib import Path
 
@@ -29,12 +30,18 @@ MAX_CHANNELS = 32
 
 
 def load_segment(
-    path: str | Path, *, start_seconds: float, end_seconds: float, sample_rate: int
+    path: str | Path,
+    *,
+    start_seconds: float,
+    end_seconds: float,
+    sample_rate: int,
+    is_recording: bool = False,
 ) -> np.ndarray:
     """Samples [N] int16, mono at ``sample_rate``, of one segment of a recording.
 
     ``path`` is either the segment already cut out (no longer than the segment and
-    one second) or the whole recording, which is then cut. Never longer than the
+    one second) or the whole recording, which is then cut; ``is_recording`` says that it
+    can only be the latter, since other segments are in it, too. Never longer than the
     segment; shorter when the audio is. Channels are averaged.
 
     Raises ShardError saying what is wrong with the file.
@@ -45,7 +52,9 @@ def load_segment(
     _check_riff_length(path)
     try:
         with soundfile.SoundFile(path) as stream:
-            samples, rate = _read_segment(stream, path, start_seconds, end_seconds)
+            samples, rate = _read_segment(
+                stream, path, start_seconds, end_seconds, is_recording
+            )
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise ShardError(f"{path}: not decodable audio: {reason}") from None
@@ -58,7 +67,11 @@ def load_segment(
 
 
 def _read_segment(
-    stream: soundfile.SoundFile, path: Path, start_seconds: float, end_seconds: float
+    stream: soundfile.SoundFile,
+    path: Path,
+    start_seconds: float,
+    end_seconds: float,
+    is_recording: bool,
 ) -> tuple[np.ndarray, int]:
     rate, seconds = stream.samplerate, stream.frames / stream.samplerate
     if stream.channels > MAX_CHANNELS:
@@ -66,7 +79,7 @@ def _read_segment(
             f"{path}: {stream.channels} channels, expected at most {MAX_CHANNELS}"
         )
     wanted_seconds = end_seconds - start_seconds
-    if seconds > wanted_seconds + SLACK_SECONDS:
+    if is_recording or seconds > wanted_seconds + SLACK_SECONDS:
         if seconds < start_seconds + min(wanted_seconds, SLACK_SECONDS):
             raise ShardError(
                 f"{path}: {seconds:.2f} s of audio is neither the segment "
@@ -92,12 +105,17 @@ def _check_riff_length(path: Path) -> None:
     libsndfile reads such a file without a word. Sizes of 0 and 0xFFFFFFFF are what
     streaming writers leave: it reads the latter whole, and in the former no sample.
     """
-    with open(path, "rb") as stream:
-        head = stream.read(1 << 20)
-    if head[:4] != b"RIFF":
-        return
-    start, size = find_wav_data(head, where=str(path))
-    left = path.stat().st_size - start
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        if data[:4] != b"RIFF":
+            return
+        try:
+            start, size = find_wav_data(data)
+        except ShardError as error:
+            raise ShardError(f"{path}: {error}") from None
+        left = len(data) - start
     if size not in (0, 0xFFFFFFFF) and size > left:
         raise ShardError(
             f"{path}: truncated: {size} bytes of samples announced, {left} present; "
@@ -105,15 +123,15 @@ def _check_riff_length(path: Path) -> None:
         )
 
 
-def find_wav_data(head: bytes | memoryview, *, where: str) -> tuple[int, int]:
+def find_wav_data(data: bytes | memoryview | mmap.mmap) -> tuple[int, int]:
     """Byte position and announced byte count of the samples of a RIFF WAVE file."""
     position = 12
-    while position + 8 <= len(head):
-        name, size = struct.unpack_from("<4sI", head, position)
+    while position + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, position)
         if name == b"data":
             return position + 8, size
         position += 8 + size + size % 2
-    raise ShardError(f"{where}: no data chunk; not a complete WAV file")
+    raise ShardError("no data chunk; not a complete WAV file")
 
 
 def encode(samples: np.ndarray, *, codec: str, sample_rate: int) -> bytes:
@@ -125,7 +143,7 @@ def encode(samples: np.ndarray, *, codec: str, sample_rate: int) -> bytes:
 
 
 def decode(
-    data: bytes | memoryview, *, codec: str, start: int, stop: int, where: str
+    data: bytes | memoryview, *, codec: str, start: int, stop: int
 ) -> np.ndarray:
     """Samples ``start`` to ``stop`` [N] int16 of a clip member.
 
@@ -133,7 +151,7 @@ def decode(
     Raises ShardError if the member is damaged or ends before ``stop``.
     """
     if codec == "wav":
-        position, size = find_wav_data(data, where=where)
+        position, size = find_wav_data(data)
         size = min(size, len(data) - position)
         samples = np.frombuffer(data, "<i2", count=size // 2, offset=position)
         samples = samples[start:stop]
@@ -143,10 +161,10 @@ def decode(
                 stream.seek(start)
                 samples = stream.read(stop - start, dtype="int16")
         except soundfile.LibsndfileError as error:
-            raise ShardError(f"{where}: {error.error_string}") from None
+            raise ShardError(error.error_string) from None
     if len(samples) != stop - start:
         raise ShardError(
-            f"{where}: {len(samples)} samples from {start}, expected {stop - start}; "
-            "pack this shard again"
+            f"{len(samples)} samples from {start}, expected {stop - start}; pack this "
+            "shard again"
         )
     return samples

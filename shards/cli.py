@@ -12,6 +12,12 @@ from collections.abc import Callable
 
 from shards.schema import ShardError
 
+
+class JobError(RuntimeError):
+    """The job cannot go on, and what is wrong is not in one file or key."""
+
+
+EXIT_FAILED = 1
 EXIT_BAD_INPUT = 78
 EXIT_INTERRUPTED = 130
 
@@ -28,9 +34,11 @@ def run_main(main: Callable[[], None]) -> None:
         main()
     except (ShardError, ValueError) as error:
         _end(f"error: {error}", EXIT_BAD_INPUT)
+    except JobError as error:
+        _end(f"error: {error}", EXIT_FAILED)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _end(f"error: {place}{error.strerror or error}", 1)
+        _end(f"error: {place}{error.strerror or error}", EXIT_FAILED)
     except KeyboardInterrupt:
         _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
 

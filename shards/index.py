@@ -104,7 +104,7 @@ class Index:
 
     def place(self, row: int) -> str:
         """Where one row lies, for messages: ``folder/000017.tar: key 'x' at row 3``."""
-        shard = int(self.table.shard[row])
+        shard = self.table.shard[row]  # of the column's type, else all is converted
         row_in_shard = row - int(np.searchsorted(self.table.shard, shard))
         return f"{self.paths[shard]}: key {self.key(row)!r} at row {row_in_shard}"
 

@@ -14,6 +14,7 @@ import io
 import multiprocessing
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -51,20 +52,25 @@ class PackSettings:
                 raise ValueError(f"{name} = {value}; expected {least} or more")
 
 
+_Job = tuple[Segment, Path, bool]
+"""A segment, its file, and whether other segments are in that file, too."""
+
+
 def _rows(
-    jobs: Sequence[tuple[Segment, Path]],
+    jobs: Sequence[_Job],
     settings: PackSettings,
     classes: Classes,
     rejected: list[list[str]],
 ) -> Iterator[Row]:
     """Rows of one shard; what cannot be used goes to ``rejected`` with its reason."""
-    for segment, path in jobs:
+    for segment, path, is_recording in jobs:
         try:
             samples = load_segment(
                 path,
                 start_seconds=segment.start_seconds,
                 end_seconds=segment.end_seconds,
                 sample_rate=settings.sample_rate,
+                is_recording=is_recording,
             )
         except ShardError as error:
             rejected.append([segment.key, "rejected", str(error)])
@@ -92,7 +98,7 @@ def _pack_shard(
     builder: DatasetBuilder,
     settings: PackSettings,
     name: str,
-    jobs: Sequence[tuple[Segment, Path]],
+    jobs: Sequence[_Job],
 ) -> int:
     """Write one shard unless it is done; the number of clips it was to hold.
 
@@ -100,7 +106,7 @@ def _pack_shard(
     """
     part = builder.part(name)
     done = {row[0] for row in part.rows + part.notes} if part else set()
-    if part is None or done != {segment.key for segment, _ in jobs}:
+    if part is None or done != {segment.key for segment, _, _ in jobs}:
         rejected: list[list[str]] = []
         builder.add(name, _rows(jobs, settings, builder.classes, rejected), rejected)
     return len(jobs)
@@ -144,7 +150,6 @@ def pack(
             "segments_sha256": file_sha256(segments_csv),
             "clips_per_shard": settings.clips_per_shard,
             "seed": settings.seed,
-            "num_missing": len(report),
         },
     )
     if builder.finished():
@@ -155,8 +160,11 @@ def pack(
     if not files:
         raise ShardError(f"{audio}: has the file of no segment; nothing to pack")
     builder.begin()
+    uses = Counter(files.values())
     jobs = [
-        (segment, files[segment.key]) for segment in segments if segment.key in files
+        (segment, path, uses[path] > 1)
+        for segment in segments
+        if (path := files.get(segment.key))
     ]
     parts = _pack_shards(builder, settings, _deal(jobs, settings), workers)
     rejected = [note for part in parts for note in part.notes]
@@ -182,9 +190,7 @@ def _check_limits(workers: int, max_missing: float, max_rejected: float) -> None
         raise ValueError(f"workers = {workers}; expected 1 or more")
 
 
-def _deal(
-    jobs: list[tuple[Segment, Path]], settings: PackSettings
-) -> dict[str, list[tuple[Segment, Path]]]:
+def _deal(jobs: list[_Job], settings: PackSettings) -> dict[str, list[_Job]]:
     """The shuffled clips of each shard, by shard name, in nearly equal numbers."""
     order = np.random.default_rng(settings.seed).permutation(len(jobs))
     hands = np.array_split(order, max(1, -(-len(jobs) // settings.clips_per_shard)))
@@ -194,7 +200,7 @@ def _deal(
 def _pack_shards(
     builder: DatasetBuilder,
     settings: PackSettings,
-    shards: dict[str, list[tuple[Segment, Path]]],
+    shards: dict[str, list[_Job]],
     workers: int,
 ) -> list[Part]:
     """Make the shards that are not done; the records of all."""

@@ -14,6 +14,7 @@ global batches do not depend on how many ranks share them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,12 +46,12 @@ class Plan:
                 f"{self.global_batch_size}; lower global_batch_size"
             )
 
-    @property
+    @functools.cached_property
     def num_steps(self) -> int:
         """Steps of every epoch, the same on every rank."""
         return int(self.num_chunks.sum()) // self.global_batch_size
 
-    @property
+    @functools.cached_property
     def window_steps(self) -> int:
         """Steps after which every stream begins a new window."""
         per_shard = -(-int(self.num_chunks.sum()) // len(self.clips_per_shard))

@@ -6,8 +6,11 @@ tar is trusted or searched at run time; verify.py checks tars against the index.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,8 @@ from shards import audio, schema
 from shards.index import Index
 from shards.schema import ShardError
 
-MAX_OPEN_SHARDS = 128
-"""Memory maps kept per reader; each holds a file descriptor."""
+MAX_OPEN_SHARDS = 2048
+"""Memory maps kept per reader at most; each holds a file descriptor."""
 
 
 class MemberReader:
@@ -25,7 +28,7 @@ class MemberReader:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self._open = functools.lru_cache(MAX_OPEN_SHARDS)(_map_file)
+        self._open = functools.lru_cache(_num_open_shards())(_map_file)
 
     def member(self, row: int) -> memoryview:
         """The bytes of row's member, without copying."""
@@ -34,29 +37,44 @@ class MemberReader:
         start, size = int(table.offset[row]), int(table.size[row])
         if start + size > len(view):
             raise ShardError(
-                f"{self.index.place(row)}: ends at byte {start + size}, but the shard "
-                f"has {len(view)}; copy or make it again"
+                f"ends at byte {start + size}, but the shard has {len(view)}; copy or "
+                "make it again"
             )
         return view[start : start + size]
 
     def samples(self, row: int, start: int, stop: int) -> np.ndarray:
         """Samples ``start`` to ``stop`` [N] int16 of an audio row."""
-        return audio.decode(
-            self.member(row),
-            codec=self.index.properties["codec"],
-            start=start,
-            stop=stop,
-            where=self.index.place(row),
-        )
+        codec = self.index.properties["codec"]
+        with self._named(row):
+            return audio.decode(self.member(row), codec=codec, start=start, stop=stop)
 
     def labels(self, row: int) -> np.ndarray:
-        """Chunk labels [K, C] float16 of a label row."""
-        return schema.decode_labels(
-            self.member(row),
-            num_chunks=int(self.index.table.count[row]),
-            num_classes=len(self.index.classes),
-            where=self.index.place(row),
-        )
+        """Chunk labels [K, C] float16 of a label row, all in [0, 1]."""
+        shape = int(self.index.table.count[row]), len(self.index.classes)
+        with self._named(row):
+            return schema.decode_labels(self.member(row), *shape)
+
+    @contextlib.contextmanager
+    def _named(self, row: int) -> Iterator[None]:
+        """Put the place of ``row`` before the message of a ShardError."""
+        try:
+            yield
+        except ShardError as error:
+            raise ShardError(f"{self.index.place(row)}: {error}") from None
+
+
+def _num_open_shards() -> int:
+    """Maps a reader can afford: a quarter of the descriptors, raised if need be.
+
+    Every stream of a batch has a few shards open; a reader that cannot keep them maps
+    and unmaps at each read.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_OPEN_SHARDS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else min(soft, wanted) // 4
 
 
 def _map_file(path: Path) -> memoryview:

@@ -111,31 +111,25 @@ def encode_labels(probs: np.ndarray) -> bytes:
 
 
 def decode_labels(
-    data: bytes | memoryview, *, num_chunks: int, num_classes: int, where: str
+    data: bytes | memoryview, num_chunks: int, num_classes: int
 ) -> np.ndarray:
     """Probabilities [K, C] float16 from a ``.npy`` member, without copying.
 
     The header must be exactly the one that encode_labels writes for this shape, so
-    nothing in the member is interpreted before it is known to be right.
+    nothing in the member is interpreted before it is known to be right. Raises
+    ShardError if it is not, or a value is no probability.
     """
     header = _npy_header(num_chunks, num_classes)
     num_bytes = len(header) + 2 * num_chunks * num_classes
     if len(data) != num_bytes or bytes(data[: len(header)]) != header:
         raise ShardError(
-            f"{where}: not a float16 label array of shape "
-            f"[{num_chunks}, {num_classes}] (expected {num_bytes} bytes, found "
-            f"{len(data)}); relabel this shard"
+            f"not a float16 label array of shape [{num_chunks}, {num_classes}] "
+            f"(expected {num_bytes} bytes, found {len(data)}); relabel this shard"
         )
     probs = np.frombuffer(data, "<f2", offset=len(header))
-    return probs.reshape(num_chunks, num_classes)
-
-
-def check_probs(probs: np.ndarray, *, where: str) -> None:
-    """ShardError if ``probs`` holds a value that is no probability."""
     if not ((probs >= 0) & (probs <= 1)).all():
-        raise ShardError(
-            f"{where}: labels outside [0, 1] or not finite; relabel this shard"
-        )
+        raise ShardError("labels outside [0, 1] or not finite; relabel this shard")
+    return probs.reshape(num_chunks, num_classes)
 
 
 @functools.lru_cache(maxsize=1024)

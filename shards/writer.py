@@ -138,12 +138,12 @@ class DatasetBuilder:
             return False
         index = open_index(self.folder, kind=self.kind)
         self._refuse_other(
-            {"kind": self.kind, **index.properties, **index.provenances[0]}
+            _settings(index.kind, index.classes, index.properties, index.provenances[0])
         )
         return True
 
     def _settings(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.properties, **self.provenance}
+        return _settings(self.kind, self.classes, self.properties, self.provenance)
 
     def _refuse_other(self, found: dict[str, Any]) -> None:
         expected = json.loads(json.dumps(self._settings()))
@@ -218,6 +218,18 @@ class DatasetBuilder:
         write_index(self.folder, index)
         shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
         remove_leftovers(self.folder)
+
+
+def _settings(
+    kind: str, classes: Classes, properties: dict[str, Any], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What must be the same when a dataset is made in more than one go."""
+    return {
+        "kind": kind,
+        **properties,
+        **provenance,
+        "classes_sha256": classes.sha256,
+    }
 
 
 def _to_table(part: Part) -> Table:

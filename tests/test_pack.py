@@ -608,7 +608,7 @@ def test_numpy_reads_label_members_without_pickle() -> None:
     found = np.load(io.BytesIO(data), allow_pickle=False)
     assert found.dtype == np.dtype("<f2")
     np.testing.assert_array_equal(found, probs.astype(np.float16))
-    decoded = decode_labels(data, num_chunks=5, num_classes=527, where="here")
+    decoded = decode_labels(data, 5, 527)
     np.testing.assert_array_equal(decoded, found)
 
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cli import run_main
+from shards.cli import JobError, run_main
 
 CONFIGS = Path("configs/mini")
 SPLITS = ("full", "balanced", "dev", "eval")
@@ -55,7 +55,7 @@ PROFILES = {
         root=Path("runs/table"),
         data=Path("data/mini-table"),
         build=("--profile", "table"),
-        teacher_epochs=20,
+        teacher_epochs=30,
         student_epochs=40,
         seeds=3,
     ),
@@ -175,7 +175,7 @@ class Chain:
     def run(self, steps: Sequence[Step], *, show: bool = True) -> None:
         """Run steps one after the other; ``show`` their progress bars, too.
 
-        Raises RuntimeError with the end of the output of a step that fails.
+        Raises JobError with the end of the output of a step that fails.
         """
         for step in steps:
             if step.result.exists():
@@ -193,7 +193,7 @@ class Chain:
                 ).returncode
             if status:
                 tail = log.read_text(encoding="utf-8")[-2000:]
-                raise RuntimeError(f"{step.name} failed ({status}), see {log}: {tail}")
+                raise JobError(f"{step.name} failed ({status}), see {log}: {tail}")
 
     def run_lanes(self, chains: Sequence[Sequence[Step]], lanes: int) -> None:
         """Run several chains of steps, ``lanes`` at a time."""
@@ -207,10 +207,12 @@ class Chain:
                 raise
 
 
-def _num_gpus() -> int:
-    import torch  # noqa: PLC0415 - slow, and only this line needs it
+def _num_processes() -> int:
+    """As many as there are GPUs and the batch of 16 can be shared by; two on a CPU."""
+    import torch  # slow, and only this function needs it
 
-    return torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    return max(n for n in (1, 2, 4, 8, 16) if n <= gpus) if gpus else 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -222,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     profile = PROFILES[parser.parse_args(argv).profile]
     chain = Chain(profile.root)
     chain.run(_data_steps(profile))
-    chain.run(_teacher_steps(profile, processes=_num_gpus() or 2))
+    chain.run(_teacher_steps(profile, processes=_num_processes()))
     students = [
         _student_steps(profile, student, seed)
         for seed in range(profile.seeds)
@@ -231,7 +233,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chain.say(f"{len(students)} students, two at a time; output in {profile.root}/logs")
     chain.run_lanes(students, lanes=2)
     report = _python("tools/report.py", profile.root, "--data", profile.data)
-    subprocess.run(report, check=True)
+    if subprocess.run(report).returncode:
+        raise JobError("the report failed; its error stands above")
     chain.say(f"table and pictures are in {profile.root}/report")
 
 

@@ -57,7 +57,6 @@ class MobileNetV2(nn.Module):
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(config.last_channels, num_classes)
         )
-        self.apply(_initialise)
 
     def forward(
         self, waveform: Tensor, num_samples: Tensor | None = None
@@ -159,11 +158,3 @@ def _round_channels(channels: float, divisor: int = 8) -> int:
     """The nearest multiple of 8 that loses at most a tenth (arXiv 1801.04381)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
