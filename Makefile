@@ -41,7 +41,7 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 tests: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -160,10 +160,11 @@ class DatasetBuilder:
 
         A shard that has lost its tar, or a piece of it, is not finished.
         """
-        path, tar = self._part_path(name), self.folder / name
-        if not path.exists():
+        tar = self.folder / name
+        try:
+            fields = json.loads(self._part_path(name).read_text())
+        except FileNotFoundError:
             return None
-        fields = json.loads(path.read_text())
         shard = ShardRecord(**fields.pop("shard"))
         if not tar.is_file() or tar.stat().st_size != shard.num_bytes:
             return None
@@ -193,12 +194,9 @@ class DatasetBuilder:
 
         Any process may call it, at any time and more than once.
         """
-        try:
-            parts = [part for name in names if (part := self.part(name))]
-            if len(parts) == len(names):
-                self._publish(parts)
-        except FileNotFoundError:  # another process has just published and cleared up
-            pass
+        parts = [part for name in names if (part := self.part(name))]
+        if len(parts) == len(names):
+            self._publish(parts)
         return (self.folder / INDEX_NAME).exists()
 
     def _publish(self, parts: list[Part]) -> None:

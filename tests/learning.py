@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+
+from psl.checkpoint import load_checkpoint
+from psl.models import build_from_config
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_MODEL: dict[str, Any] = {
@@ -62,3 +66,14 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     """The content of every file below ``folder``."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def distance_moved(run_dir: Path) -> float:
+    """The largest way any parameter of the best checkpoint has gone from its start."""
+    checkpoint = load_checkpoint(run_dir)
+    torch.manual_seed(0)
+    fresh = build_from_config(checkpoint.model_config, len(checkpoint.classes))
+    return max(
+        float((checkpoint.weights[name] - parameter).abs().max().detach())
+        for name, parameter in fresh.named_parameters()
+    )

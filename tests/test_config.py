@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from psl.config import describe, from_command_line, override, parse, read_yaml, to_yaml
+from psl.evaluate import EvaluateConfig
 from psl.label import LabelConfig
 from psl.train import TrainConfig
 from tests.conftest import Run
@@ -31,6 +33,7 @@ BASE = {"run_dir": "r", "data": {"audio": ["a"], "valid": "v"}}
         ("data.audio=a", "data.audio = 'a': Input should be a valid list"),
         ("optim.schedule=cosin", "optim.schedule = 'cosin': Input should be"),
         ("model.width=null", "model.width"),
+        ("model.front_end.hop_length=0", "greater than 0"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused_by_name(change: str, message: str) -> None:
@@ -51,6 +54,20 @@ def test_numbers_in_scientific_form_are_numbers(text: str, value: float) -> None
     """YAML 1.1 reads 1e-3 as a string."""
     config = parse(TrainConfig, override(BASE, [f"optim.learning_rate={text}"]))
     assert config.optim.learning_rate == value
+
+
+def test_no_is_a_word_and_not_a_boolean() -> None:
+    """YAML 1.1 reads it as false, so that precision=no would be refused."""
+    assert parse(TrainConfig, override(BASE, ["precision=no"])).precision == "no"
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, LabelConfig, EvaluateConfig])
+def test_every_field_is_read_somewhere(cls: type) -> None:
+    """A knob that does nothing would be turned in vain."""
+    files = (REPOSITORY / "psl").rglob("*.py")
+    source = "\n".join(path.read_text() for path in files)
+    fields = {name.split(".")[-1] for name, _ in describe(cls)} - {"name"}
+    assert not [field for field in fields if not re.search(rf"\.{field}\b", source)]
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:

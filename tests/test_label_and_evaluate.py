@@ -110,6 +110,19 @@ def test_a_process_with_part_of_the_work_publishes_nothing(
     assert not (tmp_path / "out" / "index.json").exists()
 
 
+def test_a_shard_without_clips_is_labelled_as_such(
+    teacher: Path, tmp_path: Path, run: Run
+) -> None:
+    """One shard whose clips were all rejected would make a set unlabelable."""
+    source = write_source(tmp_path / "source", num_clips=3)
+    (source.audio / "clip1.wav").write_bytes(b"")
+    more = ["--clips-per-shard", "1", "--max-rejected", "0.5"]
+    run("shards.pack", *source.pack_arguments(tmp_path / "packed"), *more)
+    label.main(words(teacher, tmp_path / "packed", tmp_path / "out"))
+    index = open_index(tmp_path / "out", kind="labels")
+    assert sorted(shard.num_clips for shard in index.shards) == [0, 1, 1]
+
+
 @pytest.mark.parametrize("missing", ["nothing", "empty"])
 def test_a_missing_checkpoint_is_named(
     dataset: Path, tmp_path: Path, missing: str

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from psl.checkpoint import load_checkpoint
-from tests.learning import REPOSITORY, losses, tiny_config
+from tests.learning import REPOSITORY, distance_moved, losses, tiny_config, torchrun
 
 
 def accelerate_launch(config: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -31,14 +34,46 @@ def test_accelerate_launch_starts_two_processes_on_a_cpu(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
 
 
+def test_ranks_share_norm_statistics_and_notice_when_they_disagree() -> None:
+    """Each rank would evaluate another model; or all would hang, hours later."""
+    result = torchrun(2, "tests.two_ranks")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("statistics are averaged") == 2
+    assert result.stdout.count("disagreement is an error") == 2
+
+
+def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A node failure would leave a hanging job, or another result."""
+    words = ["epochs=3", "model.dropout=0.3"]
+    whole = tiny_config(tmp_path / "whole", dataset, *words)
+    killed = tiny_config(tmp_path / "killed", dataset, *words)
+    assert torchrun(2, "psl.train", *whole).returncode == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    job = subprocess.Popen(
+        [*launcher, "--nproc-per-node", "2", "-m", "psl.train", *killed],
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "killed" / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and '"step": 8,' in metrics.read_text()):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    children = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
+    )
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    assert job.wait(timeout=60) != 0
+    result = torchrun(2, "psl.train", *killed)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "killed" / "run") == losses(tmp_path / "whole" / "run")
+
+
 def test_deepspeed_trains_on_two_ranks_and_its_weights_load_anywhere(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """Every rank would believe it is alone, or gradients would be clipped unasked.
-
-    With clipping at 1e-9 Adam still moves; without our writing the value into
-    DeepSpeed's config, 1.0 would apply.
-    """
+    """Every rank would believe it is alone, or the optimizer's half be saved as all."""
     pytest.importorskip("deepspeed")
     words = tiny_config(tmp_path, dataset, "epochs=2")
     result = accelerate_launch("zero2.yaml", *words)
@@ -50,3 +85,17 @@ def test_deepspeed_trains_on_two_ranks_and_its_weights_load_anywhere(
     checkpoint.build_model()
     again = accelerate_launch("zero2.yaml", *words[:1], "epochs=2")
     assert again.returncode != 0 and "cannot be resumed" in again.stderr
+
+
+def test_deepspeed_clips_gradients_as_the_config_says(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """DeepSpeed reads its own file only, and clips at 1.0 if that says nothing.
+
+    Adam divides by the gradient's size plus 1e-8, so clipped to 1e-14 nothing moves.
+    """
+    pytest.importorskip("deepspeed")
+    words = tiny_config(tmp_path, dataset, "epochs=1", "optim.clip_grad_norm=1e-14")
+    result = accelerate_launch("zero2.yaml", *words)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert distance_moved(tmp_path / "run") < 1e-6

@@ -426,6 +426,74 @@ def test_each_form_of_file_name_is_found(clip_id: str, odd: Any) -> None:
     np.testing.assert_array_equal(samples[key], np.full(ODD_SAMPLES, value))
 
 
+def test_two_segments_of_one_short_recording_are_two_sounds(
+    tmp_path: Path, run: Run
+) -> None:
+    """Else the second gets the sound of the first: 3 s look like a cut 2 s segment."""
+    source = write_source(tmp_path / "source", num_clips=1)
+    samples = np.repeat(np.array([1, 2, 3], np.int16), RATE)
+    soundfile.write(source.audio / "rec.wav", samples, RATE)
+    rows = ['rec, 0.000, 2.000, "/m/low"', 'rec, 1.000, 3.000, "/m/high"']
+    source.segments.write_text("\n".join(rows) + "\n")
+    assert run("shards.pack", *source.pack_arguments(tmp_path / "out")).returncode == 0
+    index = open_index(tmp_path / "out", kind="audio")
+    reader = MemberReader(index)
+    sounds = {index.key(r): reader.samples(r, 0, 2 * RATE) for r in range(2)}
+    np.testing.assert_array_equal(sounds["rec_0"], samples[: 2 * RATE])
+    np.testing.assert_array_equal(sounds["rec_1000"], samples[RATE:])
+
+
+def test_reading_does_not_look_up_the_place_of_a_clip(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each read of a set of two million clips searches through all of them."""
+    reader = MemberReader(open_index(dataset, kind="audio"))
+    monkeypatch.setattr(type(reader.index), "place", None)
+    assert len(reader.samples(3, 0, 100)) == 100
+
+
+def test_a_packing_does_not_go_on_with_another_class_list(
+    source: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else half of the clips carry the labels of other classes."""
+    words = source.pack_arguments(tmp_path / "out")
+    assert run("shards.pack", *words).returncode == 0
+    source.class_labels.write_text(
+        'index,mid,display_name\n0,/m/mid,"b"\n1,/m/low,"a"\n2,/m/high,"c"\n'
+    )
+    again = run("shards.pack", *words)
+    assert again.returncode == 78 and "classes_sha256" in again.stderr
+
+
+def test_removing_a_rejected_file_and_accepting_its_loss_completes_the_set(
+    source: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else the advice of the error message leads into another error."""
+    (source.audio / "clip3.wav").write_bytes(b"")
+    words = source.pack_arguments(tmp_path / "out")
+    assert run("shards.pack", *words).returncode == 78
+    (source.audio / "clip3.wav").unlink()
+    result = run("shards.pack", *words, "--max-missing", "0.05")
+    assert result.returncode == 0, result.stderr
+    assert len(open_index(tmp_path / "out", kind="audio")) == 23
+
+
+def test_a_full_disk_leaves_no_half_written_shard(
+    source: Source, tmp_path: Path
+) -> None:
+    """Else a reader meets a shard that ends in the middle of a clip."""
+    code = (
+        "import resource, sys; from shards.pack import main; from shards.cli import *;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "run_main(lambda: main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *source.pack_arguments(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "File too large" in result.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".parts"}
+
+
 def test_a_file_that_belongs_to_another_id_is_not_taken(tmp_path: Path) -> None:
     """Else clip `abc`, whose file is missing, gets the sound of clip `Yabc`."""
     (tmp_path / "Yabc.wav").write_bytes(b"")

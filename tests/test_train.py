@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from tests.conftest import MIDS, Run, write_source
-from tests.learning import losses, tiny_config, torchrun
+from tests.learning import distance_moved, losses, tiny_config, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +256,62 @@ def test_a_batch_that_the_processes_cannot_share_ends_them_all(
     assert result.returncode != 0
     assert "cannot be shared by 2 processes; make it a multiple of 2" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_labels_is_refused_where_labels_are_needed(
+    tmp_path: Path, dataset: Path, labels: Path, run: Run
+) -> None:
+    """A model would learn that there is never any sound; or an epoch be lost."""
+    source = write_source(tmp_path / "source", num_clips=24)
+    text = source.segments.read_text()
+    source.segments.write_text(re.sub(r'"[^"]*"', '""', text))
+    assert not run("shards.pack", *source.pack_arguments(tmp_path / "o")).returncode
+    words = tiny_config(tmp_path, dataset)
+    with pytest.raises(ValueError, match="nothing to train on weak labels"):
+        train.main([*words, f"data.audio=[{tmp_path}/o]"])
+    with pytest.raises(ValueError, match="nothing to validate against"):
+        train.main([*words, f"data.valid={tmp_path}/o"])
+
+
+def test_gradients_are_clipped_at_the_norm_of_the_config(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A dead knob. Adam divides by the gradient's size plus 1e-8: 1e-14 is nothing."""
+    words = tiny_config(tmp_path, dataset, "epochs=1")
+    train.main([*words, f"run_dir={tmp_path}/free"])
+    train.main([*words, f"run_dir={tmp_path}/tied", "optim.clip_grad_norm=1e-14"])
+    assert distance_moved(tmp_path / "free") > 1e-3
+    assert distance_moved(tmp_path / "tied") < 1e-6
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """Half a checkpoint would stand in place of a good one."""
+    train.main(tiny_config(tmp_path, dataset, "epochs=9", "patience=1"))
+    before = [folder.name for folder in list_checkpoints(tmp_path / "run")]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / before[-1])
+    code = (
+        "import resource, sys; from psl.train import main; from shards.cli import *;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+        "run_main(lambda: main(sys.argv[1:]))"
+    )
+    words = tiny_config(tmp_path, dataset, "epochs=9", "patience=1")
+    command = [sys.executable, "-c", code, *words]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "File too large" in result.stderr
+    after = [folder.name for folder in list_checkpoints(tmp_path / "run")]
+    assert after == before[:-1]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_run_and_its_data_may_move(tmp_path: Path, dataset: Path) -> None:
+    """Scratch paths change from job to job."""
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    other = shutil.copytree(dataset, tmp_path / "copy")
+    words = tiny_config(tmp_path, dataset, "epochs=1", f"data.audio=[{other}]")
+    train.main([*words, f"run_dir={tmp_path}/moved"])
 
 
 def test_resuming_with_another_config_names_the_difference(
