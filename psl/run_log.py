@@ -9,16 +9,19 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
 import yaml
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from psl.config import read_yaml, to_yaml
+from psl.runtime import sum_over_ranks
 from shards import __version__
 from shards.files import write_atomic
 
@@ -79,6 +82,46 @@ def write_result(run_dir: str | Path, best: Path, mean_ap: float, steps: int) ->
     """result.json, the sign that a run is finished."""
     result = {"best_checkpoint": best.name, "valid_mAP": mean_ap, "steps": steps}
     write_atomic(Path(run_dir, RESULT_NAME), json.dumps(result, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class LossSummary:
+    """What happened since the last record."""
+
+    loss: float
+    """Mean over steps and ranks."""
+    steps_per_second: float
+    wait_share: float
+    """Share of the time spent waiting for data, in [0, 1]."""
+
+
+class LossWindow:
+    """The steps between two records. Losses stay on the device until it closes."""
+
+    def __init__(self, waited_seconds: float, world_size: int) -> None:
+        """``waited_seconds``: time spent waiting for data so far, s."""
+        self._world_size = world_size
+        self._open(waited_seconds)
+
+    def _open(self, waited_seconds: float) -> None:
+        self._losses: list[Tensor] = []
+        self._start, self._waited_before = time.perf_counter(), waited_seconds
+
+    def add(self, loss: Tensor) -> None:
+        """Take this rank's loss of one step."""
+        self._losses.append(loss)
+
+    def close(self, waited_seconds: float) -> LossSummary:
+        """Sum up and begin anew. Collective."""
+        total = sum_over_ranks(torch.stack(self._losses).mean()).item()
+        seconds = time.perf_counter() - self._start
+        summary = LossSummary(
+            loss=total / self._world_size,
+            steps_per_second=len(self._losses) / seconds,
+            wait_share=(waited_seconds - self._waited_before) / seconds,
+        )
+        self._open(waited_seconds)
+        return summary
 
 
 class RunLog:

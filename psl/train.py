@@ -7,7 +7,7 @@ checkpoints. One process, torchrun and accelerate launch all come through here.
 from __future__ import annotations
 
 import dataclasses
-import time
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -41,10 +41,20 @@ from psl.loader import (
 from psl.losses import psl_loss
 from psl.models import ModelConfig, build_from_config
 from psl.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
-from psl.run_log import RunLog, check_same_config, write_first_files, write_result
+from psl.run_log import (
+    LossSummary,
+    LossWindow,
+    RunLog,
+    check_same_config,
+    write_first_files,
+    write_result,
+)
 from shards.cli import JobError, run_main
 from shards.index import Index, open_index
 from shards.plan import Plan
+
+VALID_BATCH_SIZE = 32
+"""Clips scored at a time in validation; their scores do not depend on it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -169,10 +179,9 @@ def _resume(
 ) -> TrainingState:
     """The state to go on from, with its weights loaded; fresh if there is none."""
     checkpoint = load_newest(config.run_dir)
-    if checkpoint is not None:
-        check_same_config(config.run_dir, config)
-    else:
+    if checkpoint is None:
         return TrainingState(0, 0, (), fingerprint)
+    check_same_config(config.run_dir, config)
     if checkpoint.training.plan_fingerprint != fingerprint:
         raise ValueError(
             f"{checkpoint.folder}: was trained on other data or in another order "
@@ -198,16 +207,30 @@ def _train_epoch(run: _Run, state: TrainingState) -> None:
     config, num_steps = run.config, run.plan.num_steps
     run.model.train()
     batches = WaitMeter(_batches(run, state))
-    window = _LogWindow(run, batches)
+    window = LossWindow(batches.waited_seconds, run.accelerator.num_processes)
     for step_in_epoch, batch in enumerate(batches, start=state.step_in_epoch + 1):
         step = state.epoch * num_steps + step_in_epoch
         at_end = step_in_epoch == num_steps
         window.add(_train_step(run, batch, step))
         if at_end or step % config.log_every == 0:
-            window.record(step, state.epoch)
+            _record(run, window.close(batches.waited_seconds), step, state.epoch)
         run.log.advance()
         if config.save_every and step % config.save_every == 0 and not at_end:
             _save(run, dataclasses.replace(state, step_in_epoch=step_in_epoch))
+
+
+def _record(run: _Run, window: LossSummary, step: int, epoch: int) -> None:
+    """Log the steps since the last record; stop if the loss is not a number."""
+    if not math.isfinite(window.loss):
+        raise JobError(f"loss is {window.loss} at step {step}; lower learning_rate")
+    run.log.record(
+        step,
+        epoch=epoch,
+        loss=window.loss,
+        learning_rate=run.learning_rate(step),
+        chunks_per_second=window.steps_per_second * run.config.global_batch_size,
+        wait_share=window.wait_share,
+    )
 
 
 def _batches(run: _Run, state: TrainingState) -> Iterator[Batch]:
@@ -248,41 +271,6 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(mixed[0]))
 
 
-class _LogWindow:
-    """Loss and speed between two records."""
-
-    def __init__(self, run: _Run, batches: WaitMeter) -> None:
-        self._run, self._batches = run, batches
-        self._reset()
-
-    def _reset(self) -> None:
-        self._losses: list[torch.Tensor] = []
-        self._start = time.perf_counter()
-        self._waited_before = self._batches.waited_seconds
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Take one step's loss."""
-        self._losses.append(loss)
-
-    def record(self, step: int, epoch: int) -> None:
-        """Write a record of the steps since the last one. Collective."""
-        config, world = self._run.config, self._run.accelerator.num_processes
-        mean = runtime.sum_over_ranks(torch.stack(self._losses).mean()).item() / world
-        if not np.isfinite(mean):
-            raise JobError(f"loss is {mean} at step {step}; lower learning_rate")
-        seconds = time.perf_counter() - self._start
-        waited = self._batches.waited_seconds - self._waited_before
-        self._run.log.record(
-            step,
-            epoch=epoch,
-            loss=mean,
-            learning_rate=self._run.learning_rate(step),
-            chunks_per_second=len(self._losses) * config.global_batch_size / seconds,
-            wait_share=waited / seconds,
-        )
-        self._reset()
-
-
 def _validate(run: _Run, state: TrainingState) -> TrainingState:
     """The state after the epoch, with its validation mAP. Collective."""
     model = run.bare_model
@@ -301,10 +289,6 @@ def _validate(run: _Run, state: TrainingState) -> TrainingState:
     return dataclasses.replace(
         state, epoch=state.epoch + 1, step_in_epoch=0, history=history
     )
-
-
-VALID_BATCH_SIZE = 32
-"""Clips scored at a time in validation; their scores do not depend on it."""
 
 
 def _save(run: _Run, state: TrainingState) -> None:
@@ -332,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv,
         command="python -m psl.train",
         purpose="Train a tagger on weak or pseudo strong labels.",
-        example="python -m psl.train configs/mini/psl_2s.yaml run_dir=runs/psl_2s",
+        example="python -m psl.train configs/mini/base.yaml configs/mini/psl_2s.yaml "
+        "run_dir=runs/mine optim.learning_rate=1e-3",
     )
     accelerator = runtime.start(
         precision=config.precision,
