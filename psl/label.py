@@ -24,7 +24,7 @@ from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
 from psl.loader import LoaderConfig, fetch_ahead, read_chunks, to_device, to_waveform
 from shards import __version__
-from shards.cli import run_main
+from shards.cli import JobError, run_main
 from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import encode_labels
@@ -105,7 +105,8 @@ def label_rows(
 ) -> Iterator[Row]:
     """The label rows of clips ``rows``, in their order.
 
-    Batches fill across clips; ``model`` gives one probability vector per chunk.
+    Batches fill across clips; ``model`` gives one probability vector per chunk. Raises
+    JobError naming the clip for which it gives no probabilities.
     """
     if not len(rows):
         return
@@ -127,10 +128,13 @@ def label_rows(
             probs.append(clip_probs.cpu().numpy())
     per_clip = np.split(np.concatenate(probs), np.cumsum(num_chunks)[:-1])
     for row, clip_probs in zip(rows, per_clip, strict=True):
+        try:
+            data = encode_labels(clip_probs)
+        except ValueError as error:
+            place = reader.index.place(int(row))
+            raise JobError(f"{place}: from teacher {config.teacher}: {error}") from None
         key = reader.index.key(int(row))
-        yield Row(
-            key=key, suffix="npy", data=encode_labels(clip_probs), count=len(clip_probs)
-        )
+        yield Row(key=key, suffix="npy", data=data, count=len(clip_probs))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from sklearn.metrics import average_precision_score
 
 from psl import evaluate, label, train
 from psl.checkpoint import load_checkpoint
+from shards.cli import JobError
 from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
@@ -108,6 +111,29 @@ def test_a_process_with_part_of_the_work_publishes_nothing(
     result = run("psl.label", *arguments, RANK="1", WORLD_SIZE="3")
     assert "other shards are still missing" in result.stdout
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_a_teacher_that_gives_no_probability_is_named_with_the_clip(
+    teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN would go into the labels, and from there into every student."""
+
+    def broken(waveform: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.full((len(waveform), 3), torch.nan), None
+
+    monkeypatch.setattr("psl.runtime.place", lambda model, _: Broken(broken))
+    with pytest.raises(JobError, match=r"key 'clip\d+_0' at row 0: from teacher .*run"):
+        label.main(words(teacher, dataset, tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+class Broken(torch.nn.Module):
+    """A model that does what it is told."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.forward = forward
 
 
 def test_a_shard_without_clips_is_labelled_as_such(
