@@ -195,8 +195,11 @@ class DatasetBuilder:
         Any process may call it, at any time and more than once.
         """
         parts = [part for name in names if (part := self.part(name))]
-        if len(parts) == len(names):
-            self._publish(parts)
+        try:
+            if len(parts) == len(names):
+                self._publish(parts)
+        except FileNotFoundError:  # another process has published and cleared up
+            pass
         return (self.folder / INDEX_NAME).exists()
 
     def _publish(self, parts: list[Part]) -> None:

@@ -83,7 +83,8 @@ def test_deepspeed_trains_on_two_ranks_and_its_weights_load_anywhere(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
     checkpoint = load_checkpoint(tmp_path / "run")
     checkpoint.build_model()
-    again = accelerate_launch("zero2.yaml", *words[:1], "epochs=2")
+    (tmp_path / "run" / "checkpoints" / "step_00000012").rename(tmp_path / "lost")
+    again = accelerate_launch("zero2.yaml", *words)
     assert again.returncode != 0 and "cannot be resumed" in again.stderr
 
 

@@ -182,8 +182,7 @@ class Chain:
                 self.say(f"{step.name}: done already ({step.result})")
                 continue
             self.say(f"{step.name}: {shlex.join(['python', *step.command[1:]])}")
-            place = "-".join(step.result.parent.parts[-2:])
-            log = self._logs / f"{step.name.replace(' ', '_')}-{place}.log"
+            log = self._logs / f"{'-'.join(step.result.parent.parts)}.log"
             with open(log, "w", encoding="utf-8") as stream:
                 status = subprocess.run(
                     step.command,
