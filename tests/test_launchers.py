@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from psl.checkpoint import load_checkpoint
@@ -60,10 +59,7 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(
     while not (metrics.exists() and '"step": 8,' in metrics.read_text()):
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    children = subprocess.run(
-        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
-    )
-    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    psutil.Process(job.pid).children()[-1].kill()
     assert job.wait(timeout=60) != 0
     result = torchrun(2, "psl.train", *killed)
     assert result.returncode == 0, result.stderr
