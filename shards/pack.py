@@ -1,9 +1,9 @@
-"""AudioSet CSVs + a folder of audio files -> audio shards.
+"""Clips of any source -> audio shards.
 
-Owns the (seeded) order of clips and the report of what was packed, missing and
-rejected. Which clip goes to which shard depends on the
-CSV, the files present and the seed alone, so any number of workers writes the same
-bytes.
+Owns the (seeded) order of clips, how the work is split among processes and machines,
+and the report of what was packed, missing and rejected. Which clip goes to which shard
+depends on the listing and the seed alone, so any number of workers and parts writes
+the same bytes.
 """
 
 from __future__ import annotations
@@ -11,34 +11,32 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import multiprocessing
-import os
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeGuard
 
 import numpy as np
-from tqdm import tqdm
 
 from shards import __version__
-from shards.audio import CODECS, encode, load_segment
+from shards.audio import CODECS, encode
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
 from shards.files import file_sha256, write_atomic
 from shards.schema import ClipInfo, ShardError
-from shards.segments import Segment, find_audio, read_segments
+from shards.sources import Clip, Listing, Load, folder
+from shards.workers import Task, check_workers, default_workers, run_tasks
 from shards.writer import DatasetBuilder, Part, Row
 
 REPORT_NAME = "pack_report.csv"
 
+GROUPS_SHUFFLED = 8
+"""Of a source that is read in groups, clips are shuffled within this many of them."""
+
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How segments become shards."""
+    """How clips become shards."""
 
     codec: str = "wav"
     sample_rate: int = 16000
@@ -52,192 +50,239 @@ class PackSettings:
                 raise ValueError(f"{name} = {value}; expected {least} or more")
 
 
-_Job = tuple[Segment, Path, bool]
-"""A segment, its file, and whether other segments are in that file, too."""
+@dataclass(frozen=True)
+class Limits:
+    """Fractions of the listed clips that may be lost before it is an error."""
+
+    max_missing: float = 0.0
+    max_rejected: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_missing", "max_rejected"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}; expected a fraction, 0 to 1"
+                )
 
 
-def _rows(
-    jobs: Sequence[_Job],
-    settings: PackSettings,
-    classes: Classes,
-    rejected: list[list[str]],
-) -> Iterator[Row]:
-    """Rows of one shard; what cannot be used goes to ``rejected`` with its reason."""
-    for segment, path, is_recording in jobs:
-        try:
-            samples = load_segment(
-                path,
-                start_seconds=segment.start_seconds,
-                end_seconds=segment.end_seconds,
-                sample_rate=settings.sample_rate,
-                is_recording=is_recording,
-            )
-        except ShardError as error:
-            rejected.append([segment.key, "rejected", str(error)])
-            continue
-        info = ClipInfo(
-            clip_id=segment.clip_id,
-            start_seconds=segment.start_seconds,
-            num_samples=len(samples),
-            sample_rate=settings.sample_rate,
-            labels=tuple(classes.mids[i] for i in segment.labels),
-        )
-        yield Row(
-            key=segment.key,
-            suffix=settings.codec,
-            data=encode(
-                samples, codec=settings.codec, sample_rate=settings.sample_rate
-            ),
-            count=len(samples),
-            labels=segment.labels,
-            extra={"json": info.to_bytes()},
-        )
+@dataclass(frozen=True)
+class Share:
+    """The shards that one of several machines packs."""
 
+    number: int
+    count: int
 
-def _pack_shard(
-    builder: DatasetBuilder,
-    settings: PackSettings,
-    name: str,
-    jobs: Sequence[_Job],
-) -> int:
-    """Write one shard unless it is done; the number of clips it was to hold.
-
-    A shard made when other files were there holds other clips, and is not done.
-    """
-    part = builder.part(name)
-    done = {row[0] for row in part.rows + part.notes} if part else set()
-    if part is None or done != {segment.key for segment, _, _ in jobs}:
-        rejected: list[list[str]] = []
-        builder.add(name, _rows(jobs, settings, builder.classes, rejected), rejected)
-    return len(jobs)
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From ``i/n``, i counted from 0 as SLURM counts array tasks."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal()):
+            raise ValueError(f"--part {text}; expected i/n, such as 0/8")
+        if not int(number) < int(count):
+            raise ValueError(f"--part {text}; expected i from 0 to n - 1")
+        return cls(int(number), int(count))
 
 
 def pack(
+    listing: Listing,
     *,
-    audio: str | Path,
-    segments_csv: str | Path,
-    class_labels: str | Path,
+    classes: Classes,
     out: str | Path,
     settings: PackSettings | None = None,
+    limits: Limits | None = None,
     workers: int = 1,
-    max_missing: float = 0.0,
-    max_rejected: float = 0.0,
+    part: Share | None = None,
 ) -> str:
     """Pack a dataset into the folder ``out`` and return a one-line summary.
 
-    ``max_missing`` and ``max_rejected`` are the fractions of the segments that may
-    have no file, or a file that cannot be used; past them ShardError is raised and no
-    index appears (whole shards stay for the next run). ``pack_report.csv`` in
-    ``out`` lists every such segment with its reason.
+    With ``part`` only that share of the shards is made, and no index: merge() does
+    that when all parts are there. Past ``limits`` ShardError is raised and no index
+    appears (whole shards stay for the next run). ``pack_report.csv`` in ``out`` lists
+    every clip that is not in the dataset with its reason.
     """
-    _check_limits(workers, max_missing, max_rejected)
-    settings, out = settings or PackSettings(), Path(out)
-    classes = read_classes(class_labels)
-    segments = read_segments(segments_csv, classes)
-    files = find_audio(audio, segments)
-    report = [
-        [segment.key, "missing", f"no audio file in {audio}"]
-        for segment in segments
-        if segment.key not in files
+    check_workers(workers)
+    settings, limits = settings or PackSettings(), limits or Limits()
+    builder = _builder(listing, classes, Path(out), settings)
+    if builder.finished():
+        return f"{out}: already packed from these clips with these settings"
+    _check_missing(listing, limits, builder.folder)
+    builder.begin()
+    hands = _deal(listing, settings)
+    mine = hands
+    if part is not None:
+        mine = {name: hands[name] for name in list(hands)[part.number :: part.count]}
+    tasks = [
+        Task(len(clips), _pack_shard, (builder, listing.load, settings, name, clips))
+        for name, clips in mine.items()
     ]
-    builder = DatasetBuilder(
+    run_tasks(tasks, workers, unit="clip", title=f"pack {builder.folder.name}")
+    if part is not None:
+        return (
+            f"{out}: part {part.number}/{part.count} is packed, {len(mine)} of "
+            f"{len(hands)} shards; when all parts are, run again with --merge"
+        )
+    return _publish(builder, listing, hands, limits)
+
+
+def merge(
+    listing: Listing,
+    *,
+    classes: Classes,
+    out: str | Path,
+    settings: PackSettings | None = None,
+    limits: Limits | None = None,
+) -> str:
+    """Check the shards that all parts have packed, and publish the dataset.
+
+    Every shard is read once and compared with its record. Raises ShardError naming a
+    shard that is not there, or is not what its part has written.
+    """
+    settings, limits = settings or PackSettings(), limits or Limits()
+    builder = _builder(listing, classes, Path(out), settings)
+    if builder.finished():
+        return f"{out}: already packed from these clips with these settings"
+    _check_missing(listing, limits, builder.folder)
+    builder.begin()
+    hands = _deal(listing, settings)
+    for number, (name, clips) in enumerate(hands.items()):
+        if not _is_done(part := builder.part(name), clips):
+            raise ShardError(
+                f"{builder.folder / name}: not packed yet, or from other files; run "
+                f"--part {number}/{len(hands)}, or the part that is to make it"
+            )
+        if file_sha256(builder.folder / name) != part.shard.sha256:
+            builder.forget(name)
+            raise ShardError(
+                f"{builder.folder / name}: bytes differ from what its part wrote; "
+                f"run --part {number}/{len(hands)} to make it again"
+            )
+    return _publish(builder, listing, hands, limits)
+
+
+def _builder(
+    listing: Listing, classes: Classes, out: Path, settings: PackSettings
+) -> DatasetBuilder:
+    return DatasetBuilder(
         folder=out,
         kind="audio",
         classes=classes,
         properties={"codec": settings.codec, "sample_rate": settings.sample_rate},
         provenance={
             "packed_by": f"shards {__version__}",
-            "segments_sha256": file_sha256(segments_csv),
+            **listing.provenance,
             "clips_per_shard": settings.clips_per_shard,
             "seed": settings.seed,
         },
     )
-    if builder.finished():
-        return f"{out}: already packed from these segments with these settings"
-    if len(report) > max_missing * len(segments):
-        _write_report(out, report)
-        raise _too_many("have no audio file", report, len(segments), out)
-    if not files:
-        raise ShardError(f"{audio}: has the file of no segment; nothing to pack")
-    builder.begin()
-    uses = Counter(files.values())
-    jobs = [
-        (segment, path, uses[path] > 1)
-        for segment in segments
-        if (path := files.get(segment.key))
+
+
+def _deal(listing: Listing, settings: PackSettings) -> dict[str, list[Clip]]:
+    """The shuffled clips of each shard, by shard name, in nearly equal numbers."""
+    clips, rng = listing.clips, np.random.default_rng(settings.seed)
+    if listing.groups is None:
+        order = rng.permutation(len(clips))
+    else:
+        order = _shuffle_groups(listing.groups, rng)
+    hands = np.array_split(order, max(1, -(-len(clips) // settings.clips_per_shard)))
+    return {f"{n:06d}.tar": [clips[i] for i in hand] for n, hand in enumerate(hands)}
+
+
+def _shuffle_groups(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows [R] such that neighbours come from few groups, in random order."""
+    runs = np.split(np.arange(len(groups)), np.flatnonzero(np.diff(groups)) + 1)
+    runs = [runs[i] for i in rng.permutation(len(runs))]
+    windows = [
+        np.concatenate(runs[start : start + GROUPS_SHUFFLED])
+        for start in range(0, len(runs), GROUPS_SHUFFLED)
     ]
-    parts = _pack_shards(builder, settings, _deal(jobs, settings), workers)
+    return np.concatenate([rng.permutation(window) for window in windows])
+
+
+def _pack_shard(
+    builder: DatasetBuilder,
+    load: Load,
+    settings: PackSettings,
+    name: str,
+    clips: Sequence[Clip],
+) -> None:
+    """Write one shard unless it is done."""
+    if not _is_done(builder.part(name), clips):
+        rejected: list[list[str]] = []
+        rows = _rows(clips, load, settings, builder.classes, rejected)
+        builder.add(name, rows, rejected)
+
+
+def _is_done(part: Part | None, clips: Sequence[Clip]) -> TypeGuard[Part]:
+    """A shard made when other files were there holds other clips, and is not done."""
+    keys = {row[0] for row in part.rows + part.notes} if part else None
+    return keys == {clip.key for clip in clips}
+
+
+def _rows(
+    clips: Sequence[Clip],
+    load: Load,
+    settings: PackSettings,
+    classes: Classes,
+    rejected: list[list[str]],
+) -> Iterator[Row]:
+    """Rows of one shard; what cannot be used goes to ``rejected`` with its reason."""
+    codec, rate = settings.codec, settings.sample_rate
+    for clip in clips:
+        try:
+            samples = load(clip, rate)
+        except ShardError as error:
+            rejected.append([clip.key, "rejected", str(error)])
+            continue
+        info = ClipInfo(
+            clip_id=clip.clip_id,
+            start_seconds=clip.start_seconds,
+            num_samples=len(samples),
+            sample_rate=rate,
+            labels=tuple(classes.mids[i] for i in clip.labels),
+        )
+        yield Row(
+            key=clip.key,
+            suffix=codec,
+            data=encode(samples, codec=codec, sample_rate=rate),
+            count=len(samples),
+            labels=clip.labels,
+            extra={"json": info.to_bytes()},
+        )
+
+
+def _publish(
+    builder: DatasetBuilder,
+    listing: Listing,
+    hands: dict[str, list[Clip]],
+    limits: Limits,
+) -> str:
+    """Write the report and, within ``limits``, the index over finished shards."""
+    out = builder.folder
+    parts = [part for name in hands if (part := builder.part(name))]
     rejected = [note for part in parts for note in part.notes]
-    _write_report(out, report + rejected)
-    if len(rejected) == len(jobs) or len(rejected) > max_rejected * len(segments):
+    _write_report(out, listing.missing + rejected)
+    total = len(listing.clips) + len(listing.missing)
+    all_lost = len(rejected) == len(listing.clips)
+    if all_lost or len(rejected) > limits.max_rejected * total:
         for part in parts:
             if part.notes:  # its files may be mended before the next run
                 builder.forget(part.shard.name)
-        raise _too_many("cannot be used", rejected, len(segments), out)
-    builder.publish([part.shard.name for part in parts])
+        raise _too_many("cannot be used", rejected, total, out)
+    builder.publish(list(hands))
     return (
-        f"{out}: packed {len(jobs) - len(rejected)} clips in {len(parts)} shards, "
-        f"{len(report)} missing, {len(rejected)} rejected (listed in "
+        f"{out}: packed {len(listing.clips) - len(rejected)} clips in {len(parts)} "
+        f"shards, {len(listing.missing)} missing, {len(rejected)} rejected (listed in "
         f"{out / REPORT_NAME})"
     )
 
 
-def _check_limits(workers: int, max_missing: float, max_rejected: float) -> None:
-    for name, share in (("missing", max_missing), ("rejected", max_rejected)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"max_{name} = {share}; expected a fraction, 0 to 1")
-    if workers < 1:
-        raise ValueError(f"workers = {workers}; expected 1 or more")
-
-
-def _deal(jobs: list[_Job], settings: PackSettings) -> dict[str, list[_Job]]:
-    """The shuffled clips of each shard, by shard name, in nearly equal numbers."""
-    order = np.random.default_rng(settings.seed).permutation(len(jobs))
-    hands = np.array_split(order, max(1, -(-len(jobs) // settings.clips_per_shard)))
-    return {f"{n:06d}.tar": [jobs[i] for i in hand] for n, hand in enumerate(hands)}
-
-
-def _pack_shards(
-    builder: DatasetBuilder,
-    settings: PackSettings,
-    shards: dict[str, list[_Job]],
-    workers: int,
-) -> list[Part]:
-    """Make the shards that are not done; the records of all."""
-    total = sum(map(len, shards.values()))
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        tqdm(total=total, unit="clip", desc=f"pack {builder.folder.name}") as bar,
-        ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool,
-    ):
-        tasks = [
-            pool.submit(_pack_shard, builder, settings, name, jobs)
-            for name, jobs in shards.items()
-        ]
-        try:
-            for task in as_completed(tasks):
-                bar.update(task.result())
-        except BrokenProcessPool:
-            raise OSError(
-                "a packing process died, perhaps for want of memory; run again with "
-                "fewer --workers"
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [part for name in shards if (part := builder.part(name))]
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when its packer is killed; it would wait forever."""
-    packer = multiprocessing.parent_process()
-    assert packer is not None
-
-    def wait() -> None:
-        packer.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _check_missing(listing: Listing, limits: Limits, out: Path) -> None:
+    missing, total = listing.missing, len(listing.clips) + len(listing.missing)
+    if len(missing) > limits.max_missing * total:
+        _write_report(out, missing)
+        raise _too_many("have no audio", missing, total, out)
+    if not listing.clips:
+        raise ShardError(f"{listing.where}: has not one clip; nothing to pack")
 
 
 def _write_report(out: Path, lines: list[list[str]]) -> None:
@@ -252,7 +297,7 @@ def _too_many(what: str, lines: list[list[str]], total: int, out: Path) -> Shard
     """The error that sums up ``lines``, which are in the report."""
     key, status, reason = lines[0]
     return ShardError(
-        f"{len(lines)} of {total} segments {what} (first: {key}: {reason}; all in "
+        f"{len(lines)} of {total} clips {what} (first: {key}: {reason}; all in "
         f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
         f"with --max-{status} F"
     )
@@ -261,7 +306,7 @@ def _too_many(what: str, lines: list[list[str]], total: int, out: Path) -> Shard
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m shards.pack",
-        description="Pack AudioSet CSVs and a folder of audio files into shards.",
+        description="Pack audio and its labels into shards.",
         epilog="example: python -m shards.pack --audio wavs --segments "
         "balanced_train_segments.csv --class-labels class_labels_indices.csv "
         "--out data/balanced --max-missing 0.2",
@@ -275,15 +320,26 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sample-rate", type=int, default=defaults.sample_rate, help="Hz")
     add("--clips-per-shard", type=int, default=defaults.clips_per_shard)
     add("--seed", type=int, default=defaults.seed, help="of the order of clips")
-    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    add("--workers", type=int, default=default_workers(), help="processes")
     for what in ("missing", "rejected"):
         add(
             f"--max-{what}",
             type=float,
             default=0.0,
             metavar="F",
-            help=f"fraction of segments that may be {what} (default 0)",
+            help=f"fraction of clips that may be {what} (default 0)",
         )
+    whole = parser.add_mutually_exclusive_group()
+    whole.add_argument(
+        "--part",
+        metavar="i/n",
+        help="pack only share i (from 0) of n, as one task of an array",
+    )
+    whole.add_argument(
+        "--merge",
+        action="store_true",
+        help="check the shards that all parts have packed, and write the index",
+    )
     return parser.parse_args(argv)
 
 
@@ -293,16 +349,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = PackSettings(
         args.codec, args.sample_rate, args.clips_per_shard, args.seed
     )
-    summary = pack(
-        audio=args.audio,
-        segments_csv=args.segments,
-        class_labels=args.class_labels,
-        out=args.out,
-        settings=settings,
-        workers=args.workers,
-        max_missing=args.max_missing,
-        max_rejected=args.max_rejected,
-    )
+    limits = Limits(args.max_missing, args.max_rejected)
+    classes = read_classes(args.class_labels)
+    listing = folder.list_clips(args.audio, args.segments, classes)
+    if args.merge:
+        summary = merge(
+            listing, classes=classes, out=args.out, settings=settings, limits=limits
+        )
+    else:
+        summary = pack(
+            listing,
+            classes=classes,
+            out=args.out,
+            settings=settings,
+            limits=limits,
+            workers=args.workers,
+            part=Share.parse(args.part) if args.part else None,
+        )
     print(summary)
 
 

@@ -608,7 +608,7 @@ def test_missing_files_are_listed_and_refused_past_the_limit(
     words = source.pack_arguments(out)
     refused = run("shards.pack", *words, "--max-missing", "0.12")  # 2.88 of 24
     assert refused.returncode == 78
-    assert "3 of 24 segments have no audio file" in refused.stderr
+    assert "3 of 24 clips have no audio" in refused.stderr
     assert not (out / "index.json").exists()
     expected = [(f"clip{number}_0", "missing") for number in (3, 5, 11)]
     assert [(row["key"], row["status"]) for row in report_of(out)] == expected
@@ -641,7 +641,7 @@ def test_rejected_files_are_listed_and_refused_past_the_limit(
     words = source.pack_arguments(out)
     refused = run("shards.pack", *words, "--max-rejected", "0.08")  # 1.92 of 24
     assert refused.returncode == 78
-    assert "2 of 24 segments cannot be used" in refused.stderr
+    assert "2 of 24 clips cannot be used" in refused.stderr
     assert not (out / "index.json").exists()
     accepted = run("shards.pack", *words, "--max-rejected", "0.09")
     assert accepted.returncode == 0, accepted.stderr

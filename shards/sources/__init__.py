@@ -1,0 +1,51 @@
+"""Where clips come from before they are packed.
+
+Owns what all sources have in common: a listing of clips, each with a place that only
+its source understands, and a function that turns such a clip into samples. One module
+a source; each has a ``list_clips`` that returns a Listing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip to be packed."""
+
+    key: str
+    clip_id: str
+    start_seconds: float
+    """Where the clip begins in recording ``clip_id``."""
+    labels: tuple[int, ...]
+    """Weak class indices, ascending."""
+    place: tuple[Any, ...]
+    """What the source needs to load it: plain values, sent to worker processes."""
+
+
+Load = Callable[[Clip, int], np.ndarray]
+"""Samples [N] int16 of a clip, mono at the rate asked for (Hz).
+
+Raises ShardError if the clip cannot be used. Can be sent to worker processes."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All clips of one source."""
+
+    where: str
+    """The file or folder, for messages."""
+    clips: list[Clip]
+    missing: list[list[str]]
+    """Report lines (key, "missing", reason) of what should be there and is not."""
+    provenance: dict[str, Any]
+    """What the clips were listed from; a rerun into the same folder must agree."""
+    load: Load
+    groups: np.ndarray | None = None
+    """[R] number of the run of clips that are cheap to read together, ascending; None
+    if every clip can be read for itself."""

@@ -1,0 +1,83 @@
+"""Work spread over processes that end with their parent.
+
+Owns the pool, its progress bar and what happens when a worker, or the parent, dies.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from shards.cli import JobError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call to be made in a worker process."""
+
+    size: int
+    """How far the progress bar moves when it is done."""
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+def default_workers() -> int:
+    """Cores this process may use, which on a cluster is fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
+
+
+def check_workers(workers: int) -> None:
+    """ValueError unless ``workers`` is a number of processes."""
+    if workers < 1:
+        raise ValueError(f"workers = {workers}; expected 1 or more")
+
+
+def run_tasks(
+    tasks: Sequence[Task], workers: int, *, unit: str, title: str
+) -> list[Any]:
+    """The results of ``tasks``, in order, made by ``workers`` processes.
+
+    The first exception ends the work: what is running is finished, the rest is not
+    begun. Raises JobError if a worker dies.
+    """
+    check_workers(workers)
+    spawn = multiprocessing.get_context("spawn")
+    total = sum(task.size for task in tasks)
+    with (
+        tqdm(total=total, unit=unit, desc=title) as bar,
+        ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool,
+    ):
+        futures = {pool.submit(task.function, *task.arguments): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update(futures[future].size)
+        except BrokenProcessPool:
+            raise JobError(
+                "a worker process died, perhaps for want of memory; run again with "
+                "fewer --workers"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when its parent is killed; it would wait forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
