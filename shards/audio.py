@@ -1,170 +1,138 @@
-"""Audio bytes: any file -> mono int16 at one rate, and clip members <-> int16.
+"""Clip members <-> mono int16 samples.
 
-The only module that knows a codec (libsndfile through soundfile) and the resampler
-(soxr).
+Owns the codecs of clips inside shards; decode.py owns audio as people have it.
+Members are untrusted: no more is decoded than is asked for.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
 import struct
-from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
-import soxr
 
+from shards.containers import find_wav_data
+from shards.decode import MAX_CLIP_SECONDS, load_clip
 from shards.schema import ShardError
 
-CODECS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16")}
-"""Member suffix -> libsndfile format and subtype."""
+CODECS = ("wav", "flac", "opus")
+"""What clips can be packed as; also the member's suffix."""
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au")
-"""File names that are looked at as audio."""
+SOURCE_CODEC = "source"
+"""Codec of a dataset whose members are audio files as found, of any form."""
 
-SLACK_SECONDS = 1.0
-"""A file at most this much longer than its segment is taken as the cut segment."""
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+"""Sample rates (Hz) that Opus has."""
 
-MAX_CHANNELS = 32
-
-
-def load_segment(
-    path: str | Path,
-    *,
-    start_seconds: float,
-    end_seconds: float,
-    sample_rate: int,
-    is_recording: bool = False,
-) -> np.ndarray:
-    """Samples [N] int16, mono at ``sample_rate``, of one segment of a recording.
-
-    ``path`` is either the segment already cut out (no longer than the segment and
-    one second) or the whole recording, which is then cut; ``is_recording`` says that it
-    can only be the latter, since other segments are in it, too. Never longer than the
-    segment; shorter when the audio is. Channels are averaged.
-
-    Raises ShardError saying what is wrong with the file.
-    """
-    path = Path(path)
-    if path.stat().st_size == 0:
-        raise ShardError(f"{path}: empty file; fetch it again")
-    _check_riff_length(path)
-    try:
-        with soundfile.SoundFile(path) as stream:
-            samples, rate = _read_segment(
-                stream, path, start_seconds, end_seconds, is_recording
-            )
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
-        raise ShardError(f"{path}: not decodable audio: {reason}") from None
-    if not np.isfinite(samples).all():
-        raise ShardError(f"{path}: NaN or infinite samples; repair or remove the file")
-    mono = samples.mean(axis=1)
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate)
-    return to_int16(mono[: round((end_seconds - start_seconds) * sample_rate)])
-
-
-def _read_segment(
-    stream: soundfile.SoundFile,
-    path: Path,
-    start_seconds: float,
-    end_seconds: float,
-    is_recording: bool,
-) -> tuple[np.ndarray, int]:
-    rate, seconds = stream.samplerate, stream.frames / stream.samplerate
-    if stream.channels > MAX_CHANNELS:
-        raise ShardError(
-            f"{path}: {stream.channels} channels, expected at most {MAX_CHANNELS}"
-        )
-    wanted_seconds = end_seconds - start_seconds
-    if is_recording or seconds > wanted_seconds + SLACK_SECONDS:
-        if seconds < start_seconds + min(wanted_seconds, SLACK_SECONDS):
-            raise ShardError(
-                f"{path}: {seconds:.2f} s of audio is neither the segment "
-                f"({wanted_seconds:.2f} s) nor a recording that reaches "
-                f"{start_seconds:.2f} s; cut it or correct the segments CSV"
-            )
-        stream.seek(round(start_seconds * rate))
-    num_frames = round(wanted_seconds * rate)
-    samples = stream.read(num_frames, dtype="float32", always_2d=True)
-    if len(samples) == 0:
-        raise ShardError(f"{path}: no audio samples; fetch it again")
-    return samples, rate
-
-
-def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """int16 PCM from floats in [-1, 1); what lies outside is clipped."""
-    return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def _check_riff_length(path: Path) -> None:
-    """ShardError if a RIFF file ends before its data chunk says it does.
-
-    libsndfile reads such a file without a word. Sizes of 0 and 0xFFFFFFFF are what
-    streaming writers leave: it reads the latter whole, and in the former no sample.
-    """
-    with (
-        open(path, "rb") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        if data[:4] != b"RIFF":
-            return
-        try:
-            start, size = find_wav_data(data)
-        except ShardError as error:
-            raise ShardError(f"{path}: {error}") from None
-        left = len(data) - start
-    if size not in (0, 0xFFFFFFFF) and size > left:
-        raise ShardError(
-            f"{path}: truncated: {size} bytes of samples announced, {left} present; "
-            "fetch it again"
-        )
-
-
-def find_wav_data(data: bytes | memoryview | mmap.mmap) -> tuple[int, int]:
-    """Byte position and announced byte count of the samples of a RIFF WAVE file."""
-    position = 12
-    while position + 8 <= len(data):
-        name, size = struct.unpack_from("<4sI", data, position)
-        if name == b"data":
-            return position + 8, size
-        position += 8 + size + size % 2
-    raise ShardError("no data chunk; not a complete WAV file")
+OPUS_BITS_PER_SAMPLE = 3
+"""Bit rate over sample rate: 48 kbit/s at 16 kHz."""
 
 
 def encode(samples: np.ndarray, *, codec: str, sample_rate: int) -> bytes:
-    """A clip member from mono int16 samples [N]."""
-    format_, subtype = CODECS[codec]
+    """A clip member from mono int16 samples [N]; the same bytes every time.
+
+    Raises ValueError if ``codec`` is none of CODECS or has not this sample rate.
+    """
+    check_codec(codec, sample_rate)
+    if codec == "opus":
+        return _encode_opus(samples, sample_rate)
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate, format=format_, subtype=subtype)
+    soundfile.write(buffer, samples, sample_rate, format=codec, subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def check_codec(codec: str, sample_rate: int) -> None:
+    """ValueError if clips cannot be packed as ``codec`` at ``sample_rate`` (Hz)."""
+    if codec not in CODECS:
+        raise ValueError(f"codec = {codec!r}; expected one of {', '.join(CODECS)}")
+    if codec == "opus" and sample_rate not in OPUS_RATES:
+        raise ValueError(
+            f"sample_rate = {sample_rate}; opus has {', '.join(map(str, OPUS_RATES))}"
+        )
+
+
+def _encode_opus(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Ogg/Opus. By FFmpeg, since libsndfile gives each stream a random number."""
+    exact = {"fflags": "+bitexact"}
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ogg", options=exact) as container:
+        track = container.add_stream("libopus", rate=sample_rate)
+        track.layout = "mono"
+        track.bit_rate = OPUS_BITS_PER_SAMPLE * sample_rate
+        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = sample_rate, 0
+        for packet in (*track.encode(frame), *track.encode(None)):
+            container.mux(packet)
     return buffer.getvalue()
 
 
 def decode(
-    data: bytes | memoryview, *, codec: str, start: int, stop: int
+    data: bytes | memoryview, *, codec: str, start: int, stop: int, sample_rate: int
 ) -> np.ndarray:
-    """Samples ``start`` to ``stop`` [N] int16 of a clip member.
+    """Samples ``start`` to ``stop`` [N] int16, at ``sample_rate``, of a clip member.
 
-    A WAV member costs no copy; of a FLAC member only the wanted part is decoded.
-    Raises ShardError if the member is damaged or ends before ``stop``.
+    A WAV member costs no copy; of FLAC and Opus only the wanted part is decoded. A
+    slice of Opus depends on nothing but the member and its bounds, but may differ from
+    the same slice of a longer one by up to about -50 dB of full scale, since a
+    predictive codec takes time to settle. A "source" member is decoded whole.
+
+    Raises ShardError if the member is damaged, ends before ``stop``, or is not mono
+    16-bit at ``sample_rate`` (but for "source").
     """
+    if stop - start > MAX_CLIP_SECONDS * sample_rate:
+        raise ShardError(
+            f"{stop - start} samples of a clip, expected at most "
+            f"{MAX_CLIP_SECONDS * sample_rate:.0f}; pack it in shorter clips"
+        )
     if codec == "wav":
-        position, size = find_wav_data(data)
-        size = min(size, len(data) - position)
-        samples = np.frombuffer(data, "<i2", count=size // 2, offset=position)
-        samples = samples[start:stop]
+        samples = _wav_samples(data, sample_rate)[start:stop]
+    elif codec == SOURCE_CODEC:
+        samples = load_clip(data, sample_rate=sample_rate)[start:stop]
     else:
-        try:
-            with soundfile.SoundFile(io.BytesIO(data)) as stream:
-                stream.seek(start)
-                samples = stream.read(stop - start, dtype="int16")
-        except soundfile.LibsndfileError as error:
-            raise ShardError(error.error_string) from None
+        samples = _decode_part(data, start, stop, sample_rate)
     if len(samples) != stop - start:
         raise ShardError(
             f"{len(samples)} samples from {start}, expected {stop - start}; pack this "
             "shard again"
         )
     return samples
+
+
+_WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH")
+
+
+def _wav_samples(data: bytes | memoryview, sample_rate: int) -> np.ndarray:
+    """All samples [N] int16 of a WAV member, without copying."""
+    if len(data) < 44:
+        raise ShardError(f"{len(data)} bytes; not a complete WAV file")
+    riff, _, wave, fmt, _, kind, channels, rate, _, _, bits = _WAV_HEADER.unpack_from(
+        data
+    )
+    if (riff, wave, fmt) != (b"RIFF", b"WAVE", b"fmt ") or kind != 1 or bits != 16:
+        raise ShardError("not 16-bit PCM in WAV, as a wav member must be")
+    _check_form(rate, channels, sample_rate)
+    position, size = find_wav_data(data)
+    size = min(size, len(data) - position)
+    return np.frombuffer(data, "<i2", count=size // 2, offset=position)
+
+
+def _decode_part(
+    data: bytes | memoryview, start: int, stop: int, sample_rate: int
+) -> np.ndarray:
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as stream:
+            _check_form(stream.samplerate, stream.channels, sample_rate)
+            stream.seek(start)
+            return stream.read(stop - start, dtype="int16")
+    except soundfile.LibsndfileError as error:
+        raise ShardError(error.error_string or "damaged") from None
+
+
+def _check_form(rate: int, channels: int, sample_rate: int) -> None:
+    if (rate, channels) != (sample_rate, 1):
+        raise ShardError(
+            f"{channels} channels at {rate} Hz, expected 1 at {sample_rate} Hz as the "
+            "index says; pack this shard again"
+        )

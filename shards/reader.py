@@ -46,7 +46,13 @@ class MemberReader:
         """Samples ``start`` to ``stop`` [N] int16 of an audio row."""
         codec = self.index.properties["codec"]
         with self._named(row):
-            return audio.decode(self.member(row), codec=codec, start=start, stop=stop)
+            return audio.decode(
+                self.member(row),
+                codec=codec,
+                start=start,
+                stop=stop,
+                sample_rate=self.index.properties["sample_rate"],
+            )
 
     def labels(self, row: int) -> np.ndarray:
         """Chunk labels [K, C] float16 of a label row, all in [0, 1]."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.audio import SUFFIXES
 from shards.classes import Classes
+from shards.decode import SUFFIXES
 from shards.schema import ShardError, make_key
 
 

@@ -200,7 +200,7 @@ def announce_nothing(path: Path) -> None:
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "no audio file in"),
     "empty": (lambda path: path.write_bytes(b""), "empty file"),
-    "truncated": (truncate, "truncated: 3200 bytes of samples announced, 1578 present"),
+    "truncated": (truncate, "truncated: 3244 bytes announced, 1622 present"),
     "header only": (lambda path: os.truncate(path, 30), "no data chunk"),
     "text": (lambda path: path.write_text("not audio\n" * 99), "not decodable audio"),
     "NaN": (write_nan, "NaN or infinite samples"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.audio import load_segment
 from shards.classes import Classes
+from shards.decode import load_segment
 from shards.files import file_sha256
 from shards.schema import ShardError
 from shards.segments import find_audio, read_segments
