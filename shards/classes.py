@@ -9,6 +9,7 @@ import csv
 import functools
 import hashlib
 import io
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,42 @@ class Classes:
     def index_of(self) -> dict[str, int]:
         """Class index by mid."""
         return {mid: index for index, mid in enumerate(self.mids)}
+
+    @functools.cached_property
+    def _index_of_any(self) -> dict[str, int]:
+        """Class index by name, number and mid; what is ambiguous is left out."""
+        found: dict[str, int] = {}
+        for column in (self.names, [str(i) for i in range(len(self))], self.mids):
+            counts = Counter(column)
+            found |= {t: i for i, t in enumerate(column) if counts[t] == 1}
+        return found
+
+    def parse_labels(self, value: object, *, where: str) -> tuple[int, ...]:
+        """Class indices, ascending, of labels as people write them.
+
+        ``value`` is a mid, a display name or a class index, a list of them, or a
+        string of them parted by ``;`` or ``,``; None and "" are no label. Raises
+        ShardError naming ``where`` if one is not in this class list.
+        """
+        if value is None:
+            return ()
+        known = self._index_of_any
+        if isinstance(value, str) and value.strip() not in known:
+            value = value.split(";" if ";" in value else ",")
+        labels = set()
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, bool) or not isinstance(item, str | int):
+                raise ShardError(
+                    f"{where}: label {item!r}; expected a mid, a name or a class index"
+                )
+            text = str(item).strip()
+            if text and text not in known:
+                raise ShardError(
+                    f"{where}: label {text!r} is not in the class list ({len(self)} "
+                    "classes); give the list these labels were made with"
+                )
+            labels |= {known[text]} if text else set()
+        return tuple(sorted(labels))
 
     @functools.cached_property
     def sha256(self) -> str:

@@ -83,6 +83,9 @@ class Index:
     fingerprints: tuple[str, ...]
     """Of each folder, a hash of everything that decides what a reader gets."""
 
+    location: str | None = None
+    """Of one folder, where its tars lie when not beside its index."""
+
     def __len__(self) -> int:
         return len(self.table)
 

@@ -1,319 +1,41 @@
-"""Clips of any source -> audio shards.
+"""The command ``python -m shards.pack``: any source of audio -> a dataset folder.
 
-Owns the (seeded) order of clips, how the work is split among processes and machines,
-and the report of what was packed, missing and rejected. Which clip goes to which shard
-depends on the listing and the seed alone, so any number of workers and parts writes
-the same bytes.
+Owns its words; packing.py does the work and sources/ knows where clips come from.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, TypeGuard
+from collections.abc import Sequence
 
-import numpy as np
-
-from shards import __version__
-from shards.audio import CODECS, encode
+from shards.audio import CODECS
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
-from shards.files import file_sha256, write_atomic
-from shards.schema import ClipInfo, ShardError
-from shards.sources import Clip, Listing, Load, folder
-from shards.workers import Task, check_workers, default_workers, run_tasks
-from shards.writer import DatasetBuilder, Part, Row
+from shards.packing import Limits, PackSettings, Share, merge, pack
+from shards.sources import Listing, folder, hdf5, parquet, webdataset
+from shards.workers import default_workers
 
-REPORT_NAME = "pack_report.csv"
-
-GROUPS_SHUFFLED = 8
-"""Of a source that is read in groups, clips are shuffled within this many of them."""
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """How clips become shards."""
-
-    codec: str = "wav"
-    sample_rate: int = 16000
-    clips_per_shard: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("sample_rate", 1), ("clips_per_shard", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} = {value}; expected {least} or more")
+_EXAMPLES = """examples:
+  python -m shards.pack --audio wavs --segments balanced_train_segments.csv \\
+      --class-labels class_labels_indices.csv --out data/balanced --max-missing 0.2
+  python -m shards.pack --tsv labels/balanced.csv \\
+      --class-labels class_labels_indices.csv --out data/balanced
+  python -m shards.pack --webdataset audioset_tars --label-field tag \\
+      --class-labels class_labels_indices.csv --out data/full
+  python -m shards.pack --parquet audioset_parquet --label-column labels \\
+      --class-labels class_labels_indices.csv --out data/balanced
+"""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Fractions of the listed clips that may be lost before it is an error."""
-
-    max_missing: float = 0.0
-    max_rejected: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_missing", "max_rejected"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)}; expected a fraction, 0 to 1"
-                )
-
-
-@dataclass(frozen=True)
-class Share:
-    """The shards that one of several machines packs."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From ``i/n``, i counted from 0 as SLURM counts array tasks."""
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal()):
-            raise ValueError(f"--part {text}; expected i/n, such as 0/8")
-        if not int(number) < int(count):
-            raise ValueError(f"--part {text}; expected i from 0 to n - 1")
-        return cls(int(number), int(count))
-
-
-def pack(
-    listing: Listing,
-    *,
-    classes: Classes,
-    out: str | Path,
-    settings: PackSettings | None = None,
-    limits: Limits | None = None,
-    workers: int = 1,
-    part: Share | None = None,
-) -> str:
-    """Pack a dataset into the folder ``out`` and return a one-line summary.
-
-    With ``part`` only that share of the shards is made, and no index: merge() does
-    that when all parts are there. Past ``limits`` ShardError is raised and no index
-    appears (whole shards stay for the next run). ``pack_report.csv`` in ``out`` lists
-    every clip that is not in the dataset with its reason.
-    """
-    check_workers(workers)
-    settings, limits = settings or PackSettings(), limits or Limits()
-    builder = _builder(listing, classes, Path(out), settings)
-    if builder.finished():
-        return f"{out}: already packed from these clips with these settings"
-    _check_missing(listing, limits, builder.folder)
-    builder.begin()
-    hands = _deal(listing, settings)
-    mine = hands
-    if part is not None:
-        mine = {name: hands[name] for name in list(hands)[part.number :: part.count]}
-    tasks = [
-        Task(len(clips), _pack_shard, (builder, listing.load, settings, name, clips))
-        for name, clips in mine.items()
-    ]
-    run_tasks(tasks, workers, unit="clip", title=f"pack {builder.folder.name}")
-    if part is not None:
-        return (
-            f"{out}: part {part.number}/{part.count} is packed, {len(mine)} of "
-            f"{len(hands)} shards; when all parts are, run again with --merge"
-        )
-    return _publish(builder, listing, hands, limits)
-
-
-def merge(
-    listing: Listing,
-    *,
-    classes: Classes,
-    out: str | Path,
-    settings: PackSettings | None = None,
-    limits: Limits | None = None,
-) -> str:
-    """Check the shards that all parts have packed, and publish the dataset.
-
-    Every shard is read once and compared with its record. Raises ShardError naming a
-    shard that is not there, or is not what its part has written.
-    """
-    settings, limits = settings or PackSettings(), limits or Limits()
-    builder = _builder(listing, classes, Path(out), settings)
-    if builder.finished():
-        return f"{out}: already packed from these clips with these settings"
-    _check_missing(listing, limits, builder.folder)
-    builder.begin()
-    hands = _deal(listing, settings)
-    for number, (name, clips) in enumerate(hands.items()):
-        if not _is_done(part := builder.part(name), clips):
-            raise ShardError(
-                f"{builder.folder / name}: not packed yet, or from other files; run "
-                f"--part {number}/{len(hands)}, or the part that is to make it"
-            )
-        if file_sha256(builder.folder / name) != part.shard.sha256:
-            builder.forget(name)
-            raise ShardError(
-                f"{builder.folder / name}: bytes differ from what its part wrote; "
-                f"run --part {number}/{len(hands)} to make it again"
-            )
-    return _publish(builder, listing, hands, limits)
-
-
-def _builder(
-    listing: Listing, classes: Classes, out: Path, settings: PackSettings
-) -> DatasetBuilder:
-    return DatasetBuilder(
-        folder=out,
-        kind="audio",
-        classes=classes,
-        properties={"codec": settings.codec, "sample_rate": settings.sample_rate},
-        provenance={
-            "packed_by": f"shards {__version__}",
-            **listing.provenance,
-            "clips_per_shard": settings.clips_per_shard,
-            "seed": settings.seed,
-        },
-    )
-
-
-def _deal(listing: Listing, settings: PackSettings) -> dict[str, list[Clip]]:
-    """The shuffled clips of each shard, by shard name, in nearly equal numbers."""
-    clips, rng = listing.clips, np.random.default_rng(settings.seed)
-    if listing.groups is None:
-        order = rng.permutation(len(clips))
-    else:
-        order = _shuffle_groups(listing.groups, rng)
-    hands = np.array_split(order, max(1, -(-len(clips) // settings.clips_per_shard)))
-    return {f"{n:06d}.tar": [clips[i] for i in hand] for n, hand in enumerate(hands)}
-
-
-def _shuffle_groups(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows [R] such that neighbours come from few groups, in random order."""
-    runs = np.split(np.arange(len(groups)), np.flatnonzero(np.diff(groups)) + 1)
-    runs = [runs[i] for i in rng.permutation(len(runs))]
-    windows = [
-        np.concatenate(runs[start : start + GROUPS_SHUFFLED])
-        for start in range(0, len(runs), GROUPS_SHUFFLED)
-    ]
-    return np.concatenate([rng.permutation(window) for window in windows])
-
-
-def _pack_shard(
-    builder: DatasetBuilder,
-    load: Load,
-    settings: PackSettings,
-    name: str,
-    clips: Sequence[Clip],
-) -> None:
-    """Write one shard unless it is done."""
-    if not _is_done(builder.part(name), clips):
-        rejected: list[list[str]] = []
-        rows = _rows(clips, load, settings, builder.classes, rejected)
-        builder.add(name, rows, rejected)
-
-
-def _is_done(part: Part | None, clips: Sequence[Clip]) -> TypeGuard[Part]:
-    """A shard made when other files were there holds other clips, and is not done."""
-    keys = {row[0] for row in part.rows + part.notes} if part else None
-    return keys == {clip.key for clip in clips}
-
-
-def _rows(
-    clips: Sequence[Clip],
-    load: Load,
-    settings: PackSettings,
-    classes: Classes,
-    rejected: list[list[str]],
-) -> Iterator[Row]:
-    """Rows of one shard; what cannot be used goes to ``rejected`` with its reason."""
-    codec, rate = settings.codec, settings.sample_rate
-    for clip in clips:
-        try:
-            samples = load(clip, rate)
-        except ShardError as error:
-            rejected.append([clip.key, "rejected", str(error)])
-            continue
-        info = ClipInfo(
-            clip_id=clip.clip_id,
-            start_seconds=clip.start_seconds,
-            num_samples=len(samples),
-            sample_rate=rate,
-            labels=tuple(classes.mids[i] for i in clip.labels),
-        )
-        yield Row(
-            key=clip.key,
-            suffix=codec,
-            data=encode(samples, codec=codec, sample_rate=rate),
-            count=len(samples),
-            labels=clip.labels,
-            extra={"json": info.to_bytes()},
-        )
-
-
-def _publish(
-    builder: DatasetBuilder,
-    listing: Listing,
-    hands: dict[str, list[Clip]],
-    limits: Limits,
-) -> str:
-    """Write the report and, within ``limits``, the index over finished shards."""
-    out = builder.folder
-    parts = [part for name in hands if (part := builder.part(name))]
-    rejected = [note for part in parts for note in part.notes]
-    _write_report(out, listing.missing + rejected)
-    total = len(listing.clips) + len(listing.missing)
-    all_lost = len(rejected) == len(listing.clips)
-    if all_lost or len(rejected) > limits.max_rejected * total:
-        for part in parts:
-            if part.notes:  # its files may be mended before the next run
-                builder.forget(part.shard.name)
-        raise _too_many("cannot be used", rejected, total, out)
-    builder.publish(list(hands))
-    return (
-        f"{out}: packed {len(listing.clips) - len(rejected)} clips in {len(parts)} "
-        f"shards, {len(listing.missing)} missing, {len(rejected)} rejected (listed in "
-        f"{out / REPORT_NAME})"
-    )
-
-
-def _check_missing(listing: Listing, limits: Limits, out: Path) -> None:
-    missing, total = listing.missing, len(listing.clips) + len(listing.missing)
-    if len(missing) > limits.max_missing * total:
-        _write_report(out, missing)
-        raise _too_many("have no audio", missing, total, out)
-    if not listing.clips:
-        raise ShardError(f"{listing.where}: has not one clip; nothing to pack")
-
-
-def _write_report(out: Path, lines: list[list[str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["key", "status", "reason"])
-    writer.writerows(lines)
-    write_atomic(out / REPORT_NAME, buffer.getvalue())
-
-
-def _too_many(what: str, lines: list[list[str]], total: int, out: Path) -> ShardError:
-    """The error that sums up ``lines``, which are in the report."""
-    key, status, reason = lines[0]
-    return ShardError(
-        f"{len(lines)} of {total} clips {what} (first: {key}: {reason}; all in "
-        f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
-        f"with --max-{status} F"
-    )
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shards.pack",
-        description="Pack audio and its labels into shards.",
-        epilog="example: python -m shards.pack --audio wavs --segments "
-        "balanced_train_segments.csv --class-labels class_labels_indices.csv "
-        "--out data/balanced --max-missing 0.2",
+        description="Pack audio and its labels into shards. Give one source.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_sources(parser)
     add, defaults = parser.add_argument, PackSettings()
-    add("--audio", required=True, help="folder with the audio files, searched deeply")
-    add("--segments", required=True, help="segments CSV in AudioSet's form")
     add("--class-labels", required=True, help="class_labels_indices.csv")
     add("--out", required=True, help="dataset folder to make")
     add("--codec", choices=sorted(CODECS), default=defaults.codec)
@@ -340,18 +62,57 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="check the shards that all parts have packed, and write the index",
     )
-    return parser.parse_args(argv)
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    add = source.add_argument
+    add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
+    add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
+    add("--webdataset", nargs="+", metavar="PLACE", help="WebDataset tars, or folders")
+    add("--parquet", nargs="+", metavar="PLACE", help="Parquet files, or folders")
+    add = parser.add_argument_group("about the source").add_argument
+    add("--segments", help="with --audio: segments CSV in AudioSet's form")
+    add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
+    add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
+    add("--label-field", default="labels", help="with --webdataset: field of the JSON")
+    add("--audio-column", default="audio", help="with --parquet")
+    add("--label-column", default="labels", help="with --parquet")
+    add("--id-column", help="with --parquet; else the path in the audio column")
+
+
+def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
+    """The clips of the source that the command line names."""
+    if args.audio:
+        if not args.segments:
+            raise ValueError("--audio needs --segments, the CSV of clips and labels")
+        return folder.list_clips(args.audio, args.segments, classes)
+    if args.tsv:
+        return hdf5.list_clips(args.tsv, classes, file=args.hdf5, rate=args.source_rate)
+    if args.webdataset:
+        return webdataset.list_clips(
+            args.webdataset, classes, label_field=args.label_field
+        )
+    return parquet.list_clips(
+        args.parquet,
+        classes,
+        audio_column=args.audio_column,
+        label_column=args.label_column,
+        id_column=args.id_column,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.pack``."""
-    args = _arguments(argv)
+    args = _parser().parse_args(argv)
     settings = PackSettings(
         args.codec, args.sample_rate, args.clips_per_shard, args.seed
     )
     limits = Limits(args.max_missing, args.max_rejected)
+    part = Share.parse(args.part) if args.part else None
     classes = read_classes(args.class_labels)
-    listing = folder.list_clips(args.audio, args.segments, classes)
+    listing = _list_clips(args, classes)
     if args.merge:
         summary = merge(
             listing, classes=classes, out=args.out, settings=settings, limits=limits
@@ -364,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings=settings,
             limits=limits,
             workers=args.workers,
-            part=Share.parse(args.part) if args.part else None,
+            part=part,
         )
     print(summary)
 

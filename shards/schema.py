@@ -132,6 +132,11 @@ def decode_labels(
     return probs.reshape(num_chunks, num_classes)
 
 
+def count_label_chunks(num_bytes: int, num_classes: int) -> int:
+    """Chunks in a label member of ``num_bytes``, if it is one."""
+    return max(0, num_bytes - len(_npy_header(1, num_classes))) // (2 * num_classes)
+
+
 @functools.lru_cache(maxsize=1024)
 def _npy_header(num_chunks: int, num_classes: int) -> bytes:
     buffer = io.BytesIO()

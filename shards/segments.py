@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,15 +80,23 @@ def _parse_segment(fields: list[str], classes: Classes, where: str) -> Segment:
             f"{where}: from {start_seconds} s to {end_seconds} s; expected "
             "0 <= start < end"
         )
-    labels = set()
-    for mid in filter(None, (mid.strip() for mid in mids.split(","))):
-        if mid not in classes.index_of:
-            raise ShardError(
-                f"{where}: mid {mid!r} is not in the class list ({len(classes)} "
-                "classes); give the list these segments were labelled with"
-            )
-        labels.add(classes.index_of[mid])
-    return Segment(clip_id, start_seconds, end_seconds, tuple(sorted(labels)))
+    labels = classes.parse_labels(mids, where=where)
+    return Segment(clip_id, start_seconds, end_seconds, labels)
+
+
+_CUT_NAME = re.compile(r"(?:Y(?=.{11}_))?(.+)_(\d+\.\d+)_(\d+\.\d+)")
+
+
+def parse_stem(stem: str) -> tuple[str, float]:
+    """Clip id and start in seconds from a file's name without folder and suffix.
+
+    ``<id>_<start>_<end>`` with decimal seconds, and the same after a ``Y`` if the id
+    has YouTube's 11 characters, is a segment; any other name is an id that starts
+    at 0. So a clip has the same key from whatever form of AudioSet it was packed.
+    """
+    if match := _CUT_NAME.fullmatch(stem):
+        return match[1], float(match[2])
+    return stem, 0.0
 
 
 def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Path]:

@@ -116,6 +116,8 @@ class DatasetBuilder:
     properties: dict[str, Any]
     provenance: dict[str, Any]
     """Also the settings that a rerun must share."""
+    location: str | None = None
+    """Folder of the tars when not in ``folder``: a dataset adopted in place."""
 
     def begin(self) -> bool:
         """Take the folder; False if the dataset is already finished.
@@ -160,7 +162,7 @@ class DatasetBuilder:
 
         A shard that has lost its tar, or a piece of it, is not finished.
         """
-        tar = self.folder / name
+        tar = Path(self.location or self.folder) / name
         try:
             fields = json.loads(self._part_path(name).read_text())
         except FileNotFoundError:
@@ -179,8 +181,12 @@ class DatasetBuilder:
         """
         part = write_shard(self.folder / name, rows)
         part.notes.extend(notes or [])
-        write_atomic(self._part_path(name), json.dumps(asdict(part)))
+        self.record(part)
         return part
+
+    def record(self, part: Part) -> None:
+        """Note that the shard of ``part`` is there, whole."""
+        write_atomic(self._part_path(part.shard.name), json.dumps(asdict(part)))
 
     def forget(self, name: str) -> None:
         """Drop the record of shard ``name``, so that the next run makes it anew."""
@@ -203,22 +209,45 @@ class DatasetBuilder:
         return (self.folder / INDEX_NAME).exists()
 
     def _publish(self, parts: list[Part]) -> None:
-        shards = tuple(part.shard for part in parts)
-        tables = [_to_table(part) for part in parts]
-        index = Index(
+        index = make_index(
+            self.folder,
+            parts,
             kind=self.kind,
             classes=self.classes,
-            shards=shards,
-            paths=tuple(self.folder / shard.name for shard in shards),
-            table=concatenate_tables(tables, [1] * len(parts)),
             properties=self.properties,
-            provenances=(self.provenance,),
-            fingerprints=(),
+            provenance=self.provenance,
+            location=self.location,
         )
-        check_unique_keys(index)
         write_index(self.folder, index)
         shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
         remove_leftovers(self.folder)
+
+
+def make_index(
+    folder: Path,
+    parts: list[Part],
+    *,
+    kind: str,
+    classes: Classes,
+    properties: dict[str, Any],
+    provenance: dict[str, Any],
+    location: str | None = None,
+) -> Index:
+    """The index over finished shards; ShardError if a key stands twice."""
+    shards = tuple(part.shard for part in parts)
+    index = Index(
+        kind=kind,
+        classes=classes,
+        shards=shards,
+        paths=tuple(Path(location or folder) / shard.name for shard in shards),
+        table=concatenate_tables([_to_table(part) for part in parts], [1] * len(parts)),
+        properties=properties,
+        provenances=(provenance,),
+        fingerprints=(),
+        location=location,
+    )
+    check_unique_keys(index)
+    return index
 
 
 def _settings(

@@ -7,11 +7,14 @@ a source; each has a ``list_clips`` that returns a Listing.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from shards.schema import ShardError
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,14 @@ class Listing:
     groups: np.ndarray | None = None
     """[R] number of the run of clips that are cheap to read together, ascending; None
     if every clip can be read for itself."""
+
+
+def import_optional(name: str, *, extra: str) -> Any:
+    """A module that only some sources need; ShardError saying how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ShardError(
+            f"this source needs a package that is not installed ({error}); run "
+            f"pip install 'psl-audio[{extra}]'"
+        ) from None

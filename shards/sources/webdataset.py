@@ -1,0 +1,138 @@
+"""WebDataset tars made by others: an audio member and a JSON member a clip.
+
+Owns how members are paired and which JSON field holds the labels. Members belong
+together when they share the name up to the suffix (not, as in WebDataset, up to the
+first dot: ``<id>_30.000_40.000.flac`` has dots).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.classes import Classes
+from shards.decode import SUFFIXES, load_clip
+from shards.schema import ShardError, make_key
+from shards.segments import parse_stem
+from shards.sources import Clip, Listing
+from shards.tars import Member, read_members
+
+MAX_JSON_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One clip of a foreign tar."""
+
+    clip: Clip
+    member: Member
+    """Its audio."""
+
+
+def find_tars(places: Sequence[str | Path]) -> list[Path]:
+    """The tars among ``places``, which are tars or folders of them, sorted by name.
+
+    Raises ShardError if a place holds none.
+    """
+    tars: list[Path] = []
+    for place in map(Path, places):
+        found = sorted(place.glob("*.tar")) if place.is_dir() else [place]
+        if not found or not found[0].is_file():
+            raise ShardError(f"{place}: no tar there; give tars, or a folder of them")
+        tars += found
+    return tars
+
+
+def read_pairs(path: str | Path, classes: Classes, label_field: str) -> list[Pair]:
+    """The clips of one tar, in its order.
+
+    ``label_field`` is the field of the JSON member with the labels, ``a.b`` for one
+    inside another, or empty if there are none. Raises ShardError naming the member
+    that is not in the form.
+    """
+    audio: dict[str, Member] = {}
+    fields: dict[str, Any] = {}
+    with open(path, "rb") as stream:
+        for member in read_members(path):
+            name = member.name.removesuffix(member.suffix)
+            if member.suffix in SUFFIXES:
+                if name in audio:
+                    raise ShardError(
+                        f"{path}: {member.name} and {audio[name].name} are audio of "
+                        "one clip; keep one of them"
+                    )
+                audio[name] = member
+            elif member.suffix == ".json" and label_field:
+                stream.seek(member.offset)
+                data = stream.read(min(member.size, MAX_JSON_BYTES + 1))
+                fields[name] = _parse_json(data, where=f"{path}: {member.name}")
+    pairs = []
+    for name, member in audio.items():
+        where = f"{path}: {member.name}"
+        if label_field and name not in fields:
+            raise ShardError(f"{where}: has no JSON member {name}.json for its labels")
+        value = _field(fields[name], label_field, where) if label_field else None
+        clip_id, start_seconds = parse_stem(member.stem)
+        clip = Clip(
+            key=make_key(clip_id, start_seconds),
+            clip_id=clip_id,
+            start_seconds=start_seconds,
+            labels=classes.parse_labels(value, where=where),
+            place=(str(path), member.offset, member.size, member.name),
+        )
+        pairs.append(Pair(clip, member))
+    return pairs
+
+
+def _parse_json(data: bytes, *, where: str) -> Any:
+    if len(data) > MAX_JSON_BYTES:
+        raise ShardError(f"{where}: more than {MAX_JSON_BYTES} bytes of JSON")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{where}: not JSON: {error}") from None
+
+
+def _field(value: Any, path: str, where: str) -> Any:
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            found = ", ".join(value) if isinstance(value, dict) else repr(value)
+            raise ShardError(
+                f"{where}: its JSON has no field {name!r} (found: {found[:200]}); name "
+                "the one with the labels by --label-field"
+            )
+        value = value[name]
+    return value
+
+
+def list_clips(
+    places: Sequence[str | Path], classes: Classes, *, label_field: str
+) -> Listing:
+    """The clips of all tars in ``places``; labels as in read_pairs."""
+    tars = find_tars(places)
+    pairs = [pair for tar in tars for pair in read_pairs(tar, classes, label_field)]
+    provenance = {
+        "tars": [tar.name for tar in tars],
+        "tar_bytes": sum(tar.stat().st_size for tar in tars),
+        "label_field": label_field,
+    }
+    where = ", ".join(map(str, places))
+    clips = [pair.clip for pair in pairs]
+    return Listing(where, clips, [], provenance, load)
+
+
+def load(clip: Clip, sample_rate: int) -> np.ndarray:
+    """Samples [N] int16 of a clip."""
+    path, offset, size, name = clip.place
+    with open(path, "rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    try:
+        return load_clip(data, sample_rate=sample_rate)
+    except ShardError as error:
+        raise ShardError(f"{path}: {name}: {error}") from None

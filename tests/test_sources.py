@@ -1,0 +1,440 @@
+"""Every form of dataset that people have becomes the same shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from shards.classes import Classes
+from shards.schema import ShardError
+from shards.segments import parse_stem
+
+from .conftest import MIDS, RATE, Run, Source, write_source
+
+NUM_CLIPS = 24
+NAMES = ("Tone low", "Tone mid", "Tone high")
+
+
+def classes_of(number: int) -> list[int]:
+    """The classes that conftest.write_source gives clip ``number``."""
+    return sorted({number % 3, number % 2})
+
+
+def tar_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+def words_for(source: Source, out: Path) -> list[str]:
+    return [
+        *("--class-labels", str(source.class_labels), "--out", str(out)),
+        *("--workers", "1", "--clips-per-shard", "8"),
+    ]
+
+
+def write_hdf5(source: Source, folder: Path, *, with_folders: bool = False) -> Path:
+    """The clips as the published code keeps them; the TSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["filename\tlabels\tduration\thdf5path"]
+    with h5py.File(folder / "train.h5", "w") as file:
+        for number in range(NUM_CLIPS):
+            path = source.audio / f"clip{number}.wav"
+            samples, _ = soundfile.read(path, dtype="int16")
+            file[str(path) if with_folders else path.name] = samples
+            labels = ";".join(map(str, classes_of(number)))
+            lines.append(f"{path}\t{labels}\t2.0\t{folder / 'train.h5'}")
+    tsv = folder / "train.csv"
+    tsv.write_text("\n".join(lines) + "\n")
+    return tsv
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes, **fields: Any) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def write_tars(source: Source, folder: Path, label: Any = None) -> Path:
+    """The clips as three WebDataset tars of FLAC and JSON, JSON first, some stereo."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(3):
+        with tarfile.open(folder / f"part-{shard}.tar", "w") as tar:
+            for number in range(8 * shard, 8 * shard + 8):
+                samples, _ = soundfile.read(
+                    source.audio / f"clip{number}.wav", dtype="int16"
+                )
+                if number % 2:  # both channels alike, so the mean is exact
+                    samples = np.stack([samples, samples], axis=1)
+                buffer = io.BytesIO()
+                soundfile.write(buffer, samples, RATE, format="FLAC")
+                tags = [NAMES[c] for c in classes_of(number)]
+                value = tags if label is None else label(number)
+                text = json.dumps({"text": "a tone", "original": {"tag": value}})
+                add(tar, f"./clip{number}.json", text.encode())
+                add(tar, f"./clip{number}.flac", buffer.getvalue())
+    return folder
+
+
+def write_parquet(source: Source, folder: Path) -> Path:
+    """The clips as two Parquet files in row groups of 5."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in range(2):
+        numbers = range(12 * part, 12 * part + 12)
+        audio = [
+            {
+                "bytes": (source.audio / f"clip{number}.wav").read_bytes(),
+                "path": f"clip{number}.wav",
+            }
+            for number in numbers
+        ]
+        table = pa.table(
+            {
+                "video_id": [f"clip{number}" for number in numbers],
+                "audio": audio,
+                "labels": [[MIDS[c] for c in classes_of(number)] for number in numbers],
+            }
+        )
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return write_source(tmp_path_factory.mktemp("plain"), num_clips=NUM_CLIPS)
+
+
+# HDF5
+
+
+@pytest.mark.parametrize("with_folders", [False, True])
+def test_the_published_hdf5_form_gives_the_same_shards(
+    plain: Source, dataset: Path, tmp_path: Path, run: Run, with_folders: bool
+) -> None:
+    """Else who comes from the published code must find the audio files again."""
+    tsv = write_hdf5(plain, tmp_path, with_folders=with_folders)
+    words = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--tsv", str(tsv), *words)
+    assert result.returncode == 0, result.stderr
+    assert tar_bytes(tmp_path / "out") == tar_bytes(dataset)
+
+
+def test_a_clip_that_its_hdf5_file_lacks_is_missing(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else a list and a file that do not match lose clips in silence."""
+    tsv = write_hdf5(plain, tmp_path)
+    with h5py.File(tmp_path / "train.h5", "a") as file:
+        del file["clip3.wav"]
+    words = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--tsv", str(tsv), *words)
+    assert result.returncode == 78
+    assert "1 of 24 clips have no audio (first: clip3_0" in result.stderr
+    result = run("shards.pack", "--tsv", str(tsv), *words, "--max-missing", "0.05")
+    assert "packed 23 clips in 3 shards, 1 missing" in result.stdout
+
+
+def test_hdf5_floats_at_another_rate_are_converted(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else features of a wrong pitch or level are trained on."""
+    time = np.arange(2 * 32000) / 32000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a.wav"] = tone.astype(np.float32)
+    tsv = tmp_path / "x.tsv"
+    tsv.write_text("filename\tlabels\na.wav\t2\n")
+    words = words_for(plain, tmp_path / "out")
+    result = run(
+        *("shards.pack", "--tsv", str(tsv), "--hdf5", str(tmp_path / "x.h5")),
+        *("--source-rate", "32000", *words),
+    )
+    assert result.returncode == 0, result.stderr
+    with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
+        stream = tar.extractfile("a_0.wav")
+        assert stream is not None
+        samples, rate = soundfile.read(io.BytesIO(stream.read()))
+    assert (rate, len(samples)) == (16000, 32000)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
+    assert np.abs(samples - expected)[100:-100].max() < 1e-3
+
+
+BAD_TSV = {
+    "no labels": ("filename\thdf5path\na.wav\tx.h5\n", "line 2", "labels"),
+    "no path": ("filename\tlabels\na.wav\t1\n", "line 2", "hdf5path"),
+    "nothing": ("filename\tlabels\thdf5path\n", "no clips"),
+    "no file": ("filename\tlabels\thdf5path\na.wav\t1\tgone.h5\n", "gone.h5"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TSV)
+def test_a_bad_list_of_hdf5_clips_is_refused_by_line(
+    plain: Source, tmp_path: Path, run: Run, what: str
+) -> None:
+    """Else the first error comes from a library and names nothing."""
+    content, *expected = BAD_TSV[what]
+    tsv = tmp_path / "x.tsv"
+    tsv.write_text(content)
+    result = run("shards.pack", "--tsv", str(tsv), *words_for(plain, tmp_path / "out"))
+    assert result.returncode == 78
+    assert all(word in result.stderr for word in expected), result.stderr
+
+
+# WebDataset
+
+
+def test_tars_of_others_give_the_same_shards(
+    plain: Source, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Else the AudioSet tars that circulate must be unpacked to files first."""
+    tars = write_tars(plain, tmp_path / "tars")
+    words = words_for(plain, tmp_path / "out")
+    result = run(
+        *("shards.pack", "--webdataset", str(tars), "--label-field", "original.tag"),
+        *words,
+    )
+    assert result.returncode == 0, result.stderr
+    assert tar_bytes(tmp_path / "out") == tar_bytes(dataset)
+
+
+BAD_TARS: dict[str, tuple[list[tuple[str, dict[str, Any]]], str]] = {
+    "outside": ([("../clip.json", {}), ("../clip.flac", {})], "leave its folder"),
+    "absolute": ([("/tmp/clip.json", {})], "leave its folder"),
+    "symlink": (
+        [("clip.flac", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})],
+        "no plain file",
+    ),
+    "hard link": (
+        [("clip.flac", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"})],
+        "no plain file",
+    ),
+    "device": ([("clip.flac", {"type": tarfile.CHRTYPE})], "no plain file"),
+    "no JSON": ([("clip.flac", {})], "no JSON member"),
+    "two audios": ([("clip.flac", {}), ("clip.wav", {})], "keep one"),
+    "other field": ([("clip.json", {}), ("clip.flac", {})], "no field 'labels'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TARS)
+def test_a_tar_that_is_not_in_the_form_is_refused_by_member(
+    plain: Source, tmp_path: Path, run: Run, what: str
+) -> None:
+    """Else a hostile or mistaken tar is half used."""
+    members, expected = BAD_TARS[what]
+    with tarfile.open(tmp_path / "bad.tar", "w") as tar:
+        for name, fields in members:
+            add(tar, name, b"" if fields else b'{"tag": []}', **fields)
+    words = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--webdataset", str(tmp_path / "bad.tar"), *words)
+    assert result.returncode == 78
+    assert expected in result.stderr and "bad.tar" in result.stderr
+
+
+@pytest.mark.parametrize("cut", ["between members", "in a member", "end missing"])
+def test_a_tar_cut_anywhere_is_refused(
+    plain: Source, tmp_path: Path, run: Run, cut: str
+) -> None:
+    """Else half a download is taken for the whole; webdataset itself does that."""
+    path = write_tars(plain, tmp_path / "tars") / "part-1.tar"
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    last = members[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    size = {
+        "between members": members[4].offset,
+        "in a member": members[5].offset_data + 700,
+        "end missing": end,
+    }[cut]
+    path.write_bytes(path.read_bytes()[:size])
+    words = words_for(plain, tmp_path / "out")
+    result = run(
+        *("shards.pack", "--webdataset", str(tmp_path / "tars")),
+        *("--label-field", "original.tag", *words),
+    )
+    assert result.returncode == 78
+    assert "part-1.tar" in result.stderr
+
+
+# Parquet
+
+
+def test_parquet_of_the_hub_gives_the_same_clips(
+    plain: Source, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Else the copy on the Hugging Face hub cannot be used."""
+    folder = write_parquet(plain, tmp_path / "parquet")
+    words = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--parquet", str(folder), *words)
+    assert result.returncode == 0, result.stderr
+
+    def members(folder: Path) -> dict[str, bytes]:
+        found = {}
+        for path in folder.glob("*.tar"):
+            with tarfile.open(path) as tar:
+                for info in tar:
+                    stream = tar.extractfile(info)
+                    assert stream is not None
+                    found[info.name] = stream.read()
+        return found
+
+    assert members(tmp_path / "out") == members(dataset)
+    by_id = [*("--parquet", str(folder), "--id-column", "video_id")]
+    words = words_for(plain, tmp_path / "by_id")
+    assert run("shards.pack", *by_id, *words).returncode == 0
+    assert tar_bytes(tmp_path / "by_id") == tar_bytes(tmp_path / "out")
+
+
+def test_clips_of_row_groups_are_shuffled_across_them(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else a class-sorted Parquet file gives shards of one class."""
+    folder = write_parquet(plain, tmp_path / "parquet")
+    words = words_for(plain, tmp_path / "out")
+    assert run("shards.pack", "--parquet", str(folder), *words).returncode == 0
+    with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
+        numbers = [int(n[4:-6]) for n in tar.getnames() if n.endswith(".wav")]
+    groups = {number // 12 * 3 + number % 12 // 5 for number in numbers}
+    assert len(numbers) == 8 and len(groups) >= 4  # of 6
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--label-column", "tags"), "no column 'tags' among video_id, audio, labels"),
+        (("--audio-column", "sound"), "no column 'sound'"),
+        (("--id-column", "id"), "no column 'id'"),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused(
+    plain: Source, tmp_path: Path, run: Run, words: tuple[str, str], expected: str
+) -> None:
+    """Else the error is a traceback from inside Arrow."""
+    folder = write_parquet(plain, tmp_path / "parquet")
+    out = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--parquet", str(folder), *words, *out)
+    assert result.returncode == 78 and expected in result.stderr
+
+
+# Labels and names
+
+
+CLASSES = Classes(("/m/a", "/m/b", "/m/c"), ("Dog", "Male speech, man", "Cat"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["/m/c", "/m/a"], (0, 2)),
+        ("/m/c,/m/a", (0, 2)),
+        ("0;2", (0, 2)),
+        ([2, 0, 2], (0, 2)),
+        ("Male speech, man", (1,)),
+        (["Male speech, man", "Dog"], (0, 1)),
+        ("Male speech, man; Cat", (1, 2)),
+        (1, (1,)),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+    ],
+)
+def test_labels_are_read_as_people_write_them(
+    value: object, expected: tuple[int, ...]
+) -> None:
+    """Else every dataset needs a script of its own."""
+    assert CLASSES.parse_labels(value, where="here") == expected
+
+
+@pytest.mark.parametrize("value", ["Bird", 3, -1, ["Dog", 1.0], [True], [["Dog"]], {}])
+def test_what_is_no_label_is_refused(value: object) -> None:
+    """Else a label is lost, or put on another class."""
+    with pytest.raises(ShardError, match="here: label"):
+        CLASSES.parse_labels(value, where="here")
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("--aaILOrkII_200.000_210.000", ("--aaILOrkII", 200.0)),
+        ("Y--aaILOrkII_200.000_210.000", ("--aaILOrkII", 200.0)),
+        ("YaaaaILOrkII_0.0_10.0", ("aaaaILOrkII", 0.0)),
+        ("YaaaILOrkII_0.0_10.0", ("YaaaILOrkII", 0.0)),  # 11 characters with its Y
+        ("a_b_1.5_3.5", ("a_b", 1.5)),
+        ("YaaaaILOrkII", ("YaaaaILOrkII", 0.0)),
+        ("clip_30_40", ("clip_30_40", 0.0)),
+    ],
+)
+def test_a_name_tells_id_and_start(stem: str, expected: tuple[str, float]) -> None:
+    """Else one clip has another key from each source, and labels do not fit."""
+    assert parse_stem(stem) == expected
+
+
+# Parts
+
+
+def test_parts_packed_in_any_order_merge_to_the_same_bytes(
+    plain: Source, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Else a SLURM array and one machine make different datasets."""
+    words = plain.pack_arguments(tmp_path / "out")
+    for part in ("1/2", "0/2"):
+        result = run("shards.pack", *words, "--part", part)
+        assert result.returncode == 0, result.stderr
+        assert not (tmp_path / "out" / "index.json").exists()
+    result = run("shards.pack", *words, "--merge")
+    assert result.returncode == 0, result.stderr
+    for name in ("index.json", "clips.npz", "pack_report.csv", *tar_bytes(dataset)):
+        assert (tmp_path / "out" / name).read_bytes() == (dataset / name).read_bytes()
+    assert not (tmp_path / "out" / ".parts").exists()
+
+
+def test_a_merge_refuses_while_a_part_is_missing_or_damaged(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else an array task that died leaves a hole in the dataset."""
+    out = tmp_path / "out"
+    words = plain.pack_arguments(out)
+    assert run("shards.pack", *words, "--part", "0/2").returncode == 0
+    result = run("shards.pack", *words, "--merge")
+    assert result.returncode == 78
+    assert "000001.tar: not packed yet" in result.stderr
+    assert run("shards.pack", *words, "--part", "1/2").returncode == 0
+    data = bytearray((out / "000002.tar").read_bytes())
+    data[5000] ^= 1
+    (out / "000002.tar").write_bytes(data)
+    result = run("shards.pack", *words, "--merge")
+    assert result.returncode == 78
+    assert "000002.tar: bytes differ" in result.stderr
+    assert run("shards.pack", *words, "--part", "0/2").returncode == 0
+    assert run("shards.pack", *words, "--merge").returncode == 0
+
+
+def test_parts_with_other_settings_are_refused(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else one array task with another flag spoils the dataset."""
+    words = plain.pack_arguments(tmp_path / "out")
+    assert run("shards.pack", *words, "--part", "0/2").returncode == 0
+    result = run("shards.pack", *words, "--part", "1/2", "--seed", "1")
+    assert result.returncode == 78
+    assert "seed = 0, not 1" in result.stderr
+
+
+@pytest.mark.parametrize("part", ["2/2", "1", "-1/2", "a/b", "0/0", "1/2/3"])
+def test_a_part_that_is_none_is_refused(
+    plain: Source, tmp_path: Path, run: Run, part: str
+) -> None:
+    """Else an array numbered from 1 leaves out the shards of task 0."""
+    words = plain.pack_arguments(tmp_path / "out")
+    result = run("shards.pack", *words, f"--part={part}")
+    assert result.returncode == 78
+    assert f"--part {part}" in result.stderr
