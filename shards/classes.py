@@ -13,7 +13,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.files import read_bounded
 from shards.schema import ShardError
+
+MAX_CLASS_LIST_BYTES = 16 << 20
+"""A longer class list is refused; AudioSet's has 15 kB."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,9 @@ def read_classes(path: str | Path) -> Classes:
     or a repeated mid.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_bounded(path, MAX_CLASS_LIST_BYTES).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (ShardError, UnicodeDecodeError, csv.Error) as error:
         raise ShardError(f"{path}: cannot read class list: {error}") from None
     if not rows:
         raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
@@ -113,8 +117,13 @@ def read_classes(path: str | Path) -> Classes:
                 f"{where}: expected index,mid,display_name and nothing else; quote a "
                 "name that holds a comma"
             )
+        if not (row["mid"] + row["display_name"]).isprintable():
+            raise ShardError(
+                f"{where}: {row['mid']!r}, {row['display_name']!r} hold characters "
+                "that cannot be shown; expected plain text on one line"
+            )
     mids = tuple(row["mid"] for row in rows)
     if len(set(mids)) < len(mids):
-        twice = next(mid for mid in mids if mids.count(mid) > 1)
+        twice, _ = Counter(mids).most_common(1)[0]
         raise ShardError(f"{path}: mid {twice!r} stands twice; list it once")
     return Classes(mids, tuple(row["display_name"] for row in rows))

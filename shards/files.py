@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shards.schema import ShardError
+
 TEMPORARY_MARK = ".tmp-"
 """Files whose name holds this are leftovers of a killed writer, never read."""
 
@@ -55,6 +57,21 @@ def remove_leftovers(folder: str | Path) -> None:
     """Delete what killed writers left in ``folder`` (no writer may be running)."""
     for path in Path(folder).glob(f".*{TEMPORARY_MARK}*"):
         path.unlink(missing_ok=True)
+
+
+def read_bounded(path: str | Path, max_bytes: int) -> bytes:
+    """A whole small file. ShardError if it is none, unreadable or too long."""
+    path = Path(path)
+    try:
+        if not path.is_file() and path.exists():  # a pipe would make us wait for ever
+            raise ShardError(f"{path}: no plain file; restore it")
+        with open(path, "rb") as stream:
+            found = os.fstat(stream.fileno()).st_size
+            if found > max_bytes:
+                raise ShardError(f"{path}: {found} bytes, expected {max_bytes} at most")
+            return stream.read()
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror}; restore the file") from None
 
 
 def file_sha256(path: str | Path) -> str:

@@ -6,63 +6,28 @@ make them (writer.py) or compare datasets (join.py).
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shards.classes import Classes, read_classes
-from shards.files import write_atomic
-from shards.schema import FORMAT_VERSION, ShardError, sha256_of
+from shards.files import read_bounded, write_atomic
+from shards.meta import (
+    MAX_INDEX_BYTES,
+    ShardRecord,
+    make_meta,
+    parse_meta,
+    properties_of,
+)
+from shards.schema import MAX_CLIP_SECONDS, ShardError, sha256_of
+from shards.table import MAX_TABLE_BYTES, Table, check_table, read_table
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"
 CLASSES_NAME = "classes.csv"
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """One tar of a dataset."""
-
-    name: str
-    """File name, the same in an audio folder and in its label folders."""
-    num_clips: int
-    num_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """One row per clip, in the order of shards and of members in them."""
-
-    key: np.ndarray
-    """[R] bytes (ASCII)."""
-    shard: np.ndarray
-    """[R] int32, position in the list of shards."""
-    offset: np.ndarray
-    """[R] int64, first byte of the audio or label member inside its tar."""
-    size: np.ndarray
-    """[R] int64, bytes of that member."""
-    count: np.ndarray
-    """[R] int32, samples of a clip, or chunks of a label row."""
-    label_start: np.ndarray
-    """[R + 1] int64; row r has label[label_start[r] : label_start[r + 1]]."""
-    label: np.ndarray
-    """[L] int32, class indices; empty in a label dataset."""
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-    def weak_targets(self, rows: np.ndarray, num_classes: int) -> np.ndarray:
-        """Weak labels [len(rows), C] float32 in {0, 1}."""
-        targets = np.zeros((len(rows), num_classes), np.float32)
-        for position, row in enumerate(rows):
-            targets[position, self.label[slice(*self.label_start[row : row + 2])]] = 1.0
-        return targets
 
 
 @dataclass(frozen=True)
@@ -118,70 +83,58 @@ def write_index(folder: Path, index: Index) -> None:
     Nothing in them depends on the time or the machine, so the same input gives the
     same bytes. The fingerprint is made here.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(index.table, name) for name in _COLUMNS})
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "kind": index.kind,
-        "num_clips": len(index),
-        **index.properties,
-        "num_classes": len(index.classes),
-        "classes_sha256": index.classes.sha256,
-        "clips_sha256": sha256_of(buffer.getvalue()),
-        "shards": [asdict(shard) for shard in index.shards],
-    }
-    meta["fingerprint"] = sha256_of(_canonical(meta))
-    (meta["provenance"],) = index.provenances
-    write_atomic(folder / TABLE_NAME, buffer.getvalue())
+    table = index.table.to_bytes()
+    (provenance,) = index.provenances
+    meta = make_meta(
+        kind=index.kind,
+        num_clips=len(index),
+        num_classes=len(index.classes),
+        classes_sha256=index.classes.sha256,
+        clips_sha256=sha256_of(table),
+        shards=index.shards,
+        properties=index.properties,
+        provenance=provenance,
+    )
+    write_atomic(folder / TABLE_NAME, table)
     write_atomic(folder / CLASSES_NAME, index.classes.to_csv())
     write_atomic(folder / INDEX_NAME, json.dumps(meta, indent=1) + "\n")
 
 
-_COLUMNS = ("key", "shard", "offset", "size", "count", "label_start", "label")
-_FIXED_FIELDS = {
-    "format_version",
-    "kind",
-    "num_clips",
-    "num_classes",
-    "classes_sha256",
-    "clips_sha256",
-    "shards",
-    "fingerprint",
-    "provenance",
-}
-
-
-def _canonical(meta: dict[str, Any]) -> bytes:
-    return json.dumps(meta, sort_keys=True).encode()
-
-
-def open_index(folder: str | Path, *, kind: str) -> Index:
+def open_index(folder: str | Path, *, kind: str | None) -> Index:
     """The index of one dataset folder, checked against itself and the tars' sizes.
 
-    Raises ShardError naming the file that is missing, damaged, or of another kind.
+    ``kind`` None takes a dataset of any kind. Raises ShardError naming the file that is
+    missing, damaged, or of another kind.
     """
-    folder = Path(folder)
-    meta = _read_meta(folder / INDEX_NAME, kind)
-    classes = read_classes(folder / CLASSES_NAME)
-    if classes.sha256 != meta["classes_sha256"]:
-        raise ShardError(
-            f"{folder / CLASSES_NAME}: not the class list the index was made with; "
-            "restore the file"
-        )
-    shards = tuple(ShardRecord(**record) for record in meta["shards"])
-    index = Index(
-        kind=kind,
-        classes=classes,
-        shards=shards,
-        paths=tuple(folder / shard.name for shard in shards),
-        table=_read_table(folder / TABLE_NAME, meta),
-        properties={k: v for k, v in meta.items() if k not in _FIXED_FIELDS},
-        provenances=(meta["provenance"],),
-        fingerprints=(meta["fingerprint"],),
-    )
+    index = read_index(folder, kind=kind)
     for shard, path in zip(index.shards, index.paths, strict=True):
         check_size(path, shard.num_bytes)
     return index
+
+
+def read_index(folder: str | Path, *, kind: str | None) -> Index:
+    """As open_index, without looking at the tars."""
+    folder = Path(folder)
+    path = folder / INDEX_NAME
+    if not path.exists():
+        raise ShardError(
+            f"{path}: not found; expected a finished {kind or 'audio or label'} "
+            f"dataset in {path.parent}"
+        )
+    meta = parse_meta(read_bounded(path, MAX_INDEX_BYTES), where=str(path))
+    if kind is not None and meta["kind"] != kind:
+        raise ShardError(f"{path}: holds {meta['kind']}, expected {kind}")
+    shards = tuple(ShardRecord(**record) for record in meta["shards"])
+    return Index(
+        kind=meta["kind"],
+        classes=_read_classes(folder / CLASSES_NAME, meta),
+        shards=shards,
+        paths=tuple(folder / shard.name for shard in shards),
+        table=_read_table(folder / TABLE_NAME, meta, shards),
+        properties=properties_of(meta),
+        provenances=(meta["provenance"],),
+        fingerprints=(meta["fingerprint"],),
+    )
 
 
 def check_size(path: Path, num_bytes: int) -> None:
@@ -195,39 +148,44 @@ def check_size(path: Path, num_bytes: int) -> None:
         )
 
 
-def _read_meta(path: Path, kind: str) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        claimed = meta["fingerprint"]
-        hidden = ("fingerprint", "provenance")
-        hashed = {name: meta[name] for name in meta if name not in hidden}
-        if meta["format_version"] != FORMAT_VERSION:
-            raise ShardError(
-                f"{path}: format version {meta['format_version']}, expected "
-                f"{FORMAT_VERSION}; use the version of this program that wrote it"
-            )
-        if sha256_of(_canonical(hashed)) != claimed:
-            raise ShardError(f"{path}: fields do not match its fingerprint; restore it")
-    except FileNotFoundError:
+def _read_classes(path: Path, meta: dict[str, Any]) -> Classes:
+    classes = read_classes(path)
+    if (classes.sha256, len(classes)) != (meta["classes_sha256"], meta["num_classes"]):
         raise ShardError(
-            f"{path}: not found; expected a finished {kind} dataset in {path.parent}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ShardError(f"{path}: not a dataset index: {error!r}") from None
-    if meta["kind"] != kind:
-        raise ShardError(f"{path}: holds {meta['kind']}, expected {kind}")
-    return meta
+            f"{path}: not the class list the index was made with; restore the file"
+        )
+    return classes
 
 
-def _read_table(path: Path, meta: dict[str, Any]) -> Table:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; restore the file") from None
+def _read_table(
+    path: Path, meta: dict[str, Any], shards: tuple[ShardRecord, ...]
+) -> Table:
+    data = read_bounded(path, MAX_TABLE_BYTES)
     if sha256_of(data) != meta["clips_sha256"]:
         raise ShardError(f"{path}: not the table that index.json names; restore it")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as columns:
-            return Table(**{name: columns[name] for name in _COLUMNS})
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ShardError(f"{path}: not a clip table: {error!r}") from None
+    table = read_table(data, where=str(path))
+    is_audio = meta["kind"] == "audio"
+    check_table(
+        table,
+        shard_clips=np.array([shard.num_clips for shard in shards], np.int64),
+        shard_bytes=np.array([shard.num_bytes for shard in shards], np.int64),
+        num_classes=meta["num_classes"] if is_audio else 0,
+        max_count=_max_count(meta),
+        least_bytes=_least_bytes(meta),
+        where=str(path),
+    )
+    return table
+
+
+def _max_count(meta: dict[str, Any]) -> int:
+    """Samples, or chunks, that a clip may have."""
+    if meta["kind"] == "audio":
+        return round(MAX_CLIP_SECONDS * meta["sample_rate"])
+    return np.iinfo(np.int32).max  # the size of its member bounds it
+
+
+def _least_bytes(meta: dict[str, Any]) -> int:
+    """Bytes that each sample, or chunk, takes at least."""
+    if meta["kind"] == "labels":
+        return 2 * meta["num_classes"]
+    return 2 if meta["codec"] == "wav" else 0

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.index import Index, Table, open_index
+from shards.index import Index, open_index
 from shards.schema import ShardError
+from shards.table import Table, first_repeat
 
 
 def open_indexes(folders: Sequence[str | Path], *, kind: str) -> Index:
@@ -69,6 +70,7 @@ def concatenate_tables(tables: list[Table], num_shards: list[int]) -> Table:
         offset=np.concatenate([table.offset for table in tables]),
         size=np.concatenate([table.size for table in tables]),
         count=np.concatenate([table.count for table in tables]),
+        crc32=np.concatenate([table.crc32 for table in tables]),
         label_start=np.concatenate([*starts, [total]]).astype(np.int64),
         label=np.concatenate([table.label for table in tables]),
     )
@@ -76,13 +78,10 @@ def concatenate_tables(tables: list[Table], num_shards: list[int]) -> Table:
 
 def check_unique_keys(index: Index) -> None:
     """ShardError naming both places if a key stands twice."""
-    order = np.argsort(index.table.key, kind="stable")
-    same = np.flatnonzero(index.table.key[order[1:]] == index.table.key[order[:-1]])
-    if len(same):
-        one, two = order[same[0]], order[same[0] + 1]
+    if same := first_repeat(index.table.key):
+        one, two = same
         raise ShardError(
-            f"{index.place(int(two))} stands already in {index.place(int(one))}; "
-            "keep one of them"
+            f"{index.place(two)} stands already in {index.place(one)}; keep one of them"
         )
 
 

@@ -10,18 +10,35 @@ import functools
 import hashlib
 import io
 import json
+import math
 import re
+import string
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of index.json, clips.npz and of the members; readers refuse any other."""
 
 KEY_MAX_CHARS = 90
 """USTAR names end at 100 characters; the rest is for the suffix."""
 
-_KEY = re.compile(r"[A-Za-z0-9_=-]{1,%d}" % KEY_MAX_CHARS)
+KEY_CHARS = string.ascii_letters + string.digits + "_=-"
+"""What a key may hold."""
+
+MAX_CLIP_SECONDS = 600.0
+"""A longer clip is refused, so that a small file cannot claim to decode to hours."""
+
+CODEC_NAMES = ("wav", "flac")
+"""What the audio of a dataset may be; audio.py knows how to read each."""
+
+MAX_DESCRIPTION_BYTES = 1 << 20
+"""A longer JSON member is refused."""
+
+_MAX_JSON_DEPTH = 16
+_KEY = re.compile(f"[{KEY_CHARS}]{{1,{KEY_MAX_CHARS}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
 
@@ -87,17 +104,73 @@ class ClipInfo:
     @staticmethod
     def from_bytes(data: bytes, *, where: str) -> ClipInfo:
         """Parse a JSON member; ShardError names ``where`` if it is malformed."""
+        fields = parse_json(data, where=where)
         try:
-            fields = json.loads(data)
-            return ClipInfo(
-                clip_id=str(fields["id"]),
+            info = ClipInfo(
+                clip_id=fields["id"],
                 start_seconds=float(fields["start_seconds"]),
-                num_samples=int(fields["num_samples"]),
-                sample_rate=int(fields["sample_rate"]),
-                labels=tuple(str(mid) for mid in fields["labels"]),
+                num_samples=fields["num_samples"],
+                sample_rate=fields["sample_rate"],
+                labels=tuple(fields["labels"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ShardError(f"{where}: not a clip description: {error!r}") from None
+        texts, numbers = (info.clip_id, *info.labels), (
+            info.num_samples,
+            info.sample_rate,
+        )
+        if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
+            raise ShardError(f"{where}: not a clip description: {info}")
+        return info
+
+
+def parse_json(data: bytes, *, where: str) -> Any:
+    """The value of UTF-8 JSON from anyone, made of plain Python values only.
+
+    Raises ShardError on anything else, also on what Python's parser lets through: a
+    field that stands twice, NaN and infinities, half characters, and nesting deeper
+    than 16.
+    """
+    try:
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=_unique_fields,
+            parse_constant=_refuse_constant,
+        )
+        _check_value(value, _MAX_JSON_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{where}: not JSON as expected: {error!r}") from None
+    return value
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"field {twice!r} stands twice")
+    return fields
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+def _check_value(value: Any, depth: int) -> None:
+    """ValueError on nesting past ``depth``, infinite numbers and half characters."""
+    if depth == 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate cannot be; it would fail when printed
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number too large")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            name.encode()
+            _check_value(inner, depth - 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_value(inner, depth - 1)
 
 
 def encode_labels(probs: np.ndarray) -> bytes:

@@ -7,38 +7,39 @@ decodability, and the join of labels with their audio.
 from __future__ import annotations
 
 import argparse
-import tarfile
+import contextlib
+import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
+from shards.audio import check_member
 from shards.cli import run_main
 from shards.files import file_sha256
-from shards.index import INDEX_NAME, Index, open_index
-from shards.join import check_join, check_unique_keys
+from shards.index import Index, check_size, open_index, read_index
+from shards.join import check_join
 from shards.reader import MemberReader
-from shards.schema import ClipInfo, ShardError, check_key
+from shards.schema import MAX_DESCRIPTION_BYTES, ClipInfo, ShardError
+from shards.tar import Member, read_members
+from shards.workers import Task, check_workers, default_workers, run_tasks
 
 
-def verify(folder: str | Path, *, audio: str | Path | None = None) -> str:
+def verify(
+    folder: str | Path, *, audio: str | Path | None = None, workers: int = 1
+) -> str:
     """Check a dataset folder whole and return a one-line summary.
 
     A label folder is also joined with its ``audio`` folder, if given. Raises
     ShardError naming the first bad key of every bad shard.
     """
-    kind = "audio" if audio is None and not _holds_labels(folder) else "labels"
-    index = open_index(folder, kind=kind)
-    check_unique_keys(index)
+    check_workers(workers)
+    index = read_index(folder, kind=None if audio is None else "labels")
     if audio is not None:
         check_join(open_index(audio, kind="audio"), index)
-    reader = MemberReader(index)
-    problems = []
-    for shard in tqdm(range(len(index.shards)), unit="shard", desc="verify"):
-        try:
-            _verify_shard(index, reader, shard)
-        except ShardError as error:
-            problems.append(str(error))
+    problems = _find_problems(index, workers, f"verify {Path(folder).name}")
     if problems:
         raise ShardError(
             f"{len(problems)} of {len(index.shards)} shards are bad: "
@@ -47,68 +48,121 @@ def verify(folder: str | Path, *, audio: str | Path | None = None) -> str:
     return f"{folder}: {len(index)} clips in {len(index.shards)} shards are as indexed"
 
 
-def _holds_labels(folder: str | Path) -> bool:
-    path = Path(folder, INDEX_NAME)
-    return path.exists() and b'"kind": "labels"' in path.read_bytes()
+def _find_problems(index: Index, workers: int, title: str) -> list[str]:
+    """What is wrong with each bad shard, in the order of shards."""
+    tasks = [
+        Task(len(alone), _check_shard, (alone,)) for alone in _one_shard_indexes(index)
+    ]
+    workers = min(workers, len(tasks))
+    if workers > 1:
+        return list(filter(None, run_tasks(tasks, workers, unit="clip", title=title)))
+    with tqdm(total=len(index), unit="clip", desc=title) as bar:
+        problems = []
+        for task in tasks:
+            problems.append(_check_shard(*task.arguments))
+            bar.update(task.size)
+    return list(filter(None, problems))
 
 
-def _verify_shard(index: Index, reader: MemberReader, shard: int) -> None:
-    path = index.paths[shard]
-    rows = (index.table.shard == shard).nonzero()[0]
-    members = _members(path)
-    for row in rows:
-        where = index.place(row)
-        key = check_key(index.key(row), where=where)
-        name, offset, size = next(members, ("nothing", 0, 0))
-        suffix = index.properties["codec"] if index.kind == "audio" else "npy"
-        expected = (
-            f"{key}.{suffix}",
-            index.table.offset[row],
-            index.table.size[row],
+def _one_shard_indexes(index: Index) -> Iterator[Index]:
+    """The index of each shard alone: all that a worker needs, and no more."""
+    ends = np.cumsum([shard.num_clips for shard in index.shards]).tolist()
+    starts = [0, *ends[:-1]]
+    for shard, path, start, end in zip(
+        index.shards, index.paths, starts, ends, strict=True
+    ):
+        yield dataclasses.replace(
+            index,
+            shards=(shard,),
+            paths=(path,),
+            table=index.table.rows(start, end, shard=0),
         )
-        if (name, offset, size) != expected:
+
+
+def _check_shard(index: Index) -> str | None:
+    """What is wrong with the only shard of ``index``, if anything is."""
+    (path,), (shard,) = index.paths, index.shards
+    try:
+        _check_whole(index)
+        reader, members = MemberReader(index), read_members(path)
+        for row in range(len(index)):
+            with _naming(index.place(row)):
+                _check_row(index, reader, row, members)
+        if extra := next(members, None):
+            raise ShardError(f"{path}: member {extra.name!r} is not in the index")
+        if file_sha256(path) != shard.sha256:
             raise ShardError(
-                f"{where}: found member {name} of {size} bytes at {offset}, expected "
-                f"{expected[0]} of {expected[2]} bytes at {expected[1]}"
+                f"{path}: bytes differ from the sha256 in the index, though no clip is "
+                "hurt; copy or make it again"
             )
-        if index.kind == "audio":
-            _verify_clip(index, reader, int(row), next(members, ("nothing", 0, 0)))
-        else:
-            reader.labels(int(row))
-    if extra := next(members, None):
-        raise ShardError(f"{path}: member {extra[0]} is not in the index")
-    if file_sha256(path) != index.shards[shard].sha256:
-        raise ShardError(f"{path}: bytes differ from the sha256 in the index")
+    except (ShardError, OSError) as error:
+        return str(error)
+    return None
 
 
-def _verify_clip(
-    index: Index, reader: MemberReader, row: int, described: tuple[str, int, int]
+@contextlib.contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put ``place`` before the message of a ShardError, if it is not there yet."""
+    try:
+        yield
+    except ShardError as error:
+        named = str(error).startswith(place)
+        raise error if named else ShardError(f"{place}: {error}") from None
+
+
+def _check_whole(index: Index) -> None:
+    """ShardError naming the first clip that is not there, if the size is wrong."""
+    (path,), (shard,) = index.paths, index.shards
+    try:
+        check_size(path, shard.num_bytes)
+    except ShardError as error:
+        length = path.stat().st_size if path.is_file() else 0
+        cut = np.flatnonzero(index.table.offset + index.table.size > length)
+        first = f" (from key {index.key(int(cut[0]))!r} on)" if len(cut) else ""
+        raise ShardError(f"{error}{first}") from None
+
+
+def _check_row(
+    index: Index, reader: MemberReader, row: int, members: Iterator[Member]
 ) -> None:
-    where, count = index.place(row), int(index.table.count[row])
+    """ShardError unless the next members of the tar are what the index says."""
+    table = index.table
+    suffix = index.properties["codec"] if index.kind == "audio" else "npy"
+    name, offset = f"{index.key(row)}.{suffix}", int(table.offset[row])
+    expected = Member(name, offset, int(table.size[row]))
+    if (found := next(members, None)) != expected:
+        raise ShardError(f"found {found}, expected {expected}")
+    if index.kind == "labels":
+        reader.labels(row)
+    else:
+        _check_clip(index, reader, row, next(members, None))
+    if zlib.crc32(reader.member(row)) != table.crc32[row]:
+        raise ShardError(
+            "bytes differ from those that were written; copy or make the shard again"
+        )
+
+
+def _check_clip(
+    index: Index, reader: MemberReader, row: int, described: Member | None
+) -> None:
+    count, rate = int(index.table.count[row]), index.properties["sample_rate"]
+    codec = index.properties["codec"]
+    check_member(reader.member(row), codec=codec, sample_rate=rate, count=count)
     reader.samples(row, 0, count)
-    name, offset, size = described
-    if name != f"{index.key(row)}.json":
-        raise ShardError(f"{where}: followed by {name}, expected its .json member")
-    with open(index.paths[index.table.shard[row]], "rb") as stream:
-        stream.seek(offset)
-        info = ClipInfo.from_bytes(stream.read(size), where=where)
+    if described is None or described.name != f"{index.key(row)}.json":
+        raise ShardError(f"followed by {described}, expected its .json member")
+    if described.size > MAX_DESCRIPTION_BYTES:
+        raise ShardError(f"its .json member has {described.size} bytes")
+    with open(index.paths[0], "rb") as stream:
+        stream.seek(described.offset)
+        info = ClipInfo.from_bytes(stream.read(described.size), where="its .json")
     start, stop = index.table.label_start[row : row + 2]
     labels = tuple(index.classes.mids[i] for i in index.table.label[start:stop])
-    expected = (count, index.properties["sample_rate"], labels)
-    if (info.num_samples, info.sample_rate, info.labels) != expected:
-        raise ShardError(f"{where}: its .json member says {info}, the index {expected}")
-
-
-def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each member; ShardError on anything but a file."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isreg():
-                    raise ShardError(f"{path}: member {member.name} is no plain file")
-                yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ShardError(f"{path}: not a whole tar: {error}") from None
+    if (info.num_samples, info.sample_rate, info.labels) != (count, rate, labels):
+        raise ShardError(
+            f"its .json member says {info}, the index {count} samples at {rate} Hz, "
+            f"{labels}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,8 +174,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", help="audio or label dataset")
     parser.add_argument("--audio", help="audio dataset the labels must match")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), help="processes"
+    )
     args = parser.parse_args(argv)
-    print(verify(args.folder, audio=args.audio))
+    print(verify(args.folder, audio=args.audio, workers=args.workers))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import io
 import json
 import shutil
 import tarfile
+import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,9 +22,11 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.files import open_atomic, remove_leftovers, write_atomic
-from shards.index import INDEX_NAME, Index, ShardRecord, Table, open_index, write_index
+from shards.index import INDEX_NAME, Index, open_index, write_index
 from shards.join import check_unique_keys, concatenate_tables
-from shards.schema import ShardError
+from shards.meta import ShardRecord
+from shards.schema import FORMAT_VERSION, ShardError, check_key
+from shards.table import Table
 
 PARTS_NAME = ".parts"
 _SETTINGS_NAME = "settings.json"
@@ -51,7 +54,7 @@ class Part:
 
     shard: ShardRecord
     rows: list[list[Any]]
-    """key, offset, size, count and weak class indices of every clip."""
+    """key, offset, size, count, crc32 and weak class indices of every clip."""
     notes: list[list[str]]
     """What the maker wants kept about this shard, such as rejected clips."""
 
@@ -86,9 +89,11 @@ def write_shard(path: Path, rows: Iterable[Row]) -> Part:
             fileobj=cast(BinaryIO, hashing), mode="w", format=tarfile.USTAR_FORMAT
         ) as tar:
             for row in rows:
+                check_key(row.key, where=str(path))
                 offset = _add_member(tar, f"{row.key}.{row.suffix}", row.data)
-                size, labels = len(row.data), list(row.labels)
-                table.append([row.key, offset, size, row.count, labels])
+                size, crc32 = len(row.data), zlib.crc32(row.data)
+                labels = list(row.labels)
+                table.append([row.key, offset, size, row.count, crc32, labels])
                 for suffix, data in row.extra.items():
                     _add_member(tar, f"{row.key}.{suffix}", data)
         record = ShardRecord(
@@ -255,6 +260,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What must be the same when a dataset is made in more than one go."""
     return {
+        "format_version": FORMAT_VERSION,
         "kind": kind,
         **properties,
         **provenance,
@@ -263,13 +269,15 @@ def _settings(
 
 
 def _to_table(part: Part) -> Table:
-    keys, offsets, sizes, counts, labels = zip(*part.rows) if part.rows else [()] * 5
+    columns = zip(*part.rows, strict=True) if part.rows else [()] * 6
+    keys, offsets, sizes, counts, crc32s, labels = columns
     return Table(
         key=np.array([key.encode() for key in keys], np.bytes_),
         shard=np.zeros(len(keys), np.int32),
         offset=np.array(offsets, np.int64),
         size=np.array(sizes, np.int64),
         count=np.array(counts, np.int32),
+        crc32=np.array(crc32s, np.uint32),
         label_start=np.cumsum([0, *map(len, labels)]).astype(np.int64),
         label=np.array([i for row in labels for i in row], np.int32),
     )
