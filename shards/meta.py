@@ -157,7 +157,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "num_classes": _is_positive,
     "classes_sha256": _matches(_SHA256),
     "clips_sha256": _matches(_SHA256),
-    "shards": lambda value: isinstance(value, list),
+    "shards": lambda value: isinstance(value, list) and len(value) > 0,
     "fingerprint": _matches(_SHA256),
     "provenance": lambda value: isinstance(value, dict),
 }
