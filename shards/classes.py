@@ -103,7 +103,7 @@ def read_classes(path: str | Path) -> Classes:
         raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
     if not {"index", "mid", "display_name"} <= rows[0].keys():
         raise ShardError(
-            f"{path}: columns {','.join(rows[0])}; expected index,mid,display_name"
+            f"{path}: columns {list(rows[0])}; expected index,mid,display_name"
         )
     for number, row in enumerate(rows):
         where = f"{path}: line {number + 2}"
