@@ -14,14 +14,8 @@ import numpy as np
 import soundfile
 
 from shards.containers import find_wav_data
-from shards.decode import MAX_CLIP_SECONDS, load_clip
-from shards.schema import ShardError
-
-CODECS = ("wav", "flac", "opus")
-"""What clips can be packed as; also the member's suffix."""
-
-SOURCE_CODEC = "source"
-"""Codec of a dataset whose members are audio files as found, of any form."""
+from shards.decode import load_clip
+from shards.schema import CODECS, MAX_CLIP_SECONDS, SOURCE_CODEC, ShardError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sample rates (Hz) that Opus has."""

@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 
 from shards.decoders import MAX_CHANNELS, RATES, Recording, open_recording, to_float
-from shards.schema import ShardError
+from shards.schema import MAX_CLIP_SECONDS, ShardError
 
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),
@@ -27,9 +27,6 @@ SUFFIXES = (
 
 SLACK_SECONDS = 1.0
 """A file at most this much longer than its segment is taken as the cut segment."""
-
-MAX_CLIP_SECONDS = 600.0
-"""Longest clip; what decodes to hours is a mistake or an attack on memory."""
 
 MAX_PEAK = 100.0
 """Floats beyond this many times full scale are integers in disguise."""

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shards.schema import CODEC_NAMES, FORMAT_VERSION, ShardError, parse_json, sha256_of
+from shards.schema import (
+    CODECS,
+    FORMAT_VERSION,
+    SOURCE_CODEC,
+    ShardError,
+    parse_json,
+    sha256_of,
+)
 
 MAX_INDEX_BYTES = 256 << 20
 """A longer index.json is refused; full AudioSet's has 4200 shards in 1 MB."""
@@ -164,7 +171,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 """Fields of every index; the rest are properties of its kind."""
 
 _PROPERTIES: dict[str, Callable[[Any], bool]] = {
-    "codec": lambda value: value in CODEC_NAMES,
+    "codec": lambda value: value in (*CODECS, SOURCE_CODEC),
     "sample_rate": _is_positive,
     "chunk_samples": _is_positive,
     "hop_samples": _is_positive,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from shards.audio import CODECS
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
 from shards.packing import Limits, PackSettings, Share, merge, pack
+from shards.schema import CODECS
 from shards.sources import Listing, folder, hdf5, parquet, webdataset
 from shards.workers import default_workers
 

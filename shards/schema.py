@@ -31,8 +31,11 @@ KEY_CHARS = string.ascii_letters + string.digits + "_=-"
 MAX_CLIP_SECONDS = 600.0
 """A longer clip is refused, so that a small file cannot claim to decode to hours."""
 
-CODEC_NAMES = ("wav", "flac")
-"""What the audio of a dataset may be; audio.py knows how to read each."""
+CODECS = ("wav", "flac", "opus")
+"""What clips can be packed as, and the suffix of their members; audio.py knows how."""
+
+SOURCE_CODEC = "source"
+"""Codec of a dataset whose members are audio files as found, of any form."""
 
 MAX_DESCRIPTION_BYTES = 1 << 20
 """A longer JSON member is refused."""

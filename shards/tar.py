@@ -24,7 +24,8 @@ MAX_EXTENSION_BYTES = 1 << 16
 _NUMBER = re.compile(rb" *([0-7]{1,12})[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) ([^=]+)=")
 _FILE, _FOLDER, _LONG_NAME, _PAX = b"0\0", b"5", b"L", b"xg"
-_PLAIN_PAX = {b"atime", b"mtime", b"ctime", b"comment", b"uname", b"gname"}
+_STEERING_PAX = {b"size", b"linkpath", b"charset", b"hdrcharset"}
+"""Fields that change how the tar is read; others, but for the name, do not matter."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class Member:
     """Its first byte in the tar."""
     size: int
     """Its bytes."""
+
+    @property
+    def stem(self) -> str:
+        """Name without folder and suffix: of ``a/x_1.0_2.0.wav``, ``x_1.0_2.0``."""
+        return os.path.splitext(os.path.basename(self.name))[0]
+
+    @property
+    def suffix(self) -> str:
+        """In lower case, with its dot."""
+        return os.path.splitext(self.name)[1].lower()
 
 
 def read_members(path: str | Path) -> Iterator[Member]:
@@ -115,7 +126,7 @@ def _read_pax(data: bytes, where: str) -> bytes | None:
             raise ShardError(f"{where}: broken pax header")
         if match[2] == b"path":
             name = data[match.end() : end - 1]
-        elif match[2] not in _PLAIN_PAX:
+        elif match[2] in _STEERING_PAX or match[2].startswith(b"GNU.sparse"):
             raise ShardError(f"{where}: pax field {match[2]!r} is refused")
         place = end
     return name

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.audio import decode, load_segment
+from shards.audio import decode
 from shards.classes import read_classes
+from shards.decode import load_segment
 from shards.index import Index, open_index
 from shards.reader import MemberReader
 from shards.schema import ClipInfo, ShardError, decode_labels

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from shards.classes import Classes
-from shards.decode import MAX_CLIP_SECONDS, to_mono_int16
+from shards.decode import to_mono_int16
 from shards.files import file_sha256
-from shards.schema import ShardError, make_key
+from shards.schema import MAX_CLIP_SECONDS, ShardError, make_key
 from shards.segments import parse_stem
 from shards.sources import Clip, Listing, import_optional
 

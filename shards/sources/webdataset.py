@@ -20,7 +20,7 @@ from shards.decode import SUFFIXES, load_clip
 from shards.schema import ShardError, make_key
 from shards.segments import parse_stem
 from shards.sources import Clip, Listing
-from shards.tars import Member, read_members
+from shards.tar import Member, read_members
 
 MAX_JSON_BYTES = 1 << 20
 
