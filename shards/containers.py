@@ -21,15 +21,18 @@ _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 _UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 """Sizes that writers leave when they cannot go back: the length cannot be known."""
 
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
 _EBML_UNKNOWN = (1 << 56) - 1
 
 
 def check_whole(stream: BinaryIO) -> None:
     """ShardError if the file in ``stream`` announces more bytes than it has.
 
-    Knows WAV, RF64, W64, AVI, AIFF, AU, Ogg, MP4 and its kin, Matroska and WebM. FLAC
-    and MP3 are known by decoding. Of what was streamed without lengths, and of ADTS,
-    MPEG-TS and the like, a cut at a packet cannot be known.
+    Knows WAV, RF64, W64, AVI, AIFF, AU, CAF, WMA, Ogg, MP4 and its kin, Matroska and
+    WebM. A cut FLAC, or MP3 with a frame count, shows when decoded. Of what was
+    streamed without lengths, and of MP3 without a count, ADTS, AC-3, FLV and MPEG-TS,
+    a cut between two packets cannot be known.
     """
     length = stream.seek(0, os.SEEK_END)
     head = _read_at(stream, 0, 64)
@@ -47,8 +50,7 @@ def _announced_length(stream: BinaryIO, head: bytes, length: int) -> int | None:
     """Bytes the file says to have, or None where it says nothing."""
     kind, form = head[:4], head[8:12]
     if kind in (b"RIFF", b"RIFX") and form == b"WAVE":
-        order = "<" if kind == b"RIFF" else ">"
-        return _end_of_wav_data(stream, length, order)
+        return _end_of_data(stream, 12, "<4sI" if kind == b"RIFF" else ">4sI")
     if len(head) < 40:
         return None
     if kind == b"RIFF":
@@ -62,6 +64,10 @@ def _announced_length(stream: BinaryIO, head: bytes, length: int) -> int | None:
     if kind == b".snd":
         start, size = struct.unpack_from(">II", head, 4)
         return _end(start, size)
+    if kind == b"caff":
+        return _end_of_data(stream, 8, ">4sQ")
+    if kind == b"\x30\x26\xb2\x75":
+        return _asf_length(stream)
     if kind == b"\x1a\x45\xdf\xa3":
         return _end_of_ebml_segment(stream)
     if head[4:8] in (b"ftyp", b"styp"):
@@ -78,18 +84,27 @@ def _read_at(stream: BinaryIO, position: int, size: int) -> bytes:
     return stream.read(size)
 
 
-def _end_of_wav_data(stream: BinaryIO, length: int, order: str) -> int | None:
+def _end_of_data(stream: BinaryIO, position: int, header: str) -> int | None:
     """End of the data chunk; padding and chunks after it may be missing."""
-    position = 12
+    width = struct.calcsize(header)
     for _ in range(MAX_CHUNKS):
-        header = _read_at(stream, position, 8)
-        if len(header) < 8:
+        fields = _read_at(stream, position, width)
+        if len(fields) < width:
             break
-        name, size = struct.unpack(f"{order}4sI", header)
+        name, size = struct.unpack(header, fields)
         if name == b"data":
-            return _end(position + 8, size)
-        position += 8 + size + size % 2
-    raise ShardError("no data chunk; not a complete WAV file, fetch it again")
+            return _end(position + width, size)
+        position += width + size + (size % 2 if width == 8 else 0)
+    raise ShardError("no data chunk; not a complete file, fetch it again")
+
+
+def _asf_length(stream: BinaryIO) -> int | None:
+    """File size in the file properties of an ASF (WMA) header; 0 if it was streamed."""
+    head = _read_at(stream, 0, 1 << 16)
+    position = head.find(_ASF_FILE_PROPERTIES)
+    if position < 0 or len(head) < position + 48:
+        return None
+    return _end(0, struct.unpack_from("<Q", head, position + 40)[0])
 
 
 def _boxes(stream: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:

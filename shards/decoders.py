@@ -122,7 +122,7 @@ def _sndfile_recording(
     if announced > 1 << 62:  # FLAC that was streamed; libsndfile trips over its end
         return Recording(None, lambda start, stop: _read_av(stream, start, stop))
     slack = 0
-    if sound.format == "MP3":  # without its header, the length is an estimate
+    if sound.subtype.startswith("MPEG"):  # without its header, an estimate
         slack = _MP3_SLACK if is_counted_mp3 else announced
 
     def read(start_seconds: float, stop_seconds: float) -> tuple[np.ndarray, int]:
@@ -244,7 +244,8 @@ def to_float(samples: np.ndarray) -> np.ndarray:
     """
     kind, size = samples.dtype.kind, samples.dtype.itemsize
     if kind == "f":
-        return samples.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            return samples.astype(np.float32, copy=False)
     if kind not in "iu" or size > 4:
         raise ShardError(
             f"samples of type {samples.dtype}, whose full scale cannot be known; "
