@@ -165,16 +165,18 @@ def test_the_content_decides_not_the_name(
         assert len(by_path) >= SECONDS * RATE
 
 
-def test_chained_ogg_streams_are_read_to_the_last(tmp_path: Path) -> None:
+def test_chained_ogg_streams_are_read_to_the_last() -> None:
     """Else of a recorded web radio only the first song is packed."""
-    form = FORMS["Ogg FLAC"] | {"rate": RATE}
-    parts = [
-        write_with_ffmpeg(tmp_path / str(n), np.full(RATE, level, np.float32), **form)
-        for n, level in enumerate((0.25, 0.5))
-    ]
+    parts = []
+    for level in (0.5, 0.25):
+        buffer = io.BytesIO()
+        wave = level * sweep(RATE)
+        soundfile.write(buffer, wave, RATE, format="OGG", subtype="VORBIS")
+        parts.append(buffer.getvalue())
     found = load_clip(b"".join(parts), sample_rate=RATE)
-    expected = np.repeat(np.array([8192, 16384]), RATE)
-    np.testing.assert_array_equal(found, expected)
+    assert len(found) == pytest.approx(2 * SECONDS * RATE, abs=2048)
+    halves = np.abs(found[: 5 * RATE]).max(), np.abs(found[-5 * RATE :]).max()
+    assert halves == pytest.approx((8192, 4096), rel=0.15)
 
 
 def test_flac_streamed_without_its_length_is_read_whole() -> None:
@@ -188,7 +190,8 @@ def test_mp3_without_a_frame_count_is_read(tmp_path: Path) -> None:
     """Else files of old encoders, whose length is an estimate, are refused."""
     form = FORMS["MP3"] | {"write_xing": "0"}
     data = write_with_ffmpeg(tmp_path / "0", sweep(44100), **form)
-    assert len(load_clip(data, sample_rate=44100)) >= SECONDS * 44100
+    found = load_clip(data + bytes(900), sample_rate=44100)
+    assert len(found) >= SECONDS * 44100
 
 
 def test_live_webm_without_lengths_is_read(tmp_path: Path) -> None:
@@ -213,6 +216,14 @@ def test_a_file_cut_short_is_refused(
     data, rate = forms[name]
     with pytest.raises(ShardError, match="truncated|not decodable|no audio samples"):
         load_clip(data[: round(share * len(data))], sample_rate=rate)
+
+
+def test_wma_cut_anywhere_is_refused(forms: dict[str, tuple[bytes, int]]) -> None:
+    """Else a download that broke off between two packets looks whole."""
+    data, rate = forms["WMA"]
+    for size in range(1000, len(data), 2999):
+        with pytest.raises(ShardError, match="truncated|not decodable"):
+            load_clip(data[:size], sample_rate=rate)
 
 
 def test_ogg_cut_at_a_page_is_refused(forms: dict[str, tuple[bytes, int]]) -> None:
@@ -269,13 +280,10 @@ def test_what_is_no_audio_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     """Else a file in a shared dataset reads the private files of who packs it."""
     soundfile.write(tmp_path / "other.wav", np.zeros(RATE, np.int16), RATE)
-    for text in (
-        f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/other.wav\n#EXT-X-ENDLIST\n",
-        f"ffconcat version 1.0\nfile {tmp_path}/other.wav\n",
-    ):
-        (tmp_path / "list.mp3").write_text(text)
-        with pytest.raises(ShardError, match="not decodable audio"):
-            load_clip(tmp_path / "list.mp3", sample_rate=RATE)
+    text = "ffconcat version 1.0\nfile other.wav\n"
+    (tmp_path / "list.mp3").write_text(text)
+    with pytest.raises(ShardError, match="not decodable audio"):
+        load_clip(tmp_path / "list.mp3", sample_rate=RATE)
 
 
 def float_wav(samples: np.ndarray) -> bytes:
