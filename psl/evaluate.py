@@ -25,6 +25,7 @@ from psl.loader import (
     LoaderConfig,
     check_has_labels,
     fetch_ahead,
+    open_cache,
     to_device,
     to_waveform,
 )
@@ -68,7 +69,7 @@ def score_clips(
     ``model`` must be in evaluation mode and the same on all ranks. Raises
     RuntimeError unless every clip was scored exactly once.
     """
-    reader, device = MemberReader(index), accelerator.device
+    reader, device = MemberReader(index, open_cache(loader)), accelerator.device
     counts = index.table.count
 
     def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,14 @@ from psl.checkpoint import load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
-from psl.loader import LoaderConfig, fetch_ahead, read_chunks, to_device, to_waveform
+from psl.loader import (
+    LoaderConfig,
+    fetch_ahead,
+    open_cache,
+    read_chunks,
+    to_device,
+    to_waveform,
+)
 from shards import __version__
 from shards.cli import JobError, run_main
 from shards.index import open_index
@@ -77,7 +84,7 @@ def label(config: LabelConfig, rank: int, world_size: int) -> str:
         return f"{config.out}: already labelled with these settings"
     device = runtime.local_device()
     model = runtime.place(teacher.build_model(), device)
-    reader = MemberReader(index)
+    reader = MemberReader(index, open_cache(config.loader))
     shards = range(rank, len(index.shards), world_size)
     with tqdm(
         total=sum(index.shards[s].num_clips for s in shards),

@@ -7,6 +7,7 @@ between them, and the codec and NumPy release the interpreter lock.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,10 +23,12 @@ from torch import Tensor
 from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
-from psl.runtime import default_threads
+from psl.runtime import default_threads, num_local_processes
+from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.index import Index
 from shards.join import check_join, open_indexes
 from shards.plan import Plan
+from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 
 Item = TypeVar("Item")
@@ -40,6 +43,17 @@ class LoaderConfig:
     """Threads per process that read and decode; null for the cores, at most 8."""
     prefetch: int = Field(default=8, gt=0)
     """Batches fetched ahead."""
+    cache: str | None = None
+    """Folder for shards of datasets at a URL, shared by all processes that name it;
+    null for psl/shards in the user's cache folder. Best on a local disk."""
+    cache_gb: float = Field(default=DEFAULT_LIMIT_BYTES / 1e9, gt=0)
+    """Size of that folder at most, 1e9 bytes; least recently used shards make room."""
+
+
+@functools.cache
+def open_cache(config: LoaderConfig) -> ShardCache:
+    """The cache of this process for remote shards."""
+    return ShardCache(config.cache, round(config.cache_gb * 1e9))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +165,10 @@ class TrainingData:
         *,
         chunk_seconds: float,
         alpha: float,
+        loader: LoaderConfig | None = None,
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit."""
+        cache = open_cache(loader or LoaderConfig())
         audio = open_indexes(audio_folders, kind="audio")
         if label_folders is None or alpha < 1:
             check_has_labels(audio, "train on weak labels")
@@ -162,8 +178,8 @@ class TrainingData:
             index = open_indexes(label_folders, kind="labels")
             check_join(audio, index)
             check_label_chunks(index, audio, chunking)
-            labels = MemberReader(index)
-        return TrainingData(MemberReader(audio), labels, chunking, alpha)
+            labels = MemberReader(index, cache)
+        return TrainingData(MemberReader(audio, cache), labels, chunking, alpha)
 
     def plan(self, global_batch_size: int, seed: int) -> Plan:
         """The order in which training visits the chunks."""
@@ -174,6 +190,42 @@ class TrainingData:
             global_batch_size=global_batch_size,
             seed=seed,
         )
+
+    def steps(
+        self, plan: Plan, epoch: int, *, start: int, rank: int, world_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """``plan.steps``, with remote shards fetched a window ahead.
+
+        Raises ValueError if the cache cannot hold a window.
+        """
+        steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
+        readers = [reader for reader in (self.audio, self.labels) if reader]
+        if not any(reader.any_remote for reader in readers):
+            yield from steps
+            return
+        needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
+        share = self.audio.cache.limit_bytes // num_local_processes()
+        with Prefetcher(readers, share) as prefetcher:
+            self._check_window(prefetcher, needed(epoch, start))
+            for step, chunks in enumerate(steps, start=start):
+                if step == start or step % plan.window_steps == 0:
+                    prefetcher.want(_two_windows(plan, needed, epoch, step))
+                yield chunks
+
+    def _check_window(self, prefetcher: Prefetcher, shards: np.ndarray) -> None:
+        """ValueError unless ``shards``, read in turns, can be in the cache together.
+
+        Else almost every read would fetch a shard anew.
+        """
+        needed = sum(prefetcher.num_bytes(int(shard)) for shard in shards)
+        if needed > prefetcher.max_bytes:
+            enough = 1.01 * needed * num_local_processes()
+            raise ValueError(
+                f"{self.audio.cache.folder}: {len(shards)} shards of "
+                f"{needed / 1e9:.3g} GB are read at a time, but each process of this "
+                f"machine has {prefetcher.max_bytes / 1e9:.3g} GB of the cache; set "
+                f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -199,8 +251,20 @@ class TrainingData:
         weak = index.table.weak_targets(rows, len(index.classes))
         if self.labels is None:
             return weak
-        pseudo = [
-            self.labels.labels(int(row))[chunk]
+        pseudo = [  # copied, as a view of a remote shard keeps it in the cache
+            self.labels.labels(int(row))[chunk].astype(np.float32)
             for row, chunk in zip(rows, chunks, strict=True)
         ]
-        return mix_targets(np.stack(pseudo).astype(np.float32), weak, self.alpha)
+        return mix_targets(np.stack(pseudo), weak, self.alpha)
+
+
+def _two_windows(
+    plan: Plan, needed: Callable[[int, int], np.ndarray], epoch: int, step: int
+) -> Iterator[int]:
+    """Shards in the order of need, from ``step`` to the end of the next window."""
+    yield from needed(epoch, step).tolist()
+    following = step - step % plan.window_steps + plan.window_steps
+    if following < plan.num_steps:
+        yield from needed(epoch, following).tolist()
+    else:
+        yield from needed(epoch + 1, 0).tolist()

@@ -121,8 +121,12 @@ def finish(accelerator: Accelerator) -> None:
 
 def default_threads() -> int:
     """Loader threads: the cores this process can count on, at most 8."""
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, len(os.sched_getaffinity(0)) // local_processes))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // num_local_processes()))
+
+
+def num_local_processes() -> int:
+    """Processes of the job on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def rank_and_world_size() -> tuple[int, int]:

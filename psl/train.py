@@ -142,6 +142,7 @@ def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, Trainin
         config.data.labels,
         chunk_seconds=config.data.chunk_seconds,
         alpha=config.data.alpha,
+        loader=config.loader,
     )
     valid = open_index(config.data.valid, kind="audio")
     classes = data.audio.index.classes
@@ -235,7 +236,8 @@ def _record(run: _Run, window: LossSummary, step: int, epoch: int) -> None:
 
 def _batches(run: _Run, state: TrainingState) -> Iterator[Batch]:
     """This rank's batches of the rest of the epoch."""
-    order = run.plan.steps(
+    order = run.data.steps(
+        run.plan,
         state.epoch,
         start=state.step_in_epoch,
         rank=run.accelerator.process_index,

@@ -95,9 +95,18 @@ def read_classes(path: str | Path) -> Classes:
     or a repeated mid.
     """
     try:
-        text = read_bounded(path, MAX_CLASS_LIST_BYTES).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (ShardError, UnicodeDecodeError, csv.Error) as error:
+        data = read_bounded(path, MAX_CLASS_LIST_BYTES)
+    except ShardError as error:
+        raise ShardError(f"{path}: cannot read class list: {error}") from None
+    return parse_classes(data, str(path))
+
+
+def parse_classes(data: bytes, path: str) -> Classes:
+    """The classes of the content of such a CSV; ``path`` is for messages."""
+    try:
+        stream = io.StringIO(data.decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ShardError(f"{path}: cannot read class list: {error}") from None
     if not rows:
         raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from shards.classes import Classes, read_classes
+from shards.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
 from shards.files import read_bounded, write_atomic
 from shards.meta import (
     MAX_INDEX_BYTES,
@@ -22,6 +22,7 @@ from shards.meta import (
     parse_meta,
     properties_of,
 )
+from shards.remote import RetryPolicy, check_place, is_url, join_place, read_url
 from shards.schema import MAX_CLIP_SECONDS, ShardError, sha256_of
 from shards.table import MAX_TABLE_BYTES, Table, check_table, read_table
 
@@ -38,8 +39,8 @@ class Index:
     """``audio`` or ``labels``."""
     classes: Classes
     shards: tuple[ShardRecord, ...]
-    paths: tuple[Path, ...]
-    """Where each shard lies."""
+    places: tuple[str, ...]
+    """Where each shard lies: a path, or a URL."""
     table: Table
     properties: dict[str, Any]
     """Audio: codec, sample_rate. Labels: chunk_seconds, hop_seconds."""
@@ -47,9 +48,9 @@ class Index:
     """What made each folder, from what."""
     fingerprints: tuple[str, ...]
     """Of each folder, a hash of everything that decides what a reader gets."""
-
     location: str | None = None
-    """Of one folder, where its tars lie when not beside its index."""
+    """Where the tars of one folder lie if not beside index.json: an absolute folder,
+    one relative to index.json, or a URL. Not in the fingerprint."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -64,7 +65,13 @@ class Index:
     @property
     def where(self) -> str:
         """The folders, for messages."""
-        return ", ".join(dict.fromkeys(str(path.parent) for path in self.paths))
+        return ", ".join(dict.fromkeys(p.rpartition("/")[0] for p in self.places))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where each shard lies, of a dataset that has none at a URL."""
+        assert not any(map(is_url, self.places))
+        return tuple(map(Path, self.places))
 
     def key(self, row: int) -> str:
         """The key of one row."""
@@ -74,7 +81,7 @@ class Index:
         """Where one row lies, for messages: ``folder/000017.tar: key 'x' at row 3``."""
         shard = self.table.shard[row]  # of the column's type, else all is converted
         row_in_shard = row - int(np.searchsorted(self.table.shard, shard))
-        return f"{self.paths[shard]}: key {self.key(row)!r} at row {row_in_shard}"
+        return f"{self.places[shard]}: key {self.key(row)!r} at row {row_in_shard}"
 
 
 def write_index(folder: Path, index: Index) -> None:
@@ -94,47 +101,80 @@ def write_index(folder: Path, index: Index) -> None:
         shards=index.shards,
         properties=index.properties,
         provenance=provenance,
+        location=index.location,
     )
     write_atomic(folder / TABLE_NAME, table)
     write_atomic(folder / CLASSES_NAME, index.classes.to_csv())
     write_atomic(folder / INDEX_NAME, json.dumps(meta, indent=1) + "\n")
 
 
-def open_index(folder: str | Path, *, kind: str | None) -> Index:
-    """The index of one dataset folder, checked against itself and the tars' sizes.
+def open_index(
+    folder: str | Path, *, kind: str | None, retry: RetryPolicy | None = None
+) -> Index:
+    """The index of one dataset, checked against itself and the sizes of local tars.
 
-    ``kind`` None takes a dataset of any kind. Raises ShardError naming the file that is
-    missing, damaged, or of another kind.
+    ``folder`` may be a URL; ``kind`` None takes a dataset of any kind. Raises
+    ShardError naming the file that is missing, damaged, or of another kind, JobError
+    if a server does not answer well within ``retry``.
     """
-    index = read_index(folder, kind=kind)
-    for shard, path in zip(index.shards, index.paths, strict=True):
-        check_size(path, shard.num_bytes)
+    index = read_index(folder, kind=kind, retry=retry)
+    for shard, place in zip(index.shards, index.places, strict=True):
+        if not is_url(place):  # remote ones are checked when they are fetched
+            check_size(Path(place), shard.num_bytes)
     return index
 
 
-def read_index(folder: str | Path, *, kind: str | None) -> Index:
+def read_index(
+    folder: str | Path, *, kind: str | None, retry: RetryPolicy | None = None
+) -> Index:
     """As open_index, without looking at the tars."""
-    folder = Path(folder)
-    path = folder / INDEX_NAME
-    if not path.exists():
+    home, retry = check_place(folder), retry or RetryPolicy()
+    place = join_place(home, INDEX_NAME)
+    if not is_url(place) and not Path(place).exists():
         raise ShardError(
-            f"{path}: not found; expected a finished {kind or 'audio or label'} "
-            f"dataset in {path.parent}"
+            f"{place}: not found; expected a finished {kind or 'audio or label'} "
+            f"dataset in {home}"
         )
-    meta = parse_meta(read_bounded(path, MAX_INDEX_BYTES), where=str(path))
+    meta = parse_meta(_read(place, MAX_INDEX_BYTES, retry), where=place)
     if kind is not None and meta["kind"] != kind:
-        raise ShardError(f"{path}: holds {meta['kind']}, expected {kind}")
+        raise ShardError(f"{place}: holds {meta['kind']}, expected {kind}")
     shards = tuple(ShardRecord(**record) for record in meta["shards"])
+    tars = _find_tars(home, meta.get("location"), where=place)
     return Index(
         kind=meta["kind"],
-        classes=_read_classes(folder / CLASSES_NAME, meta),
+        classes=_read_classes(join_place(home, CLASSES_NAME), meta, retry),
         shards=shards,
-        paths=tuple(folder / shard.name for shard in shards),
-        table=_read_table(folder / TABLE_NAME, meta, shards),
+        places=tuple(join_place(tars, shard.name) for shard in shards),
+        table=_read_table(join_place(home, TABLE_NAME), meta, shards, retry),
         properties=properties_of(meta),
         provenances=(meta["provenance"],),
         fingerprints=(meta["fingerprint"],),
+        location=meta.get("location"),
     )
+
+
+def _find_tars(home: str, location: str | None, *, where: str) -> str:
+    """The folder or URL of the tars of a dataset whose index.json is in ``home``."""
+    if location is None:
+        return home
+    if is_url(location):
+        return check_place(location)
+    if is_url(home):
+        # the folders of whoever wrote it are none of ours
+        if location.startswith("/") or ".." in location.split("/"):
+            raise ShardError(
+                f"{where}: location {location!r} leaves the dataset; expected a folder "
+                "below it, or a URL"
+            )
+        return join_place(home, location.rstrip("/"))
+    return str(Path(home) / location)
+
+
+def _read(place: str, max_bytes: int, retry: RetryPolicy) -> bytes:
+    """A whole file of the index; ShardError if it cannot be read."""
+    if is_url(place):
+        return read_url(place, max_bytes=max_bytes, retry=retry)
+    return read_bounded(place, max_bytes)
 
 
 def check_size(path: Path, num_bytes: int) -> None:
@@ -148,8 +188,8 @@ def check_size(path: Path, num_bytes: int) -> None:
         )
 
 
-def _read_classes(path: Path, meta: dict[str, Any]) -> Classes:
-    classes = read_classes(path)
+def _read_classes(path: str, meta: dict[str, Any], retry: RetryPolicy) -> Classes:
+    classes = parse_classes(_read(path, MAX_CLASS_LIST_BYTES, retry), path)
     if (classes.sha256, len(classes)) != (meta["classes_sha256"], meta["num_classes"]):
         raise ShardError(
             f"{path}: not the class list the index was made with; restore the file"
@@ -158,12 +198,15 @@ def _read_classes(path: Path, meta: dict[str, Any]) -> Classes:
 
 
 def _read_table(
-    path: Path, meta: dict[str, Any], shards: tuple[ShardRecord, ...]
+    path: str,
+    meta: dict[str, Any],
+    shards: tuple[ShardRecord, ...],
+    retry: RetryPolicy,
 ) -> Table:
-    data = read_bounded(path, MAX_TABLE_BYTES)
+    data = _read(path, MAX_TABLE_BYTES, retry)
     if sha256_of(data) != meta["clips_sha256"]:
         raise ShardError(f"{path}: not the table that index.json names; restore it")
-    table = read_table(data, where=str(path))
+    table = read_table(data, where=path)
     is_audio = meta["kind"] == "audio"
     check_table(
         table,
@@ -172,7 +215,7 @@ def _read_table(
         num_classes=meta["num_classes"] if is_audio else 0,
         max_count=_max_count(meta),
         least_bytes=_least_bytes(meta),
-        where=str(path),
+        where=path,
     )
     return table
 

@@ -46,7 +46,7 @@ def _concatenate(indexes: list[Index]) -> Index:
         kind=first.kind,
         classes=first.classes,
         shards=sum((index.shards for index in indexes), ()),
-        paths=sum((index.paths for index in indexes), ()),
+        places=sum((index.places for index in indexes), ()),
         table=table,
         properties=first.properties,
         provenances=sum((index.provenances for index in indexes), ()),

@@ -25,7 +25,7 @@ MAX_INDEX_BYTES = 256 << 20
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@ ()-]{0,199}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_UNHASHED = ("fingerprint", "provenance")
+_UNHASHED = ("fingerprint", "provenance", "location")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def make_meta(
     shards: tuple[ShardRecord, ...],
     properties: dict[str, Any],
     provenance: dict[str, Any],
+    location: str | None,
 ) -> dict[str, Any]:
     """The content of index.json, with its fingerprint."""
     meta = {
@@ -61,7 +62,11 @@ def make_meta(
         "clips_sha256": clips_sha256,
         "shards": [asdict(shard) for shard in shards],
     }
-    return {**meta, "fingerprint": _fingerprint(meta), "provenance": provenance}
+    meta["fingerprint"] = _fingerprint(meta)
+    meta["provenance"] = provenance
+    if location is not None:
+        meta["location"] = location
+    return meta
 
 
 def _fingerprint(meta: dict[str, Any]) -> str:
@@ -145,6 +150,10 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and bool(pattern.fullmatch(value))
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) < 4096
+
+
 def _is_shard(record: Any) -> bool:
     return (
         isinstance(record, dict)
@@ -167,6 +176,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "shards": lambda value: isinstance(value, list) and len(value) > 0,
     "fingerprint": _matches(_SHA256),
     "provenance": lambda value: isinstance(value, dict),
+    "location": lambda value: value is None or _is_text(value),
 }
 """Fields of every index; the rest are properties of its kind."""
 

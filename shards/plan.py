@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -95,6 +96,20 @@ class Plan:
             )
             for step in range(max(start - window_start, 0), block.shape[1]):
                 yield layout.locate(block[:, step])
+
+    def shards_needed(
+        self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1
+    ) -> np.ndarray:
+        """Shards [n] that a rank reads from ``step`` to the end of its window, in the
+        order of first use."""
+        rest = self.window_steps - step % self.window_steps
+        steps = self.steps(epoch, start=step, rank=rank, world_size=world_size)
+        rows = np.concatenate([rows for rows, _ in itertools.islice(steps, rest)])
+        ends = np.cumsum(self.clips_per_shard)
+        shards, first = np.unique(
+            np.searchsorted(ends, rows, side="right"), return_index=True
+        )
+        return shards[np.argsort(first)]
 
     def _window(
         self, layout: _EpochLayout, epoch: int, stream: int, start: int

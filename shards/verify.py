@@ -21,7 +21,13 @@ from shards.files import file_sha256
 from shards.index import Index, check_size, open_index, read_index
 from shards.join import check_join
 from shards.reader import MemberReader
-from shards.schema import MAX_DESCRIPTION_BYTES, ClipInfo, ShardError
+from shards.remote import is_url
+from shards.schema import (
+    MAX_DESCRIPTION_BYTES,
+    SOURCE_CODEC,
+    ClipInfo,
+    ShardError,
+)
 from shards.tar import Member, read_members
 from shards.workers import Task, check_workers, default_workers, run_tasks
 
@@ -67,36 +73,61 @@ def _one_shard_indexes(index: Index) -> Iterator[Index]:
     """The index of each shard alone: all that a worker needs, and no more."""
     ends = np.cumsum([shard.num_clips for shard in index.shards]).tolist()
     starts = [0, *ends[:-1]]
-    for shard, path, start, end in zip(
-        index.shards, index.paths, starts, ends, strict=True
+    for shard, place, start, end in zip(
+        index.shards, index.places, starts, ends, strict=True
     ):
         yield dataclasses.replace(
             index,
             shards=(shard,),
-            paths=(path,),
+            places=(place,),
             table=index.table.rows(start, end, shard=0),
         )
 
 
 def _check_shard(index: Index) -> str | None:
     """What is wrong with the only shard of ``index``, if anything is."""
-    (path,), (shard,) = index.paths, index.shards
+    reader = MemberReader(index)
     try:
-        _check_whole(index)
-        reader, members = MemberReader(index), read_members(path)
-        for row in range(len(index)):
-            with _naming(index.place(row)):
-                _check_row(index, reader, row, members)
-        if extra := next(members, None):
-            raise ShardError(f"{path}: member {extra.name!r} is not in the index")
-        if file_sha256(path) != shard.sha256:
-            raise ShardError(
-                f"{path}: bytes differ from the sha256 in the index, though no clip is "
-                "hurt; copy or make it again"
-            )
+        if not is_url(index.places[0]):
+            _check_whole(index)
+        with reader.local_file(0) as path:
+            _check_members(index, reader, path)
     except (ShardError, OSError) as error:
         return str(error)
     return None
+
+
+def _check_members(index: Index, reader: MemberReader, path: Path) -> None:
+    """ShardError unless the tar ``path`` is, member for member, the only shard."""
+    (place,), (shard,) = index.places, index.shards
+    members = read_members(path)
+    if index.properties.get("codec") == SOURCE_CODEC:
+        _check_adopted(index, reader, members)
+    else:
+        for row in range(len(index)):
+            with _naming(index.place(row)):
+                _check_row(index, reader, row, members, path)
+        if extra := next(members, None):
+            raise ShardError(f"{place}: member {extra.name!r} is not in the index")
+    if file_sha256(path) != shard.sha256:
+        raise ShardError(
+            f"{place}: bytes differ from the sha256 in the index, though no clip is "
+            "hurt; copy or make it again"
+        )
+
+
+def _check_adopted(
+    index: Index, reader: MemberReader, members: Iterator[Member]
+) -> None:
+    """ShardError unless each row is a member of a tar that holds others, too."""
+    sizes = {member.offset: member.size for member in members}
+    for row in range(len(index)):
+        with _naming(index.place(row)):
+            offset, size = int(index.table.offset[row]), int(index.table.size[row])
+            if sizes.get(offset) != size:
+                raise ShardError(f"no member of {size} bytes at byte {offset}")
+            _check_length(index, reader, row)
+            _check_crc32(index, reader, row)
 
 
 @contextlib.contextmanager
@@ -122,7 +153,11 @@ def _check_whole(index: Index) -> None:
 
 
 def _check_row(
-    index: Index, reader: MemberReader, row: int, members: Iterator[Member]
+    index: Index,
+    reader: MemberReader,
+    row: int,
+    members: Iterator[Member],
+    path: Path,
 ) -> None:
     """ShardError unless the next members of the tar are what the index says."""
     table = index.table
@@ -134,25 +169,39 @@ def _check_row(
     if index.kind == "labels":
         reader.labels(row)
     else:
-        _check_clip(index, reader, row, next(members, None))
-    if zlib.crc32(reader.member(row)) != table.crc32[row]:
+        _check_clip(index, reader, row, next(members, None), path)
+    _check_crc32(index, reader, row)
+
+
+def _check_crc32(index: Index, reader: MemberReader, row: int) -> None:
+    if zlib.crc32(reader.member(row)) != index.table.crc32[row]:
         raise ShardError(
             "bytes differ from those that were written; copy or make the shard again"
         )
 
 
-def _check_clip(
-    index: Index, reader: MemberReader, row: int, described: Member | None
-) -> None:
-    count, rate = int(index.table.count[row]), index.properties["sample_rate"]
+def _check_length(index: Index, reader: MemberReader, row: int) -> None:
+    """ShardError unless a clip decodes to the samples of the index, and no more."""
+    count = int(index.table.count[row])
     reader.samples(row, 0, count)
     if _has_samples(reader, row, count, count + 1):
         raise ShardError(f"has more than the {count} samples of the index")
+
+
+def _check_clip(
+    index: Index,
+    reader: MemberReader,
+    row: int,
+    described: Member | None,
+    path: Path,
+) -> None:
+    count, rate = int(index.table.count[row]), index.properties["sample_rate"]
+    _check_length(index, reader, row)
     if described is None or described.name != f"{index.key(row)}.json":
         raise ShardError(f"followed by {described}, expected its .json member")
     if described.size > MAX_DESCRIPTION_BYTES:
         raise ShardError(f"its .json member has {described.size} bytes")
-    with open(index.paths[0], "rb") as stream:
+    with open(path, "rb") as stream:
         stream.seek(described.offset)
         info = ClipInfo.from_bytes(stream.read(described.size), where="its .json")
     start, stop = index.table.label_start[row : row + 2]
@@ -179,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Re-read a dataset folder and compare it with its index.",
         epilog="example: python -m shards.verify data/labels_2s --audio data/balanced",
     )
-    parser.add_argument("folder", help="audio or label dataset")
+    parser.add_argument("folder", help="audio or label dataset, a folder or URL")
     parser.add_argument("--audio", help="audio dataset the labels must match")
     parser.add_argument(
         "--workers", type=int, default=default_workers(), help="processes"

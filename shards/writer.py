@@ -244,7 +244,7 @@ def make_index(
         kind=kind,
         classes=classes,
         shards=shards,
-        paths=tuple(Path(location or folder) / shard.name for shard in shards),
+        places=tuple(str(Path(location or folder) / s.name) for s in shards),
         table=concatenate_tables([_to_table(part) for part in parts], [1] * len(parts)),
         properties=properties,
         provenances=(provenance,),

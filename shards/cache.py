@@ -1,0 +1,379 @@
+"""Remote shards as local files, in a folder that stays under its limit.
+
+Owns the cache folder, which any number of threads and processes share. The folder
+itself is all the state there is, so a process may be killed on any line:
+
+- ``<sha256>`` is a whole, checked shard; its mtime is its last use.
+- ``<sha256>.<bytes>.part`` is one on its way. Its name reserves its final size.
+- A lock (flock) on either means that it is in use: shared by readers, exclusive by the
+  one that downloads. The kernel drops it when the last descriptor or memory map goes.
+- ``.lock`` is held while room is made and while a part takes its final name.
+- ``.wanted`` is touched by a reader that waits for room: all drop their idle maps.
+
+flock wants a local disk, or a network file system that passes locks on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import mmap
+import os
+import re
+import resource
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.cli import JobError
+from shards.files import file_sha256, sync_folder
+from shards.index import ShardRecord
+from shards.remote import RetryPolicy, Stopped, download
+from shards.schema import ShardError
+from shards.transport import WrongContent
+
+MAX_OPEN_SHARDS = 2048
+"""Memory maps kept at most by a reader or a cache; each holds a file descriptor."""
+
+DEFAULT_LIMIT_BYTES = 100 * 10**9
+
+_OURS = re.compile(r"([0-9a-f]{64})(?:\.(\d+)\.part)?")
+_POLL_SECONDS = 0.05
+_YIELD_SECONDS = 0.25  # between looks at .wanted
+_WANTED_FOR_SECONDS = 1.0  # after the last touch of .wanted
+_RENEW_SECONDS = 10.0  # after which maps are dropped, and made again if still in use
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of the cache."""
+
+    path: Path
+    num_bytes: int
+    """On disk, or reserved."""
+    used: float
+
+
+class ShardCache:
+    """Remote shards on local disk. Safe to share among threads and processes.
+
+    Never more than ``limit_bytes`` are in ``folder``, counting shards on their way
+    whole; the least recently used make room. Shards in use are not removed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        *,
+        retry: RetryPolicy | None = None,
+        room_seconds: float = 120.0,
+    ) -> None:
+        self.folder = Path(folder) if folder is not None else default_folder()
+        self.limit_bytes = limit_bytes
+        self.retry = retry or RetryPolicy()
+        self.room_seconds = room_seconds
+        """How long to wait while all shards in the folder are in use."""
+        self._maps = functools.lru_cache(num_open_shards())(self._map)
+        self._wanted = False
+        self._yielding = threading.Lock()  # held by the thread that yields
+
+    def check_fits(self, shards: tuple[ShardRecord, ...], *, where: str) -> None:
+        """ValueError if one of ``shards`` is larger than the whole cache."""
+        largest = max(shards, key=lambda shard: shard.num_bytes, default=None)
+        if largest is not None and largest.num_bytes > self.limit_bytes:
+            raise ValueError(
+                f"{self.folder}: the cache may hold {self.limit_bytes} bytes, but "
+                f"{largest.name} of {where} has {largest.num_bytes}; raise the limit "
+                "(loader.cache_gb), or pack smaller shards"
+            )
+
+    def view(self, url: str, shard: ShardRecord) -> memoryview:
+        """The bytes of a shard, fetched if need be. It stays while a view of it does.
+
+        Raises ShardError or JobError as ``fetch`` does, and JobError if no room can be
+        made in ``room_seconds``.
+        """
+        if self._wanted:  # keep nothing that another process waits for
+            return self._map(url, shard)
+        return self._maps(url, shard)
+
+    def fetch(self, url: str, shard: ShardRecord, stop: threading.Event) -> bool:
+        """Have a shard on disk, as the most recently used; False if there is no room.
+
+        Raises ShardError if it is not there, or not the one in the index; JobError if
+        it cannot be had within the retry policy; Stopped.
+        """
+        stream = self._open(url, shard, stop)
+        if stream is not None:
+            stream.close()
+        return stream is not None
+
+    @contextlib.contextmanager
+    def file(self, url: str, shard: ShardRecord) -> Iterator[Path]:
+        """The path of a shard, which stays for the length of the block."""
+        with self._wait_for(url, shard):
+            yield self.folder / shard.sha256
+
+    def drop_idle(self) -> None:
+        """Let go of all maps that no view is using, so that others may make room."""
+        self._maps.cache_clear()
+
+    def _map(self, url: str, shard: ShardRecord) -> memoryview:
+        self._start_yielding()
+        with self._wait_for(url, shard) as stream:
+            # the map has a duplicate of the descriptor, hence a share in its lock
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _wait_for(self, url: str, shard: ShardRecord) -> BinaryIO:
+        """A whole shard, open, with a shared lock; waits for room."""
+        self.check_fits((shard,), where=url)
+        deadline = _Deadline(f"{url}: need {shard.num_bytes} bytes in {self.folder}")
+        while (stream := self._open(url, shard)) is None:
+            self.drop_idle()
+            (self.folder / ".wanted").touch()
+            deadline.check(
+                self.room_seconds,
+                f"all of its {self.limit_bytes} bytes are in use by other shards; "
+                "raise the limit (loader.cache_gb) or start fewer processes on it",
+            )
+            time.sleep(_POLL_SECONDS)
+        return stream
+
+    def _open(
+        self, url: str, shard: ShardRecord, stop: threading.Event | None = None
+    ) -> BinaryIO | None:
+        """A whole shard, open, with a shared lock; None if there is no room for it."""
+        path, part_path = self.folder / shard.sha256, self._part_path(shard)
+        deadline = _Deadline(str(part_path))
+        while True:
+            if (whole := _open_whole(path, shard.num_bytes)) is not None:
+                return whole
+            if stop is not None and stop.is_set():
+                raise Stopped
+            with self._locked():
+                # looked for again, as it may have come in the meantime
+                if not path.exists():
+                    if not part_path.exists() and not self._make_room(shard.num_bytes):
+                        return None
+                    part = open(part_path, "a+b")
+                    if _try_lock(part, fcntl.LOCK_EX):
+                        break
+                    part.close()
+            deadline.check(
+                self.retry.patience_seconds,
+                "another process holds it and does not go on",
+                progress=_size(part_path),
+            )
+            time.sleep(_POLL_SECONDS)
+        return self._complete(part, url, shard, stop)
+
+    def _part_path(self, shard: ShardRecord) -> Path:
+        return self.folder / f"{shard.sha256}.{shard.num_bytes}.part"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among all processes; for moments only."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        deadline = _Deadline(f"{self.folder}/.lock")
+        with open(self.folder / ".lock", "ab") as stream:
+            while not _try_lock(stream, fcntl.LOCK_EX):
+                deadline.check(self.room_seconds, "held by a process that hangs")
+                time.sleep(_POLL_SECONDS / 10)
+            yield
+
+    def _make_room(self, num_bytes: int) -> bool:
+        """Remove what is least recently used until ``num_bytes`` fit.
+
+        False, and nothing removed, if too much is in use.
+        """
+        entries = sorted(_entries(self.folder), key=lambda entry: entry.used)
+        excess = sum(entry.num_bytes for entry in entries) + num_bytes
+        excess -= self.limit_bytes
+        with contextlib.ExitStack() as locks:
+            idle = []
+            for entry in entries:
+                if excess <= 0:
+                    break
+                with contextlib.suppress(FileNotFoundError):
+                    stream = locks.enter_context(open(entry.path, "r+b"))
+                    if _try_lock(stream, fcntl.LOCK_EX):
+                        idle.append(entry.path)
+                        excess -= entry.num_bytes
+            if excess <= 0:
+                for path in idle:
+                    path.unlink(missing_ok=True)
+        return excess <= 0
+
+    def _complete(
+        self,
+        part: BinaryIO,
+        url: str,
+        shard: ShardRecord,
+        stop: threading.Event | None,
+    ) -> BinaryIO:
+        """Download what ``part`` lacks, check it and give it its final name.
+
+        A part that turns out wrong is fetched once more from the start.
+        """
+        found = []
+        try:
+            for _ in range(2):
+                wrong = self._fill(part, url, shard, stop)
+                if wrong is None:
+                    return self._publish(part, shard)
+                found.append(wrong)
+                part.truncate(0)
+                part.seek(0)
+        except (OSError, ShardError):  # such as a full disk, which must not stay full
+            self._discard(part, shard)
+            raise
+        except BaseException:
+            part.close()  # what has come serves whoever is next
+            raise
+        self._discard(part, shard)
+        raise ShardError(
+            f"{url}: found {' and '.join(found)}, expected {shard.num_bytes} bytes of "
+            f"sha256 {shard.sha256[:16]}...; the shard there is not the one in the "
+            "index, put it there again"
+        )
+
+    def _fill(
+        self,
+        part: BinaryIO,
+        url: str,
+        shard: ShardRecord,
+        stop: threading.Event | None,
+    ) -> str | None:
+        """Download what ``part`` lacks; what it then is if not the shard."""
+        part.seek(0, os.SEEK_END)
+        try:
+            download(url, part, shard.num_bytes, retry=self.retry, stop=stop)
+        except WrongContent as error:
+            return str(error)
+        part.flush()
+        os.fsync(part.fileno())
+        found = file_sha256(self._part_path(shard))
+        return None if found == shard.sha256 else f"sha256 {found[:16]}..."
+
+    def _publish(self, part: BinaryIO, shard: ShardRecord) -> BinaryIO:
+        with self._locked():
+            os.replace(self._part_path(shard), self.folder / shard.sha256)
+            fcntl.flock(part, fcntl.LOCK_SH)
+        sync_folder(self.folder)
+        return part
+
+    def _discard(self, part: BinaryIO, shard: ShardRecord) -> None:
+        """Give the reserved room back."""
+        with part, self._locked():
+            self._part_path(shard).unlink(missing_ok=True)
+
+    def _start_yielding(self) -> None:
+        if self._yielding.acquire(blocking=False):
+            threading.Thread(
+                target=_yield_when_wanted,
+                args=(weakref.ref(self),),
+                daemon=True,
+                name="psl-cache",
+            ).start()
+
+
+def default_folder() -> Path:
+    """The per-user cache folder of this project."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "psl" / "shards"
+
+
+def num_open_shards() -> int:
+    """Maps a reader can afford: a quarter of the descriptors, raised if need be.
+
+    Every stream of a batch has a few shards open; a reader that cannot keep them maps
+    and unmaps at each read.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_OPEN_SHARDS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else min(soft, wanted) // 4
+
+
+class _Deadline:
+    """A wait that ends with an error when nothing changes for too long."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._since = time.monotonic()
+        self._progress: object = None
+
+    def check(self, seconds: float, why: str, *, progress: object = None) -> None:
+        """JobError if ``progress`` has been the same for ``seconds``."""
+        now = time.monotonic()
+        if progress != self._progress:
+            self._since, self._progress = now, progress
+        if now - self._since > seconds:
+            raise JobError(f"{self._what}: waited {seconds:g} seconds, but {why}")
+
+
+def _yield_when_wanted(reference: weakref.ref[ShardCache]) -> None:
+    """Let go of idle maps while a process waits for room, and of all now and then.
+
+    The latter tells by their use which shards are still needed. Ends with the cache.
+    """
+    renewed = time.monotonic()
+    while (cache := reference()) is not None:
+        try:
+            age = time.time() - (cache.folder / ".wanted").stat().st_mtime
+        except OSError:
+            age = float("inf")
+        cache._wanted = age < _WANTED_FOR_SECONDS
+        if cache._wanted or time.monotonic() - renewed > _RENEW_SECONDS:
+            cache.drop_idle()
+            renewed = time.monotonic()
+        del cache
+        time.sleep(_YIELD_SECONDS)
+
+
+def _entries(folder: Path) -> Iterator[_Entry]:
+    for path in folder.iterdir():
+        if match := _OURS.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                size = status.st_size if match[2] is None else int(match[2])
+                yield _Entry(path, size, status.st_mtime)
+
+
+def _open_whole(path: Path, num_bytes: int) -> BinaryIO | None:
+    """A file of the cache with a shared lock, as the most recently used, or None."""
+    try:
+        stream = open(path, "r+b")
+    except FileNotFoundError:
+        return None
+    status = os.fstat(stream.fileno())
+    if _try_lock(stream, fcntl.LOCK_SH) and os.fstat(stream.fileno()).st_nlink:
+        if status.st_size == num_bytes:
+            os.utime(stream.fileno())
+            return stream
+        path.unlink(missing_ok=True)  # not ours to trust: it was cut by someone
+    stream.close()
+    return None
+
+
+def _try_lock(stream: BinaryIO, kind: int) -> bool:
+    try:
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

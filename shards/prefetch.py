@@ -1,0 +1,105 @@
+"""Remote shards fetched before they are read.
+
+Owns the threads that do it. What they cannot fetch they leave to the reader, which
+tries for itself and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
+
+from shards.cli import JobError
+from shards.reader import MemberReader
+from shards.remote import Stopped
+from shards.schema import ShardError
+
+NUM_THREADS = 4
+"""Shards on their way at a time; one connection rarely fills a line."""
+
+_NO_ROOM_SECONDS = 1.0
+
+
+class Prefetcher:
+    """Fetches the shards of ``readers``, which have the same numbering, in threads.
+
+    A context manager; at its end the threads stop, those that wait for a server as
+    soon as it answers or is given up.
+    """
+
+    def __init__(self, readers: Sequence[MemberReader], max_bytes: int) -> None:
+        self.readers = readers
+        self.max_bytes = max_bytes
+        """Of the shards wanted at a time; what comes after them is left alone."""
+        self._wanted: Iterator[int] = iter(())
+        self._version = 0
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True, name="psl-prefetch")
+            for _ in range(NUM_THREADS)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def want(self, shards: Iterable[int]) -> None:
+        """Fetch these shards, in this order, instead of those wanted before.
+
+        ``shards`` is iterated by the threads.
+        """
+        with self._changed:
+            self._wanted = self._within_limit(shards)
+            self._version += 1
+            self._changed.notify_all()
+
+    def num_bytes(self, shard: int) -> int:
+        """Bytes of cache that a shard takes."""
+        return sum(
+            reader.index.shards[shard].num_bytes
+            for reader in self.readers
+            if reader.is_remote(shard)
+        )
+
+    def _within_limit(self, shards: Iterable[int]) -> Iterator[int]:
+        seen: set[int] = set()
+        left = self.max_bytes
+        for shard in shards:
+            if shard not in seen:
+                seen.add(shard)
+                left -= self.num_bytes(shard)
+                if left < 0:
+                    return
+                yield shard
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            shard, version = task
+            try:
+                for reader in self.readers:
+                    while version == self._version and not self._stop.is_set():
+                        if reader.fetch(shard, self._stop):
+                            break
+                        self._stop.wait(_NO_ROOM_SECONDS)
+            except (ShardError, JobError, OSError):
+                pass  # the reader of this shard will meet the same, and raise it
+            except Stopped:
+                return
+
+    def _next(self) -> tuple[int, int] | None:
+        """The next shard and the version of the wishes it is from; None at the end."""
+        with self._changed:
+            while not self._stop.is_set():
+                shard = next(self._wanted, None)
+                if shard is not None:
+                    return shard, self._version
+                self._changed.wait()
+        return None
