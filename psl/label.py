@@ -24,6 +24,7 @@ from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
 from psl.loader import (
     LoaderConfig,
+    cache_share,
     fetch_ahead,
     open_cache,
     read_chunks,
@@ -33,9 +34,13 @@ from psl.loader import (
 from shards import __version__
 from shards.cli import JobError, run_main
 from shards.index import open_index
+from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.schema import encode_labels
 from shards.writer import DatasetBuilder, Row
+
+SHARDS_AHEAD = 3
+"""Remote shards fetched while the first of them is labelled."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -86,13 +91,15 @@ def label(config: LabelConfig, rank: int, world_size: int) -> str:
     model = runtime.place(teacher.build_model(), device)
     reader = MemberReader(index, open_cache(config.loader))
     shards = range(rank, len(index.shards), world_size)
-    with tqdm(
+    bar = tqdm(
         total=sum(index.shards[s].num_clips for s in shards),
         unit="clip",
         desc=f"label {Path(config.out).name}",
         disable=rank != 0,
-    ) as bar:
-        for shard in shards:
+    )
+    with bar, Prefetcher([reader], cache_share(config.loader)) as prefetcher:
+        for position, shard in enumerate(shards):
+            prefetcher.want(shards[position : position + SHARDS_AHEAD])
             name = index.shards[shard].name
             if builder.part(name) is None:
                 rows = np.flatnonzero(index.table.shard == shard)

@@ -56,6 +56,11 @@ def open_cache(config: LoaderConfig) -> ShardCache:
     return ShardCache(config.cache, round(config.cache_gb * 1e9))
 
 
+def cache_share(config: LoaderConfig) -> int:
+    """Bytes of the cache that each process of this machine may count on."""
+    return open_cache(config).limit_bytes // num_local_processes()
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Chunks of clips on the device."""
@@ -157,6 +162,7 @@ class TrainingData:
     chunking: Chunking
     alpha: float
     """Weight of the pseudo labels against the weak ones."""
+    loader: LoaderConfig = LoaderConfig()
 
     @staticmethod
     def open(
@@ -168,7 +174,8 @@ class TrainingData:
         loader: LoaderConfig | None = None,
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit."""
-        cache = open_cache(loader or LoaderConfig())
+        loader = loader or LoaderConfig()
+        cache = open_cache(loader)
         audio = open_indexes(audio_folders, kind="audio")
         if label_folders is None or alpha < 1:
             check_has_labels(audio, "train on weak labels")
@@ -179,7 +186,7 @@ class TrainingData:
             check_join(audio, index)
             check_label_chunks(index, audio, chunking)
             labels = MemberReader(index, cache)
-        return TrainingData(MemberReader(audio, cache), labels, chunking, alpha)
+        return TrainingData(MemberReader(audio, cache), labels, chunking, alpha, loader)
 
     def plan(self, global_batch_size: int, seed: int) -> Plan:
         """The order in which training visits the chunks."""
@@ -204,8 +211,7 @@ class TrainingData:
             yield from steps
             return
         needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
-        share = self.audio.cache.limit_bytes // num_local_processes()
-        with Prefetcher(readers, share) as prefetcher:
+        with Prefetcher(readers, cache_share(self.loader)) as prefetcher:
             self._check_window(prefetcher, needed(epoch, start))
             for step, chunks in enumerate(steps, start=start):
                 if step == start or step % plan.window_steps == 0:
@@ -221,7 +227,7 @@ class TrainingData:
         if needed > prefetcher.max_bytes:
             enough = 1.01 * needed * num_local_processes()
             raise ValueError(
-                f"{self.audio.cache.folder}: {len(shards)} shards of "
+                f"{open_cache(self.loader).folder}: {len(shards)} shards of "
                 f"{needed / 1e9:.3g} GB are read at a time, but each process of this "
                 f"machine has {prefetcher.max_bytes / 1e9:.3g} GB of the cache; set "
                 f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"

@@ -1,16 +1,8 @@
 """Remote shards as local files, in a folder that stays under its limit.
 
-Owns the cache folder, which any number of threads and processes share. The folder
-itself is all the state there is, so a process may be killed on any line:
-
-- ``<sha256>`` is a whole, checked shard; its mtime is its last use.
-- ``<sha256>.<bytes>.part`` is one on its way. Its name reserves its final size.
-- A lock (flock) on either means that it is in use: shared by readers, exclusive by the
-  one that downloads. The kernel drops it when the last descriptor or memory map goes.
-- ``.lock`` is held while room is made and while a part takes its final name.
-- ``.wanted`` is touched by a reader that waits for room: all drop their idle maps.
-
-flock wants a local disk, or a network file system that passes locks on.
+Owns who fetches what and when, and the memory maps; cache_files.py has the rules of the
+folder, which any number of threads and processes share. The folder itself is all the
+state there is, so a process may be killed on any line.
 """
 
 from __future__ import annotations
@@ -20,17 +12,24 @@ import fcntl
 import functools
 import mmap
 import os
-import re
 import resource
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.cli import JobError
+from shards.cache_files import (
+    WANTED_NAME,
+    Deadline,
+    locked,
+    make_room,
+    open_whole,
+    part_path,
+    size_of,
+    try_lock,
+)
 from shards.files import file_sha256, sync_folder
 from shards.index import ShardRecord
 from shards.remote import RetryPolicy, Stopped, download
@@ -42,21 +41,10 @@ MAX_OPEN_SHARDS = 2048
 
 DEFAULT_LIMIT_BYTES = 100 * 10**9
 
-_OURS = re.compile(r"([0-9a-f]{64})(?:\.(\d+)\.part)?")
 _POLL_SECONDS = 0.05
 _YIELD_SECONDS = 0.25  # between looks at .wanted
 _WANTED_FOR_SECONDS = 1.0  # after the last touch of .wanted
 _RENEW_SECONDS = 10.0  # after which maps are dropped, and made again if still in use
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A file of the cache."""
-
-    path: Path
-    num_bytes: int
-    """On disk, or reserved."""
-    used: float
 
 
 class ShardCache:
@@ -74,7 +62,7 @@ class ShardCache:
         retry: RetryPolicy | None = None,
         room_seconds: float = 120.0,
     ) -> None:
-        self.folder = Path(folder) if folder is not None else default_folder()
+        self._folder = folder
         self.limit_bytes = limit_bytes
         self.retry = retry or RetryPolicy()
         self.room_seconds = room_seconds
@@ -82,6 +70,11 @@ class ShardCache:
         self._maps = functools.lru_cache(num_open_shards())(self._map)
         self._wanted = False
         self._yielding = threading.Lock()  # held by the thread that yields
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Looked for late, as not every user has a cache folder, or needs one."""
+        return default_folder() if self._folder is None else Path(self._folder)
 
     def check_fits(self, shards: tuple[ShardRecord, ...], *, where: str) -> None:
         """ValueError if one of ``shards`` is larger than the whole cache."""
@@ -133,10 +126,10 @@ class ShardCache:
     def _wait_for(self, url: str, shard: ShardRecord) -> BinaryIO:
         """A whole shard, open, with a shared lock; waits for room."""
         self.check_fits((shard,), where=url)
-        deadline = _Deadline(f"{url}: need {shard.num_bytes} bytes in {self.folder}")
+        deadline = Deadline(f"{url}: need {shard.num_bytes} bytes in {self.folder}")
         while (stream := self._open(url, shard)) is None:
             self.drop_idle()
-            (self.folder / ".wanted").touch()
+            (self.folder / WANTED_NAME).touch()
             deadline.check(
                 self.room_seconds,
                 f"all of its {self.limit_bytes} bytes are in use by other shards; "
@@ -150,65 +143,34 @@ class ShardCache:
     ) -> BinaryIO | None:
         """A whole shard, open, with a shared lock; None if there is no room for it."""
         path, part_path = self.folder / shard.sha256, self._part_path(shard)
-        deadline = _Deadline(str(part_path))
+        deadline = Deadline(str(part_path))
         while True:
-            if (whole := _open_whole(path, shard.num_bytes)) is not None:
+            if (whole := open_whole(path, shard.num_bytes)) is not None:
                 return whole
             if stop is not None and stop.is_set():
                 raise Stopped
-            with self._locked():
+            with locked(self.folder, self.room_seconds):
                 # looked for again, as it may have come in the meantime
                 if not path.exists():
-                    if not part_path.exists() and not self._make_room(shard.num_bytes):
+                    if not (part_path.exists() or self._make_room(shard.num_bytes)):
                         return None
                     part = open(part_path, "a+b")
-                    if _try_lock(part, fcntl.LOCK_EX):
+                    if try_lock(part, fcntl.LOCK_EX):
                         break
                     part.close()
             deadline.check(
                 self.retry.patience_seconds,
                 "another process holds it and does not go on",
-                progress=_size(part_path),
+                progress=size_of(part_path),
             )
             time.sleep(_POLL_SECONDS)
         return self._complete(part, url, shard, stop)
 
     def _part_path(self, shard: ShardRecord) -> Path:
-        return self.folder / f"{shard.sha256}.{shard.num_bytes}.part"
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone among all processes; for moments only."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        deadline = _Deadline(f"{self.folder}/.lock")
-        with open(self.folder / ".lock", "ab") as stream:
-            while not _try_lock(stream, fcntl.LOCK_EX):
-                deadline.check(self.room_seconds, "held by a process that hangs")
-                time.sleep(_POLL_SECONDS / 10)
-            yield
+        return part_path(self.folder, shard.sha256, shard.num_bytes)
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Remove what is least recently used until ``num_bytes`` fit.
-
-        False, and nothing removed, if too much is in use.
-        """
-        entries = sorted(_entries(self.folder), key=lambda entry: entry.used)
-        excess = sum(entry.num_bytes for entry in entries) + num_bytes
-        excess -= self.limit_bytes
-        with contextlib.ExitStack() as locks:
-            idle = []
-            for entry in entries:
-                if excess <= 0:
-                    break
-                with contextlib.suppress(FileNotFoundError):
-                    stream = locks.enter_context(open(entry.path, "r+b"))
-                    if _try_lock(stream, fcntl.LOCK_EX):
-                        idle.append(entry.path)
-                        excess -= entry.num_bytes
-            if excess <= 0:
-                for path in idle:
-                    path.unlink(missing_ok=True)
-        return excess <= 0
+        return make_room(self.folder, num_bytes, self.limit_bytes)
 
     def _complete(
         self,
@@ -262,15 +224,18 @@ class ShardCache:
         return None if found == shard.sha256 else f"sha256 {found[:16]}..."
 
     def _publish(self, part: BinaryIO, shard: ShardRecord) -> BinaryIO:
-        with self._locked():
-            os.replace(self._part_path(shard), self.folder / shard.sha256)
+        with locked(self.folder, self.room_seconds):
+            os.replace(
+                self._part_path(shard),
+                self.folder / shard.sha256,
+            )
             fcntl.flock(part, fcntl.LOCK_SH)
         sync_folder(self.folder)
         return part
 
     def _discard(self, part: BinaryIO, shard: ShardRecord) -> None:
         """Give the reserved room back."""
-        with part, self._locked():
+        with part, locked(self.folder, self.room_seconds):
             self._part_path(shard).unlink(missing_ok=True)
 
     def _start_yielding(self) -> None:
@@ -303,23 +268,6 @@ def num_open_shards() -> int:
     return MAX_OPEN_SHARDS if soft == resource.RLIM_INFINITY else min(soft, wanted) // 4
 
 
-class _Deadline:
-    """A wait that ends with an error when nothing changes for too long."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._since = time.monotonic()
-        self._progress: object = None
-
-    def check(self, seconds: float, why: str, *, progress: object = None) -> None:
-        """JobError if ``progress`` has been the same for ``seconds``."""
-        now = time.monotonic()
-        if progress != self._progress:
-            self._since, self._progress = now, progress
-        if now - self._since > seconds:
-            raise JobError(f"{self._what}: waited {seconds:g} seconds, but {why}")
-
-
 def _yield_when_wanted(reference: weakref.ref[ShardCache]) -> None:
     """Let go of idle maps while a process waits for room, and of all now and then.
 
@@ -328,7 +276,7 @@ def _yield_when_wanted(reference: weakref.ref[ShardCache]) -> None:
     renewed = time.monotonic()
     while (cache := reference()) is not None:
         try:
-            age = time.time() - (cache.folder / ".wanted").stat().st_mtime
+            age = time.time() - (cache.folder / WANTED_NAME).stat().st_mtime
         except OSError:
             age = float("inf")
         cache._wanted = age < _WANTED_FOR_SECONDS
@@ -337,43 +285,3 @@ def _yield_when_wanted(reference: weakref.ref[ShardCache]) -> None:
             renewed = time.monotonic()
         del cache
         time.sleep(_YIELD_SECONDS)
-
-
-def _entries(folder: Path) -> Iterator[_Entry]:
-    for path in folder.iterdir():
-        if match := _OURS.fullmatch(path.name):
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                size = status.st_size if match[2] is None else int(match[2])
-                yield _Entry(path, size, status.st_mtime)
-
-
-def _open_whole(path: Path, num_bytes: int) -> BinaryIO | None:
-    """A file of the cache with a shared lock, as the most recently used, or None."""
-    try:
-        stream = open(path, "r+b")
-    except FileNotFoundError:
-        return None
-    status = os.fstat(stream.fileno())
-    if _try_lock(stream, fcntl.LOCK_SH) and os.fstat(stream.fileno()).st_nlink:
-        if status.st_size == num_bytes:
-            os.utime(stream.fileno())
-            return stream
-        path.unlink(missing_ok=True)  # not ours to trust: it was cut by someone
-    stream.close()
-    return None
-
-
-def _try_lock(stream: BinaryIO, kind: int) -> bool:
-    try:
-        fcntl.flock(stream, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None

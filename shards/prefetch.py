@@ -42,8 +42,9 @@ class Prefetcher:
         ]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        if any(reader.any_remote for reader in self.readers):
+            for thread in self._threads:
+                thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -41,6 +41,13 @@ from tests.servers import CuttingProxy, Nginx, free_port, run_nginx
 Chunks = dict[tuple[str, int], bytes]
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is spoken to directly, also where the rest of the net is not."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """24 clips of 2 s in 8 shards of 0.2 MB; not to be changed."""
@@ -119,6 +126,22 @@ def limit_of(packed: Path, num_shards: int) -> int:
     return num_shards * max(path.stat().st_size for path in packed.glob("*.tar")) + 1000
 
 
+def wait_until(true: Callable[[], bool]) -> None:
+    """Fails if it takes a minute."""
+    for _ in range(6000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited a minute")
+
+
+def num_logged(nginx: Nginx, words: str) -> int:
+    """Requests so far whose line in the log has ``words``; there must be one."""
+    wait_until(lambda: any(words in line for line in nginx.log()))
+    time.sleep(0.3)  # a worker writes its lines when it finds time
+    return sum(words in line for line in nginx.log())
+
+
 def check_epoch(
     url: str, cache: ShardCache, truth: Chunks, num_epochs: int = 1
 ) -> None:
@@ -145,7 +168,7 @@ def test_an_epoch_over_http_has_every_clip_once_in_a_cache_of_three_shards(
     cache = ShardCache(tmp_path / "cache", limit_of(packed, 3), retry=QUICK)
     check_epoch(nginx.url(way), cache, truth, num_epochs=2 if way == "plain" else 1)
     if way == "busy":
-        assert any('tar HTTP/1.1" 503' in line for line in nginx.log())
+        assert num_logged(nginx, 'tar HTTP/1.1" 503')
 
 
 def test_an_epoch_goes_on_when_the_server_is_killed_and_starts_again(
@@ -167,6 +190,7 @@ def test_an_epoch_goes_on_when_the_server_is_killed_and_starts_again(
         end.set()
         thread.join()
     assert killed[0] >= 4
+    assert num_logged(nginx, '/slow/000000.tar HTTP/1.1"')
     assert any('tar HTTP/1.1" 206' in line for line in nginx.log())
 
 
@@ -202,7 +226,8 @@ def test_a_server_that_ignores_ranges_can_finish_a_half_fetched_shard(
     MemberReader(index, ShardCache(tmp_path, 10**6, retry=QUICK)).samples(0, 0, 9)
     whole = (tmp_path / sha256).read_bytes()
     assert whole == (packed / "000000.tar").read_bytes()
-    assert '000000.tar HTTP/1.1" 200' in nginx.log()[-1]
+    assert num_logged(nginx, '/whole/000000.tar HTTP/1.1" 200')
+    assert not any('/whole/000000.tar HTTP/1.1" 206' in line for line in nginx.log())
 
 
 def test_a_half_fetched_shard_is_not_fetched_from_the_start(
@@ -215,7 +240,7 @@ def test_a_half_fetched_shard_is_not_fetched_from_the_start(
     (tmp_path / f"{sha256}.{num_bytes}.part").write_bytes(data[: num_bytes - 1000])
     MemberReader(index, ShardCache(tmp_path, 10**6, retry=QUICK)).samples(0, 0, 9)
     assert (tmp_path / sha256).read_bytes() == data
-    assert '000000.tar HTTP/1.1" 206 1000 ' in nginx.log()[-1]
+    assert num_logged(nginx, '000000.tar HTTP/1.1" 206 1000 ') == 1
 
 
 def test_a_wrong_half_is_thrown_away(
@@ -287,10 +312,9 @@ def test_a_missing_shard_is_an_error_at_once(nginx: Nginx, tmp_path: Path) -> No
     """A typing error in an address would cost a minute of retries."""
     index = open_index(nginx.url("plain"), kind="audio")
     moved = moved_to(index, nginx.url("plain/nowhere"))
-    before = len(nginx.log())
     message = refused(moved, tmp_path, ShardError)
     assert "nowhere/000000.tar: not found (HTTP 404)" in message
-    assert len(nginx.log()) == before + 1
+    assert num_logged(nginx, "/plain/nowhere/000000.tar") == 1
     with pytest.raises(ShardError, match="nowhere/index.json: not found"):
         open_index(nginx.url("nowhere"), kind="audio", retry=IMPATIENT)
 
@@ -312,7 +336,7 @@ def test_a_shard_that_is_not_the_indexed_one_is_tried_twice_and_refused(
     with run_nginx(tmp_path / "work", files) as server:
         index = open_index(server.url("plain"), kind="audio")
         message = refused(index, tmp_path / "cache", ShardError)
-        assert sum("000000.tar" in line for line in server.log()) == 2
+        assert num_logged(server, "000000.tar") == 2
     found = "sha256" if what == "other bytes" else f"{tar.stat().st_size} bytes"
     assert f"000000.tar: found {found}" in message
     expected, sha256 = index.shards[0].num_bytes, index.shards[0].sha256
@@ -591,15 +615,6 @@ def test_the_shards_a_rank_needs_are_those_its_steps_read_in_that_order() -> Non
             assert found.tolist() == expected
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Fails if it takes a minute."""
-    for _ in range(6000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("waited a minute")
-
-
 def test_shards_are_fetched_ahead_in_the_order_of_need_and_no_further(
     nginx: Nginx, packed: Path, tmp_path: Path
 ) -> None:
@@ -614,9 +629,8 @@ def test_shards_are_fetched_ahead_in_the_order_of_need_and_no_further(
         assert not (tmp_path / index.shards[1].sha256).exists()
         prefetcher.want([1])
         wait_until((tmp_path / index.shards[1].sha256).exists)
-    requests = len(nginx.log())
-    reader.samples(0 + 3 * 5, 0, 9)
-    assert len(nginx.log()) == requests
+    gone = moved_to(index, f"http://127.0.0.1:{free_port()}")
+    MemberReader(gone, cache).samples(3 * 5, 0, 9)
 
 
 def test_what_cannot_be_fetched_ahead_fails_where_it_is_read(
