@@ -6,6 +6,7 @@ writer.py) and knows no audio codec (audio.py).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -14,6 +15,7 @@ import math
 import re
 import string
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,6 +50,16 @@ _RESERVED = re.compile(r"__[^/]*__$")
 
 class ShardError(Exception):
     """Data on disk is not what it should be; the message names place and remedy."""
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put ``place`` before the message of a ShardError, if it is not there yet."""
+    try:
+        yield
+    except ShardError as error:
+        named = str(error).startswith(place)
+        raise error if named else ShardError(f"{place}: {error}") from None
 
 
 def sha256_of(data: bytes) -> str:

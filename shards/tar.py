@@ -49,6 +49,12 @@ class Member:
         return os.path.splitext(self.name)[1].lower()
 
 
+def read_member(stream: BinaryIO, member: Member) -> bytes:
+    """The bytes of one member of the tar ``stream``."""
+    stream.seek(member.offset)
+    return stream.read(member.size)
+
+
 def read_members(path: str | Path) -> Iterator[Member]:
     """The files in the tar ``path``, in order; folders are passed over.
 

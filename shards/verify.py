@@ -7,7 +7,6 @@ decodability, and the join of labels with their audio.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from shards.classes import read_classes
 from shards.cli import run_main
 from shards.files import file_sha256
-from shards.index import Index, check_size, open_index, read_index
+from shards.index import CLASSES_NAME, Index, check_size, open_index, read_index
 from shards.join import check_join
 from shards.reader import MemberReader
+from shards.rebuild import rebuild
 from shards.remote import is_url
 from shards.schema import (
     MAX_DESCRIPTION_BYTES,
     SOURCE_CODEC,
     ClipInfo,
     ShardError,
+    naming,
 )
 from shards.tar import Member, read_members
 from shards.workers import Task, check_workers, default_workers, run_tasks
@@ -105,7 +107,7 @@ def _check_members(index: Index, reader: MemberReader, path: Path) -> None:
         _check_adopted(index, reader, members)
     else:
         for row in range(len(index)):
-            with _naming(index.place(row)):
+            with naming(index.place(row)):
                 _check_row(index, reader, row, members, path)
         if extra := next(members, None):
             raise ShardError(f"{place}: member {extra.name!r} is not in the index")
@@ -122,22 +124,12 @@ def _check_adopted(
     """ShardError unless each row is a member of a tar that holds others, too."""
     sizes = {member.offset: member.size for member in members}
     for row in range(len(index)):
-        with _naming(index.place(row)):
+        with naming(index.place(row)):
             offset, size = int(index.table.offset[row]), int(index.table.size[row])
             if sizes.get(offset) != size:
                 raise ShardError(f"no member of {size} bytes at byte {offset}")
             _check_length(index, reader, row)
             _check_crc32(index, reader, row)
-
-
-@contextlib.contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Put ``place`` before the message of a ShardError, if it is not there yet."""
-    try:
-        yield
-    except ShardError as error:
-        named = str(error).startswith(place)
-        raise error if named else ShardError(f"{place}: {error}") from None
 
 
 def _check_whole(index: Index) -> None:
@@ -233,7 +225,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=default_workers(), help="processes"
     )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="make a lost index.json or clips.npz again from the tars",
+    )
+    parser.add_argument("--class-labels", help="with --rebuild, if classes.csv is lost")
     args = parser.parse_args(argv)
+    if args.rebuild:
+        class_labels = args.class_labels or Path(args.folder, CLASSES_NAME)
+        classes = read_classes(class_labels)
+        print(rebuild(args.folder, classes=classes, workers=args.workers))
     print(verify(args.folder, audio=args.audio, workers=args.workers))
 
 

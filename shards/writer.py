@@ -13,7 +13,7 @@ import json
 import shutil
 import tarfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -91,15 +91,20 @@ def write_shard(path: Path, rows: Iterable[Row]) -> Part:
             for row in rows:
                 check_key(row.key, where=str(path))
                 offset = _add_member(tar, f"{row.key}.{row.suffix}", row.data)
-                size, crc32 = len(row.data), zlib.crc32(row.data)
-                labels = list(row.labels)
-                table.append([row.key, offset, size, row.count, crc32, labels])
+                table.append(part_row(row.key, offset, row.data, row.count, row.labels))
                 for suffix, data in row.extra.items():
                     _add_member(tar, f"{row.key}.{suffix}", data)
         record = ShardRecord(
             path.name, len(table), hashing.num_bytes, hashing.digest.hexdigest()
         )
     return Part(record, table, [])
+
+
+def part_row(
+    key: str, offset: int, data: bytes, count: int, labels: Sequence[int]
+) -> list[Any]:
+    """What the record of a shard says of the member ``data`` at byte ``offset``."""
+    return [key, offset, len(data), count, zlib.crc32(data), list(labels)]
 
 
 def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> int:

@@ -7,9 +7,7 @@ first dot: ``<id>_30.000_40.000.flac`` has dots).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,10 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import SUFFIXES, load_clip
-from shards.schema import ShardError, make_key
+from shards.schema import MAX_DESCRIPTION_BYTES, ShardError, make_key, parse_json
 from shards.segments import parse_stem
 from shards.sources import Clip, Listing
-from shards.tar import Member, read_members
-
-MAX_JSON_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One clip of a foreign tar."""
-
-    clip: Clip
-    member: Member
-    """Its audio."""
+from shards.tar import Member, read_member, read_members
 
 
 def find_tars(places: Sequence[str | Path]) -> list[Path]:
@@ -48,8 +35,10 @@ def find_tars(places: Sequence[str | Path]) -> list[Path]:
     return tars
 
 
-def read_pairs(path: str | Path, classes: Classes, label_field: str) -> list[Pair]:
-    """The clips of one tar, in its order.
+def read_pairs(
+    path: str | Path, classes: Classes, label_field: str
+) -> list[tuple[Clip, Member]]:
+    """The clips of one tar with their audio members, in its order.
 
     ``label_field`` is the field of the JSON member with the labels, ``a.b`` for one
     inside another, or empty if there are none. Raises ShardError naming the member
@@ -68,9 +57,10 @@ def read_pairs(path: str | Path, classes: Classes, label_field: str) -> list[Pai
                     )
                 audio[name] = member
             elif member.suffix == ".json" and label_field:
-                stream.seek(member.offset)
-                data = stream.read(min(member.size, MAX_JSON_BYTES + 1))
-                fields[name] = _parse_json(data, where=f"{path}: {member.name}")
+                where = f"{path}: {member.name}"
+                if member.size > MAX_DESCRIPTION_BYTES:
+                    raise ShardError(f"{where}: JSON of {member.size} bytes refused")
+                fields[name] = parse_json(read_member(stream, member), where=where)
     pairs = []
     for name, member in audio.items():
         where = f"{path}: {member.name}"
@@ -85,17 +75,8 @@ def read_pairs(path: str | Path, classes: Classes, label_field: str) -> list[Pai
             labels=classes.parse_labels(value, where=where),
             place=(str(path), member.offset, member.size, member.name),
         )
-        pairs.append(Pair(clip, member))
+        pairs.append((clip, member))
     return pairs
-
-
-def _parse_json(data: bytes, *, where: str) -> Any:
-    if len(data) > MAX_JSON_BYTES:
-        raise ShardError(f"{where}: more than {MAX_JSON_BYTES} bytes of JSON")
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ShardError(f"{where}: not JSON: {error}") from None
 
 
 def _field(value: Any, path: str, where: str) -> Any:
@@ -122,7 +103,7 @@ def list_clips(
         "label_field": label_field,
     }
     where = ", ".join(map(str, places))
-    clips = [pair.clip for pair in pairs]
+    clips = [clip for clip, _ in pairs]
     return Listing(where, clips, [], provenance, load)
 
 

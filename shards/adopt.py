@@ -1,0 +1,136 @@
+"""The command ``python -m shards.adopt``: an index for WebDataset tars made by others.
+
+No audio is copied: the dataset folder holds an index only, and clips are decoded from
+the tars as they are found, whatever their rate, channels and codec. Every clip is
+decoded once here, so that its length is known and a broken one is found now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards import __version__
+from shards.classes import Classes, read_classes
+from shards.cli import run_main
+from shards.decode import load_clip
+from shards.files import file_sha256
+from shards.meta import ShardRecord
+from shards.packing import Limits, check_rejected
+from shards.schema import SOURCE_CODEC, ShardError
+from shards.sources.webdataset import find_tars, read_pairs
+from shards.tar import read_member
+from shards.workers import Task, check_workers, default_workers, run_tasks
+from shards.writer import DatasetBuilder, Part, part_row
+
+
+def adopt(
+    tars: str | Path,
+    *,
+    classes: Classes,
+    out: str | Path | None = None,
+    label_field: str = "labels",
+    sample_rate: int = 16000,
+    limits: Limits | None = None,
+    workers: int = 1,
+) -> str:
+    """Index the tars in the folder ``tars`` and return a one-line summary.
+
+    The index goes into ``out``, or beside the tars. Readers give its clips mono at
+    ``sample_rate`` Hz. Clips that cannot be used are listed in ``pack_report.csv``
+    and are not in the index; more than ``limits`` allows are a ShardError.
+    """
+    check_workers(workers)
+    paths, folder = find_tars([tars]), Path(out or tars)
+    beside = os.path.realpath(folder) == os.path.realpath(tars)
+    builder = DatasetBuilder(
+        folder=folder,
+        kind="audio",
+        classes=classes,
+        properties={"codec": SOURCE_CODEC, "sample_rate": sample_rate},
+        provenance={
+            "adopted_by": f"shards {__version__}",
+            "label_field": label_field,
+        },
+        location=None if beside else os.path.abspath(tars),
+    )
+    if builder.finished():
+        return f"{folder}: these tars are adopted already"
+    builder.begin()
+    tasks = [
+        Task(path.stat().st_size, _index_tar, (builder, path, label_field, sample_rate))
+        for path in paths
+    ]
+    parts: list[Part] = run_tasks(tasks, workers, unit="B", title="adopt")
+    num_rejected = check_rejected(builder, parts, limits or Limits())
+    builder.publish([path.name for path in paths])
+    return (
+        f"{folder}: adopted {sum(part.shard.num_clips for part in parts)} clips in "
+        f"{len(parts)} tars, {num_rejected} rejected"
+    )
+
+
+def _index_tar(
+    builder: DatasetBuilder, path: Path, label_field: str, sample_rate: int
+) -> Part:
+    """The record of one tar, made unless it is there."""
+    if part := builder.part(path.name):
+        return part
+    rows, rejected = [], []
+    with open(path, "rb") as stream:
+        for clip, member in read_pairs(path, builder.classes, label_field):
+            data = read_member(stream, member)
+            try:
+                count = len(load_clip(data, sample_rate=sample_rate))
+            except ShardError as error:
+                reason = f"{path}: {member.name}: {error}"
+                rejected.append([clip.key, "rejected", reason])
+                continue
+            rows.append(part_row(clip.key, member.offset, data, count, clip.labels))
+    shard = ShardRecord(path.name, len(rows), path.stat().st_size, file_sha256(path))
+    part = Part(shard, rows, rejected)
+    builder.record(part)
+    return part
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m shards.adopt``."""
+    limits = Limits()
+    parser = argparse.ArgumentParser(
+        prog="python -m shards.adopt",
+        description="Use WebDataset tars of audio and JSON members where they lie: "
+        "only an index is written.",
+        epilog="example: python -m shards.adopt audioset_tars --label-field tag "
+        "--class-labels class_labels_indices.csv --out data/full",
+    )
+    add = parser.add_argument
+    add("tars", help="folder with the tars")
+    add("--class-labels", required=True, help="class_labels_indices.csv")
+    add("--label-field", default="labels", help="field of the JSON with the labels")
+    add("--out", help="folder for the index (default: beside the tars)")
+    add("--sample-rate", type=int, default=16000, help="Hz that readers give")
+    add("--workers", type=int, default=default_workers(), help="processes")
+    add(
+        "--max-rejected",
+        type=float,
+        default=limits.max_rejected,
+        metavar="F",
+        help="fraction of clips that may be rejected (default 0)",
+    )
+    args = parser.parse_args(argv)
+    summary = adopt(
+        args.tars,
+        classes=read_classes(args.class_labels),
+        out=args.out,
+        label_field=args.label_field,
+        sample_rate=args.sample_rate,
+        limits=Limits(max_rejected=args.max_rejected),
+        workers=args.workers,
+    )
+    print(summary)
+
+
+if __name__ == "__main__":
+    run_main(main)

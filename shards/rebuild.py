@@ -1,0 +1,122 @@
+"""The index of a dataset, made again from its tars.
+
+Owns what can be known from tars alone. For a dataset that was not changed the result
+has the fingerprint of the lost index, so label folders still fit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from shards import __version__, audio
+from shards.classes import Classes
+from shards.files import file_sha256, read_bounded
+from shards.index import INDEX_NAME, write_index
+from shards.meta import MAX_INDEX_BYTES, ShardRecord, parse_meta, properties_of
+from shards.schema import (
+    CODECS,
+    SOURCE_CODEC,
+    ClipInfo,
+    ShardError,
+    check_key,
+    count_label_chunks,
+    decode_labels,
+    naming,
+)
+from shards.tar import Member, read_member, read_members
+from shards.workers import Task, run_tasks
+from shards.writer import Part, make_index, part_row
+
+
+def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
+    """Write index.json and clips.npz of ``folder`` anew; a one-line summary.
+
+    What is not in the tars - provenance, and all about label datasets - is taken from
+    index.json if it can still be read. Raises ShardError naming the member that is
+    not of this format, or does not decode.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise ShardError(f"{folder}: no tars to make an index of")
+    kind, properties, provenance = _read_old(folder / INDEX_NAME)
+    function = _index_labels if kind == "labels" else _index_audio
+    tasks = [Task(1, function, (path, classes)) for path in paths]
+    results = run_tasks(tasks, workers, unit="shard", title="rebuild")
+    for path, (_, found) in zip(paths, results, strict=True):
+        if found != results[0][1]:
+            raise ShardError(f"{path}: {found}, but {paths[0]} has {results[0][1]}")
+    index = make_index(
+        folder,
+        [part for part, _ in results],
+        kind=kind,
+        classes=classes,
+        properties=properties if kind == "labels" else results[0][1],
+        provenance=provenance,
+    )
+    write_index(folder, index)
+    return f"{folder}: index of {len(index)} clips in {len(paths)} shards made again"
+
+
+def _read_old(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Kind, properties and provenance that the old index tells, if it does."""
+    try:
+        meta = parse_meta(read_bounded(path, MAX_INDEX_BYTES), where=str(path))
+    except ShardError:
+        return "audio", {}, {"rebuilt_by": f"shards {__version__}"}
+    if meta.get("codec") == SOURCE_CODEC:
+        raise ShardError(f"{path}: adopted tars; use python -m shards.adopt again")
+    return meta["kind"], properties_of(meta), meta["provenance"]
+
+
+def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
+    """The record of one audio shard, and its codec and rate."""
+    rows: list[list[Any]] = []
+    forms = set()
+    members = read_members(path)
+    with open(path, "rb") as stream:
+        for member in members:
+            where, codec = f"{path}: {member.name}", member.suffix.removeprefix(".")
+            described = next(members, None)
+            if codec not in CODECS or not _describes(described, member):
+                raise ShardError(
+                    f"{where}: not a clip followed by its .json member, so not a shard "
+                    "made by shards.pack; use python -m shards.adopt"
+                )
+            data = read_member(stream, member)
+            info = ClipInfo.from_bytes(read_member(stream, described), where=where)
+            forms.add((codec, info.sample_rate))
+            with naming(where):
+                count, rate = info.num_samples, info.sample_rate
+                audio.decode(data, codec=codec, start=0, stop=count, sample_rate=rate)
+            key = check_key(member.stem, where=where)
+            labels = classes.parse_labels(list(info.labels), where=where)
+            rows.append(part_row(key, member.offset, data, count, labels))
+    if len(forms) != 1:
+        raise ShardError(f"{path}: clips of {sorted(forms)}; expected one form of clip")
+    ((codec, rate),) = forms
+    return _part(path, rows), {"codec": codec, "sample_rate": rate}
+
+
+def _index_labels(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
+    """The record of one label shard."""
+    rows = []
+    with open(path, "rb") as stream:
+        for member in read_members(path):
+            where, data = f"{path}: {member.name}", read_member(stream, member)
+            num_chunks = count_label_chunks(len(data), len(classes))
+            with naming(where):
+                decode_labels(data, num_chunks, len(classes))
+            key = check_key(member.stem, where=where)
+            rows.append(part_row(key, member.offset, data, num_chunks, ()))
+    return _part(path, rows), {}
+
+
+def _describes(described: Member | None, member: Member) -> TypeGuard[Member]:
+    return described is not None and described.name == f"{member.stem}.json"
+
+
+def _part(path: Path, rows: list[list[Any]]) -> Part:
+    record = ShardRecord(path.name, len(rows), path.stat().st_size, file_sha256(path))
+    return Part(record, rows, [])
