@@ -37,6 +37,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "AAC": {"format": "adts", "codec": "aac"},
     "AVI": {"format": "avi", "codec": "libmp3lame", "video": True},
     "MP3": {"format": "mp3", "codec": "libmp3lame"},
+    "MP3 untagged": {"format": "mp3", "codec": "libmp3lame", "id3v2_version": "0"},
     "Ogg Vorbis": {"format": "ogg", "codec": "vorbis", "strict": "experimental"},
     "Ogg Opus": {"format": "ogg", "codec": "libopus", "rate": 48000},
     "Ogg FLAC": {"format": "ogg", "codec": "flac"},
@@ -189,9 +190,9 @@ def test_flac_streamed_without_its_length_is_read_whole() -> None:
 def test_mp3_without_a_frame_count_is_read(tmp_path: Path) -> None:
     """Else files of old encoders, whose length is an estimate, are refused."""
     form = FORMS["MP3"] | {"write_xing": "0"}
-    data = write_with_ffmpeg(tmp_path / "0", sweep(44100), **form)
+    data = write_with_ffmpeg(tmp_path / "0", sweep(44100, 20.0), **form)
     found = load_clip(data + bytes(900), sample_rate=44100)
-    assert len(found) >= SECONDS * 44100
+    assert len(found) >= 20 * 44100
 
 
 def test_live_webm_without_lengths_is_read(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_file_cut_short_is_refused(
         load_clip(data[: round(share * len(data))], sample_rate=rate)
 
 
-@pytest.mark.parametrize("name", ["WMA", "MP3"])
+@pytest.mark.parametrize("name", ["WMA", "MP3", "MP3 untagged"])
 def test_a_file_cut_anywhere_is_refused(
     forms: dict[str, tuple[bytes, int]], name: str
 ) -> None:
