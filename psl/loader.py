@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TypeVar
 
@@ -24,9 +24,10 @@ from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
 from psl.runtime import default_threads, num_local_processes
+from shards.balance import sampling_weights
 from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.index import Index
-from shards.join import check_join, open_indexes
+from shards.join import check_join, concatenate, open_each, open_indexes
 from shards.plan import Plan
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
@@ -162,6 +163,8 @@ class TrainingData:
     chunking: Chunking
     alpha: float
     """Weight of the pseudo labels against the weak ones."""
+    clips_per_folder: tuple[int, ...]
+    """Clips of each audio folder, in the order of the rows."""
     loader: LoaderConfig = LoaderConfig()
 
     @staticmethod
@@ -176,7 +179,8 @@ class TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit."""
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
-        audio = open_indexes(audio_folders, kind="audio")
+        folders = open_each(audio_folders, kind="audio")
+        audio = concatenate(folders)
         if label_folders is None or alpha < 1:
             check_has_labels(audio, "train on weak labels")
         chunking = Chunking.of(chunk_seconds, audio.properties["sample_rate"])
@@ -186,16 +190,42 @@ class TrainingData:
             check_join(audio, index)
             check_label_chunks(index, audio, chunking)
             labels = MemberReader(index, cache)
-        return TrainingData(MemberReader(audio, cache), labels, chunking, alpha, loader)
+        sizes = tuple(len(folder) for folder in folders)
+        reader = MemberReader(audio, cache)
+        return TrainingData(reader, labels, chunking, alpha, sizes, loader)
 
-    def plan(self, global_batch_size: int, seed: int) -> Plan:
-        """The order in which training visits the chunks."""
+    def plan(
+        self,
+        global_batch_size: int,
+        seed: int,
+        *,
+        balance: float | None = None,
+        balance_limit: float = 1.0,
+        mix: Sequence[float] | None = None,
+    ) -> Plan:
+        """The order in which training visits the chunks.
+
+        Raises ValueError if there are too few chunks, if ``mix`` does not fit the
+        folders, or if there is no label to balance by.
+        """
         index = self.audio.index
+        if balance is not None:
+            check_has_labels(index, "balance")
+        num_chunks = self.chunking.num_chunks(index.table.count)
         return Plan(
-            num_chunks=self.chunking.num_chunks(index.table.count),
+            num_chunks=num_chunks,
             clips_per_shard=np.array([shard.num_clips for shard in index.shards]),
             global_batch_size=global_batch_size,
             seed=seed,
+            weights=sampling_weights(
+                num_chunks,
+                index.table.label_start,
+                index.table.label,
+                clips_per_folder=self.clips_per_folder,
+                balance=balance,
+                balance_limit=balance_limit,
+                mix=mix,
+            ),
         )
 
     def steps(

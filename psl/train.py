@@ -71,6 +71,15 @@ class DataConfig:
     """Length of a training example, s; that of the labels if there are any."""
     alpha: float = Field(default=1.0, ge=0, le=1)
     """Weight of the pseudo labels against the weak ones in the target."""
+    balance: float | None = Field(default=None, ge=0, le=1)
+    """Copies of a clip in an epoch go by (sum of 1 / clips of each of its classes) to
+    this power: 1 shows rare classes about as often as common ones, 0.5 goes part of the
+    way, null shows each clip once. An epoch stays as long."""
+    balance_limit: float = Field(default=20.0, ge=1, allow_inf_nan=False)
+    """Copies in an epoch, over those of an average clip, that balance gives at most."""
+    mix: list[float] | None = None
+    """One positive number for each of audio: its share of an epoch, relative to their
+    sum; classes are then balanced within each. null for as many chunks as there are."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -86,7 +95,7 @@ class TrainConfig:
     global_batch_size: int = Field(default=32, gt=0)
     """Chunks per optimizer step over all processes; their number must divide it."""
     epochs: int = Field(default=300, gt=0)
-    """Passes over all chunks at most."""
+    """Epochs at most; each has as many chunks as the data, balanced or not."""
     patience: int | None = Field(default=15, gt=0)
     """Validations without a better mAP after which training ends; null for never."""
     keep_best: int = Field(default=4, gt=0)
@@ -150,7 +159,13 @@ def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, Trainin
         rate = config.model.front_end.sample_rate
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
     check_has_labels(valid, "validate against")
-    plan = data.plan(config.global_batch_size, config.seed)
+    plan = data.plan(
+        config.global_batch_size,
+        config.seed,
+        balance=config.data.balance,
+        balance_limit=config.data.balance_limit,
+        mix=config.data.mix,
+    )
     plan.local_slice(accelerator.process_index, accelerator.num_processes)
 
     torch.manual_seed(config.seed)

@@ -19,17 +19,27 @@ from shards.table import Table, first_repeat
 def open_indexes(folders: Sequence[str | Path], *, kind: str) -> Index:
     """Several dataset folders as one, in the order given.
 
+    Raises ShardError as ``concatenate`` does.
+    """
+    return concatenate(open_each(folders, kind=kind))
+
+
+def open_each(folders: Sequence[str | Path], *, kind: str) -> list[Index]:
+    """The index of each folder; ShardError if there is none."""
+    if not folders:
+        raise ShardError(f"no {kind} folder given; name at least one")
+    return [open_index(folder, kind=kind) for folder in folders]
+
+
+def concatenate(indexes: list[Index]) -> Index:
+    """Several indexes as one, in the order given.
+
     Raises ShardError if they differ in class list, codec, rate or chunking, or if a
     key stands in two of them.
     """
-    if not folders:
-        raise ShardError(f"no {kind} folder given; name at least one")
-    indexes = [open_index(folder, kind=kind) for folder in folders]
-    return indexes[0] if len(indexes) == 1 else _concatenate(indexes)
-
-
-def _concatenate(indexes: list[Index]) -> Index:
     first = indexes[0]
+    if len(indexes) == 1:
+        return first
     for other in indexes[1:]:
         if (
             other.classes.mids != first.classes.mids

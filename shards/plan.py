@@ -10,6 +10,11 @@ windows of a few shards. Step t takes the t-th chunk of every stream. So each sh
 read by one stream (two at a cut), every chunk is used exactly once but for the less
 than one batch that is left over, all ranks have the same number of steps, and the
 global batches do not depend on how many ranks share them.
+
+With weights, the row of an epoch holds each clip as many times as its weight says on
+average, its copies side by side; the rest stays as it is. All epochs have the same
+number of steps: where an epoch's copies come out a little short, the row's beginning
+is used again, and what is too much is left over.
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SHARDS, _WINDOW = 0, 1  # what a random generator is for
+from shards.copies import ONE, Units, fixed_point
+
+_SHARDS, _WINDOW, _COPIES = 0, 1, 2  # what a random generator is for
 
 
 @dataclass(frozen=True)
@@ -37,32 +44,62 @@ class Plan:
     seed: int
     window_shards: int = 4
     """Chunks are shuffled within windows of about this many shards."""
+    weights: np.ndarray | None = None
+    """[R] expected copies of each clip in an epoch; None for exactly one of each."""
 
     def __post_init__(self) -> None:
         if int(self.clips_per_shard.sum()) != len(self.num_chunks):
             raise ValueError("clips_per_shard does not sum to the number of clips")
+        if self.weights is not None:
+            _check_weights(self.weights, len(self.num_chunks))
         if self.num_steps == 0:
             raise ValueError(
-                f"{int(self.num_chunks.sum())} chunks do not fill one global batch of "
+                f"{self._epoch_chunks} chunks do not fill one global batch of "
                 f"{self.global_batch_size}; lower global_batch_size"
             )
 
     @functools.cached_property
     def num_steps(self) -> int:
         """Steps of every epoch, the same on every rank."""
-        return int(self.num_chunks.sum()) // self.global_batch_size
+        return self._epoch_chunks // self.global_batch_size
 
     @functools.cached_property
     def window_steps(self) -> int:
         """Steps after which every stream begins a new window."""
-        per_shard = -(-int(self.num_chunks.sum()) // len(self.clips_per_shard))
-        return min(self.num_steps, per_shard * self.window_shards)
+        per_unit = -(-self._epoch_chunks // len(self.units.shard))
+        return min(self.num_steps, per_unit * self.window_shards)
+
+    @functools.cached_property
+    def units(self) -> Units:
+        """What the row of every epoch is made of."""
+        if self.weights is None:
+            return Units.whole(self.num_chunks, self.clips_per_shard)
+        return Units.repeated(self.num_chunks, self.clips_per_shard, self._fixed)
+
+    @functools.cached_property
+    def _fixed(self) -> np.ndarray:
+        """[R] int64 weights, times ONE."""
+        return fixed_point(np.ones(0) if self.weights is None else self.weights)
+
+    @functools.cached_property
+    def _epoch_chunks(self) -> int:
+        """Chunks of an epoch, copies included; their expectation if there are weights.
+
+        A sum of whole numbers, so that no two machines round it differently.
+        """
+        if self.weights is None:
+            return int(self.num_chunks.sum())
+        total = int((self._fixed * self.num_chunks).sum())
+        return (total + ONE // 2) // ONE
 
     def fingerprint(self, dataset: str) -> str:
         """Hash of all that decides the order, given the dataset's own fingerprint."""
         fields = (dataset, self.global_batch_size, self.seed, self.window_shards)
         digest = hashlib.sha256(repr(fields).encode())
         digest.update(np.ascontiguousarray(self.num_chunks, dtype="<i8").tobytes())
+        if self.weights is not None:
+            digest.update(b"weights")
+            digest.update(self._fixed.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def local_slice(self, rank: int, world_size: int) -> slice:
@@ -91,9 +128,10 @@ class Plan:
         for window_start in range(
             start - start % self.window_steps, self.num_steps, self.window_steps
         ):
-            block = np.stack(
-                [self._window(layout, epoch, s, window_start) for s in streams]
-            )
+            stop = min(window_start + self.window_steps, self.num_steps)
+            block = np.empty((len(streams), stop - window_start), np.int64)
+            for line, stream in zip(block, streams, strict=True):
+                self._fill(line, layout, epoch, stream, window_start)
             for step in range(max(start - window_start, 0), block.shape[1]):
                 yield layout.locate(block[:, step])
 
@@ -111,54 +149,85 @@ class Plan:
         )
         return shards[np.argsort(first)]
 
-    def _window(
-        self, layout: _EpochLayout, epoch: int, stream: int, start: int
-    ) -> np.ndarray:
-        """Chunk ids [W] of one stream for the steps of the window from ``start``."""
-        stop = min(start + self.window_steps, self.num_steps)
-        positions = stream * self.num_steps + np.arange(start, stop)
-        rng = np.random.default_rng((self.seed, epoch, _WINDOW, stream, start))
-        return layout.chunk_ids(rng.permutation(positions))
+    def _fill(
+        self,
+        line: np.ndarray,
+        layout: _EpochLayout,
+        epoch: int,
+        stream: int,
+        start: int,
+    ) -> None:
+        """Put the chunk ids of a stream's window from step ``start`` into ``line``."""
+        first, done = stream * self.num_steps + start, 0
+        for _, ids in layout.runs(first, first + len(line)):
+            line[done : done + len(ids)] = ids
+            done += len(ids)
+        np.random.default_rng((self.seed, epoch, _WINDOW, stream, start)).shuffle(line)
+
+
+def _check_weights(weights: np.ndarray, num_clips: int) -> None:
+    """ValueError unless there is a finite weight >= 0 for each clip, 1 in sum."""
+    if weights.shape != (num_clips,):
+        raise ValueError(f"weights of shape {weights.shape} for {num_clips} clips")
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"weight {weights[wrong[0]]} of row {wrong[0]}; expected 0 or more copies"
+        )
+    if fixed_point(weights).sum() < ONE:
+        raise ValueError("weights sum to less than one clip in an epoch; raise them")
 
 
 @dataclass(frozen=True)
 class _EpochLayout:
     """Where each chunk lies in the row of one epoch."""
 
+    units: Units
     first_chunk: np.ndarray
-    """[R + 1] id of each clip's first chunk; ids count chunks in index order."""
-    shard_first: np.ndarray
-    """[S] id of the first chunk of each shard, in the order of the row."""
-    shard_place: np.ndarray
-    """[S + 1] position in the row where each shard, in the order of the row begins."""
+    """[V + 1] id of each entry's first chunk; ids count chunks in entry order."""
+    unit_first: np.ndarray
+    """[U] id of the first chunk of each unit, in the order of the row."""
+    unit_place: np.ndarray
+    """[U + 1] position in the row where each unit, in the order of the row, begins."""
     rotation: int
     """The row starts here, so that another remainder is left over each epoch."""
 
     @staticmethod
     def of(plan: Plan, epoch: int) -> _EpochLayout:
         rng = np.random.default_rng((plan.seed, epoch, _SHARDS))
-        first_chunk = np.concatenate([[0], np.cumsum(plan.num_chunks, dtype=np.int64)])
-        first_clip = np.concatenate([[0], np.cumsum(plan.clips_per_shard)])
-        bounds = first_chunk[first_clip]
-        order = rng.permutation(len(plan.clips_per_shard))
+        units = plan.units
+        counts = units.counts(np.random.default_rng((plan.seed, epoch, _COPIES)))
+        first_chunk = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        first_entry = np.concatenate([[0], np.cumsum(units.num_entries)])
+        bounds = first_chunk[first_entry]
+        order = rng.permutation(len(units.shard))
         sizes = np.diff(bounds)[order]
         return _EpochLayout(
+            units=units,
             first_chunk=first_chunk,
-            shard_first=bounds[:-1][order],
-            shard_place=np.concatenate([[0], np.cumsum(sizes)]),
+            unit_first=bounds[:-1][order],
+            unit_place=np.concatenate([[0], np.cumsum(sizes)]),
             rotation=int(rng.integers(first_chunk[-1])),
         )
 
-    def chunk_ids(self, positions: np.ndarray) -> np.ndarray:
-        """Ids of the chunks at ``positions`` of the row."""
-        positions = (positions + self.rotation) % self.shard_place[-1]
-        shard = np.searchsorted(self.shard_place, positions, side="right") - 1
-        return self.shard_first[shard] + positions - self.shard_place[shard]
+    def runs(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The positions from ``start`` to ``stop`` of the row, unit by unit.
+
+        Gives each unit's place in the row and the ids of its chunks there.
+        """
+        while start < stop:
+            position = (start + self.rotation) % int(self.unit_place[-1])
+            unit = int(np.searchsorted(self.unit_place, position, side="right")) - 1
+            first = self.unit_first[unit] + position - self.unit_place[unit]
+            length = min(stop - start, int(self.unit_place[unit + 1]) - position)
+            yield unit, np.arange(first, first + length)
+            start += length
 
     def locate(self, chunk_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and chunk numbers of chunk ids."""
-        rows = np.searchsorted(self.first_chunk, chunk_ids, side="right") - 1
-        return rows, chunk_ids - self.first_chunk[rows]
+        entry = np.searchsorted(self.first_chunk, chunk_ids, side="right") - 1
+        chunk = (chunk_ids - self.first_chunk[entry]) % self.units.num_chunks[entry]
+        return self.units.row[entry], chunk
 
 
 def visit_batches(
