@@ -2,56 +2,67 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from tools.shuffle_quality import (
-    NUM_CLASSES,
-    Setting,
-    buffered,
-    class_of_clips,
-    mixture,
-    neighbours,
-    planned,
-    write_tars,
-)
-
-SMALL = Setting(3000, 30, 20, (200,))
+TOOL = Path(__file__).parents[1] / "tools" / "shuffle_quality.py"
 
 
-def test_the_measures_are_those_that_arithmetic_gives() -> None:
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/shuffle_quality.py, which is no package."""
+    spec = importlib.util.spec_from_file_location("shuffle_quality", TOOL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_measures_are_those_that_arithmetic_gives(tool: ModuleType) -> None:
     """Else the page compares numbers that mean nothing.
 
     In input order neighbours are 1 apart, against a median of 0.2929 n, and 9 in 10
     share a batch of 10. Batches of one class each, one in 50 of each class: the count
     is 10 or 0, variance 100 p (1 - p) against 10 p (1 - p) (n - 10) / (n - 1).
     """
-    distance, together = neighbours(np.arange(5000), 10)
+    distance, together = tool.neighbours(np.arange(5000), 10)
     assert distance == pytest.approx(1 / (0.2928932 * 5000))
     assert together == pytest.approx(0.9 * 4999 / 9, rel=1e-3)
-    clumped = np.repeat(np.arange(NUM_CLASSES), 100)
-    assert mixture(clumped, 10) == pytest.approx(10 * 4999 / 4990)
+    clumped = np.repeat(np.arange(tool.NUM_CLASSES), 100)
+    assert tool.mixture(clumped, 10) == pytest.approx(10 * 4999 / 4990)
     shuffled = np.random.default_rng(0).permutation(clumped)
-    assert mixture(shuffled, 10) == pytest.approx(1, abs=0.1)
+    assert tool.mixture(shuffled, 10) == pytest.approx(1, abs=0.1)
 
 
-def test_neighbours_that_were_left_over_are_not_counted() -> None:
+def test_neighbours_that_were_left_over_are_not_counted(tool: ModuleType) -> None:
     """Else the last part batch of an epoch passes for distance."""
-    assert neighbours(np.array([4, 0, 1]), 2)[1] == 0.0
-    assert neighbours(np.array([0, 1, 4]), 2)[1] == 2.0
+    assert tool.neighbours(np.array([4, 0, 1]), 2)[1] == 0.0
+    assert tool.neighbours(np.array([0, 1, 4]), 2)[1] == 2.0
 
 
-def test_the_plan_mixes_as_a_full_shuffle_and_a_buffer_does_not(tmp_path: Path) -> None:
+def test_the_plan_mixes_as_a_full_shuffle_and_a_buffer_does_not(
+    tmp_path: Path, tool: ModuleType
+) -> None:
     """Else docs/shuffle.md is no longer true."""
-    plan = planned(SMALL)
-    buffer = buffered(write_tars(tmp_path, SMALL), 200)
+    small = tool.Setting(3000, 30, 20)
+    plan = tool.planned(small)
+    buffer = tool.buffered(tool.write_tars(tmp_path, small), 200)
     assert sorted(buffer.tolist()) == list(range(15_000)) == sorted(plan.tolist())
-    distance, together = neighbours(plan, 20)
+    distance, together = tool.neighbours(plan, 20)
     assert distance == pytest.approx(1, abs=0.05) and together < 0.2
-    assert neighbours(buffer, 20)[0] < 0.1 and neighbours(buffer, 20)[1] > 20
-    packed = class_of_clips(SMALL, True)
-    assert mixture(packed[plan // 5], 20) == pytest.approx(1, abs=0.1)
-    by_class = class_of_clips(SMALL, False)
-    assert mixture(by_class[plan // 5], 20) < 1 < 5 < mixture(by_class[buffer // 5], 20)
+    assert tool.neighbours(buffer, 20)[0] < 0.1 and tool.neighbours(buffer, 20)[1] > 20
+    packed = tool.class_of_clips(small, True)
+    assert tool.mixture(packed[plan // 5], 20) == pytest.approx(1, abs=0.1)
+    by_class = tool.class_of_clips(small, False)
+    assert (
+        tool.mixture(by_class[plan // 5], 20)
+        < 1
+        < 5
+        < tool.mixture(by_class[buffer // 5], 20)
+    )
