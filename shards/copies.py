@@ -39,8 +39,6 @@ def draw_copies(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class Units:
     """The pieces of which every epoch's row is made: a shard, or one pass over it."""
 
-    shard: np.ndarray
-    """[U] the shard of each unit."""
     num_entries: np.ndarray
     """[U] clips of each unit."""
     row: np.ndarray
@@ -76,8 +74,8 @@ class Units:
         weights: np.ndarray | None = None,
     ) -> Units:
         """One pass over every shard; ``weights`` [R] int64 times ONE."""
-        shard, row = np.arange(len(clips_per_shard)), np.arange(len(num_chunks))
-        return Units(shard, clips_per_shard, row, num_chunks, weights)
+        row = np.arange(len(num_chunks))
+        return Units(clips_per_shard, row, num_chunks, weights)
 
     @staticmethod
     def repeated(
@@ -103,7 +101,6 @@ class Units:
         row = np.arange(num_entries.sum())
         row += np.repeat(first[shard] - begin, num_entries)
         return Units(
-            shard,
             num_entries,
             row,
             num_chunks[row],

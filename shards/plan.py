@@ -66,7 +66,7 @@ class Plan:
     @functools.cached_property
     def window_steps(self) -> int:
         """Steps after which every stream begins a new window."""
-        per_unit = -(-self._epoch_chunks // len(self.units.shard))
+        per_unit = -(-self._epoch_chunks // len(self.units.num_entries))
         return min(self.num_steps, per_unit * self.window_shards)
 
     @functools.cached_property
@@ -159,7 +159,7 @@ class Plan:
     ) -> None:
         """Put the chunk ids of a stream's window from step ``start`` into ``line``."""
         first, done = stream * self.num_steps + start, 0
-        for _, ids in layout.runs(first, first + len(line)):
+        for ids in layout.runs(first, first + len(line)):
             line[done : done + len(ids)] = ids
             done += len(ids)
         np.random.default_rng((self.seed, epoch, _WINDOW, stream, start)).shuffle(line)
@@ -200,7 +200,7 @@ class _EpochLayout:
         first_chunk = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         first_entry = np.concatenate([[0], np.cumsum(units.num_entries)])
         bounds = first_chunk[first_entry]
-        order = rng.permutation(len(units.shard))
+        order = rng.permutation(len(units.num_entries))
         sizes = np.diff(bounds)[order]
         return _EpochLayout(
             units=units,
@@ -210,17 +210,14 @@ class _EpochLayout:
             rotation=int(rng.integers(first_chunk[-1])),
         )
 
-    def runs(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The positions from ``start`` to ``stop`` of the row, unit by unit.
-
-        Gives each unit's place in the row and the ids of its chunks there.
-        """
+    def runs(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Ids of the chunks at positions ``start`` to ``stop``, unit by unit."""
         while start < stop:
             position = (start + self.rotation) % int(self.unit_place[-1])
             unit = int(np.searchsorted(self.unit_place, position, side="right")) - 1
             first = self.unit_first[unit] + position - self.unit_place[unit]
             length = min(stop - start, int(self.unit_place[unit + 1]) - position)
-            yield unit, np.arange(first, first + length)
+            yield np.arange(first, first + length)
             start += length
 
     def locate(self, chunk_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
