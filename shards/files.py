@@ -6,6 +6,7 @@ Owns the write-aside, fsync, rename sequence used for every file under a final n
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
@@ -28,10 +29,11 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     try:
         with open(aside, "w+b") as stream:
+            _try_lock(stream)  # tells remove_leftovers that its writer lives
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(aside, path)
+            os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -54,9 +56,23 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete what killed writers left in ``folder`` (no writer may be running)."""
+    """Delete what killed writers left in ``folder``; what is being written stays.
+
+    Where a file system has no locks (some network ones), everything stays.
+    """
     for path in Path(folder).glob(f".*{TEMPORARY_MARK}*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError), open(path, "r+b") as stream:
+            if _try_lock(stream):
+                path.unlink()
+
+
+def _try_lock(stream: BinaryIO) -> bool:
+    """Lock a file until it is closed or this process ends; False if that cannot be."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def read_bounded(path: str | Path, max_bytes: int) -> bytes:

@@ -256,6 +256,9 @@ def _publish(
 ) -> str:
     """Write the report and, within ``limits``, the index over finished shards."""
     parts = [part for name in hands if (part := builder.part(name))]
+    if builder.finished():  # by a rival, who has cleared the records away
+        builder.publish(list(hands))
+        return f"{builder.folder}: already packed from these clips with these settings"
     rejected = check_rejected(builder, parts, limits, listing.missing)
     builder.publish(list(hands))
     return (

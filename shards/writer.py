@@ -7,13 +7,14 @@ the records go. A job killed on any line runs again and does only what is missin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import shutil
 import tarfile
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -138,10 +139,11 @@ class DatasetBuilder:
         if self.finished():
             return False
         path = self.folder / PARTS_NAME / _SETTINGS_NAME
-        if path.exists():
+        try:
             self._refuse_other(json.loads(path.read_text()))
-        else:
-            write_atomic(path, json.dumps(self._settings()))
+        except FileNotFoundError:
+            with self._unless_published():
+                write_atomic(path, json.dumps(self._settings()))
         return True
 
     def finished(self) -> bool:
@@ -184,15 +186,28 @@ class DatasetBuilder:
 
     def add(
         self, name: str, rows: Iterable[Row], notes: list[list[str]] | None = None
-    ) -> Part:
-        """Write shard ``name`` and its record.
+    ) -> None:
+        """Write shard ``name`` and its record, if the dataset is not published yet.
 
         ``notes`` may be filled while ``rows`` is consumed.
         """
-        part = write_shard(self.folder / name, rows)
-        part.notes.extend(notes or [])
-        self.record(part)
-        return part
+        with self._unless_published():
+            if not self._published():
+                part = write_shard(self.folder / name, rows)
+                part.notes.extend(notes or [])
+                self.record(part)
+
+    def _published(self) -> bool:
+        return (self.folder / INDEX_NAME).exists()
+
+    @contextlib.contextmanager
+    def _unless_published(self) -> Iterator[None]:
+        """Forgive that a rival has published, and cleared away what is worked on."""
+        try:
+            yield
+        except FileNotFoundError:
+            if not self._published():
+                raise
 
     def record(self, part: Part) -> None:
         """Note that the shard of ``part`` is there, whole."""
@@ -211,12 +226,12 @@ class DatasetBuilder:
         Any process may call it, at any time and more than once.
         """
         parts = [part for name in names if (part := self.part(name))]
-        try:
-            if len(parts) == len(names):
-                self._publish(parts)
-        except FileNotFoundError:  # another process has published and cleared up
-            pass
-        return (self.folder / INDEX_NAME).exists()
+        if len(parts) == len(names) and not self._published():
+            self._publish(parts)
+        if self._published():
+            shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
+            remove_leftovers(self.folder)
+        return self._published()
 
     def _publish(self, parts: list[Part]) -> None:
         index = make_index(
@@ -229,8 +244,6 @@ class DatasetBuilder:
             location=self.location,
         )
         write_index(self.folder, index)
-        shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
-        remove_leftovers(self.folder)
 
 
 def make_index(
