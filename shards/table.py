@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.schema import KEY_CHARS, ShardError, check_key
+from shards.schema import KEY_CHARS, KEY_MAX_CHARS, ShardError, check_key
 
 COLUMNS = {
     "key": "|S",
@@ -210,7 +210,8 @@ def _check_keys(keys: np.ndarray, where: str) -> None:
         some = np.ascontiguousarray(keys[start : start + _KEYS_AT_ONCE])
         allowed = _IS_KEY_CHAR[some.view(np.uint8).reshape(len(some), some.itemsize)]
         lengths = np.char.str_len(some)
-        bad = (lengths < 1) | (allowed.sum(axis=1) != lengths)
+        bad = (lengths < 1) | (lengths > KEY_MAX_CHARS)
+        bad |= allowed.sum(axis=1) != lengths
         if bad.any():
             row = int(bad.argmax())
             # latin-1 shows every byte, and no byte but the allowed passes the check

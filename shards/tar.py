@@ -78,6 +78,8 @@ def _walk(stream: BinaryIO, num_bytes: int, path: str) -> Iterator[Member]:
         if len(header) < BLOCK_BYTES:
             raise ShardError(f"{where}: ends without an end mark; copy it again")
         if not any(header):
+            if given_name is not None:
+                raise ShardError(f"{where}: ends after a header without its member")
             _check_end(stream, num_bytes - place, where)
             return
         kind, name, size = _parse_header(header, where)
