@@ -18,7 +18,7 @@ from typing import Self, TypeGuard
 import numpy as np
 
 from shards import __version__
-from shards.audio import encode
+from shards.audio import check_codec, encode
 from shards.classes import Classes
 from shards.files import file_sha256, write_atomic
 from shards.schema import ClipInfo, ShardError
@@ -46,6 +46,7 @@ class PackSettings:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} = {value}; expected {least} or more")
+        check_codec(self.codec, self.sample_rate)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from shards.audio import CODECS, OPUS_RATES, decode, encode
 from shards.containers import find_wav_data
 from shards.decode import load_clip, load_segment, to_mono_int16
 from shards.schema import ShardError
+
+from .conftest import Run, Source
 
 RATE = 16000
 SECONDS = 6.0
@@ -534,6 +537,30 @@ def test_a_codec_or_rate_that_cannot_be_packed_is_refused() -> None:
         encode(pcm, codec="opus", sample_rate=44100)
     with pytest.raises(ValueError, match="'mp3'; expected one of wav, flac, opus"):
         encode(pcm, codec="mp3", sample_rate=RATE)
+
+
+def test_opus_shards_are_packed_alike_twice_and_open_elsewhere(
+    source: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else a set packed again on another day has other fingerprints."""
+    tars = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        words = (*source.pack_arguments(out), "--codec", "opus")
+        result = run("shards.pack", *words)
+        assert result.returncode == 0, result.stderr
+        tars.append({path.name: path.read_bytes() for path in out.glob("*.tar")})
+    assert tars[0] == tars[1] and len(tars[0]) == 3
+    with tarfile.open(tmp_path / "one" / "000000.tar") as tar:
+        name = next(name for name in tar.getnames() if name.endswith(".opus"))
+        member = tar.extractfile(name)
+        assert member is not None
+        found, rate = soundfile.read(io.BytesIO(member.read()))
+    expected, _ = soundfile.read(source.audio / f"{name.split('_')[0]}.wav")
+    assert (rate, len(found)) == (RATE, len(expected))
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    refused = run("shards.pack", *words, "--sample-rate", "44100")
+    assert refused.returncode == 78
+    assert "sample_rate = 44100; opus has 8000" in refused.stderr
 
 
 @pytest.mark.parametrize("codec", CODECS)
