@@ -23,7 +23,7 @@ import pytest
 import soundfile
 
 from psl import evaluate, label, train
-from shards import verify
+from shards import cache_files, verify
 from shards.cache import ShardCache
 from shards.cli import JobError
 from shards.index import Index, open_index, write_index
@@ -218,7 +218,8 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(
 def test_a_server_that_ignores_ranges_can_finish_a_half_fetched_shard(
     nginx: Nginx, packed: Path, tmp_path: Path
 ) -> None:
-    """The whole file would be appended to its half."""
+    """The whole file would be appended to its half. It takes one request."""
+    before = sum("/whole/000000.tar" in line for line in nginx.log())
     index = open_index(nginx.url("whole"), kind="audio")
     _, sha256, num_bytes = only_shard(index)
     half = (packed / "000000.tar").read_bytes()[: num_bytes // 2]
@@ -226,8 +227,7 @@ def test_a_server_that_ignores_ranges_can_finish_a_half_fetched_shard(
     MemberReader(index, ShardCache(tmp_path, 10**6, retry=QUICK)).samples(0, 0, 9)
     whole = (tmp_path / sha256).read_bytes()
     assert whole == (packed / "000000.tar").read_bytes()
-    assert num_logged(nginx, '/whole/000000.tar HTTP/1.1" 200')
-    assert not any('/whole/000000.tar HTTP/1.1" 206' in line for line in nginx.log())
+    assert num_logged(nginx, '/whole/000000.tar HTTP/1.1" 200') == before + 1
 
 
 def test_a_half_fetched_shard_is_not_fetched_from_the_start(
@@ -404,6 +404,7 @@ def test_memory_and_file_urls_work_and_a_file_url_is_not_copied(
         "pipe://touch CANARY",
         "simplecache::pipe:touch CANARY",
         "simplecache::http://127.0.0.1/x",
+        "memory://x::pipe://touch CANARY",
         "ssh://host/x",
         "reference://x",
         "HTTP:///x",
@@ -416,7 +417,8 @@ def test_a_place_that_is_no_plain_url_of_the_list_is_refused(
 ) -> None:
     """A config, or an index from the net, could run commands here."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ShardError):
+    words = "chained or malformed|unknown protocol|expected http|not found; expected"
+    with pytest.raises(ShardError, match=words):
         open_index(place, kind="audio", retry=IMPATIENT)
     assert not list(tmp_path.iterdir())
 
@@ -580,6 +582,21 @@ def forbid_large_files() -> None:
     """Let writing more than 100 kB to a file fail, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_shard_removed_between_opening_and_locking_is_not_taken_for_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes would hold more than the limit, one of them in a nameless file."""
+    path = tmp_path / ("0" * 64)
+    path.write_bytes(b"shard")
+
+    def lock_late(stream: object, kind: int) -> bool:
+        path.unlink()
+        return True
+
+    monkeypatch.setattr(cache_files, "try_lock", lock_late)
+    assert cache_files.open_whole(path, 5) is None
 
 
 def test_a_full_disk_is_an_error_that_leaves_no_part_behind(
