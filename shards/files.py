@@ -28,8 +28,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     # Random, because process ids repeat among the nodes that share a folder.
     aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     try:
-        with open(aside, "w+b") as stream:
-            _try_lock(stream)  # tells remove_leftovers that its writer lives
+        with _open_locked(aside) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -66,8 +65,18 @@ def remove_leftovers(folder: str | Path) -> None:
                 path.unlink()
 
 
+def _open_locked(path: Path) -> BinaryIO:
+    """A new file whose lock tells remove_leftovers that its writer lives."""
+    while True:
+        stream = open(path, "w+b")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream
+        stream.close()  # it was removed between open and lock
+
+
 def _try_lock(stream: BinaryIO) -> bool:
-    """Lock a file until it is closed or this process ends; False if that cannot be."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

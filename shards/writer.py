@@ -227,7 +227,8 @@ class DatasetBuilder:
         """
         parts = [part for name in names if (part := self.part(name))]
         if len(parts) == len(names) and not self._published():
-            self._publish(parts)
+            with self._unless_published():
+                self._publish(parts)
         if self._published():
             shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
             remove_leftovers(self.folder)

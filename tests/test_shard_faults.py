@@ -272,7 +272,7 @@ def test_many_builders_of_one_folder_end_as_one(tmp_path: Path) -> None:
             failures.append(error)
 
     build(tmp_path / "alone", 0)
-    for round_ in range(10):
+    for round_ in range(20):
         folder = tmp_path / str(round_)
         threads = [
             threading.Thread(target=build, args=(folder, order)) for order in range(4)
