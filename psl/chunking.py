@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shards.index import Index
 
@@ -38,10 +39,15 @@ class Chunking:
         rest = np.where(whole > 0, num_samples - covered, num_samples)
         return np.maximum(whole + (2 * rest >= self.chunk_samples), 1)
 
-    def bounds(self, chunk: int, num_samples: int) -> tuple[int, int]:
-        """First and past-the-last sample of chunk number ``chunk`` of one clip."""
-        start = chunk * self.hop_samples
-        return start, min(start + self.chunk_samples, num_samples)
+    def bounds(
+        self, chunks: npt.ArrayLike, num_samples: npt.ArrayLike
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First and past-the-last sample of chunks number ``chunks`` of clips.
+
+        ``num_samples`` are those of each chunk's clip; any shape, or single numbers.
+        """
+        starts = np.asarray(chunks) * self.hop_samples
+        return starts, np.minimum(starts + self.chunk_samples, num_samples)
 
 
 def check_label_chunks(labels: Index, audio: Index, chunking: Chunking) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from psl import runtime
+from psl.batch_memory import BatchMemory
 from psl.checkpoint import load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
@@ -128,10 +129,12 @@ def label_rows(
     all_rows = np.repeat(rows, num_chunks)
     all_chunks = np.concatenate([np.arange(n) for n in num_chunks])
     starts = range(0, len(all_rows), config.batch_size)
+    memory = BatchMemory()
 
     def fetch(start: int) -> tuple[np.ndarray, np.ndarray]:
         batch = slice(start, start + config.batch_size)
-        return read_chunks(reader, all_rows[batch], all_chunks[batch], chunking)
+        rows, chunks = all_rows[batch], all_chunks[batch]
+        return read_chunks(reader, rows, chunks, chunking, memory)
 
     device = next(model.parameters()).device
     probs = []

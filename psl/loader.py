@@ -20,6 +20,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
@@ -80,16 +81,20 @@ class Batch:
 
 
 def read_chunks(
-    reader: MemberReader, rows: np.ndarray, chunks: np.ndarray, chunking: Chunking
+    reader: MemberReader,
+    rows: np.ndarray,
+    chunks: np.ndarray,
+    chunking: Chunking,
+    memory: BatchMemory,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Waveforms [B, N] int16, zero-padded, and their lengths [B] int64."""
-    waveform = np.zeros((len(rows), chunking.chunk_samples), np.int16)
-    lengths = np.empty(len(rows), np.int64)
-    counts = reader.index.table.count
-    for position, (row, chunk) in enumerate(zip(rows, chunks, strict=True)):
-        start, stop = chunking.bounds(int(chunk), int(counts[row]))
-        lengths[position] = stop - start
-        waveform[position, : stop - start] = reader.samples(int(row), start, stop)
+    starts, stops = chunking.bounds(chunks, reader.index.table.count[rows])
+    pieces, lengths = reader.pcm_bytes(rows, starts, stops), stops - starts
+    if (lengths < chunking.chunk_samples).any():
+        silence = np.zeros(2 * chunking.chunk_samples, np.uint8)
+        pieces = [x for piece in pieces for x in (piece, silence[len(piece) :])]
+    waveform = memory.take((len(rows), chunking.chunk_samples))
+    np.concatenate(pieces, out=waveform.view(np.uint8).reshape(-1))
     return waveform, lengths
 
 
@@ -166,6 +171,8 @@ class TrainingData:
     clips_per_folder: tuple[int, ...]
     """Clips of each audio folder, in the order of the rows."""
     loader: LoaderConfig = LoaderConfig()
+    memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
+    """What batches are written to."""
 
     @staticmethod
     def open(
@@ -274,7 +281,7 @@ class TrainingData:
         self, rows: np.ndarray, chunks: np.ndarray, device: torch.device
     ) -> Batch:
         """The chunks ``chunks`` [B] of clips ``rows`` [B] with their targets."""
-        pcm, lengths = read_chunks(self.audio, rows, chunks, self.chunking)
+        pcm, lengths = read_chunks(self.audio, rows, chunks, self.chunking, self.memory)
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),

@@ -23,6 +23,9 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 OPUS_BITS_PER_SAMPLE = 3
 """Bit rate over sample rate: 48 kbit/s at 16 kHz."""
 
+BARE_WAV_BYTES = 44
+"""Header of a WAV member that holds samples and nothing else, as encode() makes it."""
+
 
 def encode(samples: np.ndarray, *, codec: str, sample_rate: int) -> bytes:
     """A clip member from mono int16 samples [N]; the same bytes every time.
@@ -99,7 +102,7 @@ _WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH")
 
 def _wav_samples(data: bytes | memoryview, sample_rate: int) -> np.ndarray:
     """All samples [N] int16 of a WAV member, without copying."""
-    if len(data) < 44:
+    if len(data) < BARE_WAV_BYTES:
         raise ShardError(f"{len(data)} bytes; not a complete WAV file")
     riff, _, wave, fmt, _, kind, channels, rate, _, _, bits = _WAV_HEADER.unpack_from(
         data
@@ -110,6 +113,15 @@ def _wav_samples(data: bytes | memoryview, sample_rate: int) -> np.ndarray:
     position, size = find_wav_data(data)
     size = min(size, len(data) - position)
     return np.frombuffer(data, "<i2", count=size // 2, offset=position)
+
+
+def is_bare_wav(data: bytes | memoryview, num_samples: int, sample_rate: int) -> bool:
+    """Whether a WAV member is a header of BARE_WAV_BYTES and ``num_samples`` samples.
+
+    Raises ShardError as decode() does.
+    """
+    found = len(_wav_samples(data, sample_rate))  # so the header has 44 bytes at least
+    return found == num_samples and len(data) == BARE_WAV_BYTES + 2 * num_samples
 
 
 def _decode_part(

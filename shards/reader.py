@@ -37,25 +37,26 @@ class MemberReader:
         }
         self.cache.check_fits(tuple(self._remote.values()), where=index.where)
         self._open_local = functools.lru_cache(num_open_shards())(_map_file)
-        self._open: Callable[[str], memoryview] = (
+        self._open: Callable[[str], np.ndarray] = (
             self._open_any if self._remote else self._open_local
         )
+        self._bare = np.zeros(len(index), np.bool_)  # WAV members found to be bare
 
     def member(self, row: int) -> memoryview:
         """The bytes of row's member, without copying."""
         table = self.index.table
-        view = self._open(self.index.places[table.shard[row]])
+        data = self._open(self.index.places[table.shard[row]])
         start, size = int(table.offset[row]), int(table.size[row])
-        if start + size > len(view):
+        if start + size > len(data):
             raise ShardError(
-                f"ends at byte {start + size}, but the shard has {len(view)}; copy or "
+                f"ends at byte {start + size}, but the shard has {len(data)}; copy or "
                 "make it again"
             )
-        return view[start : start + size]
+        return data[start : start + size].data
 
-    def _open_any(self, place: str) -> memoryview:
+    def _open_any(self, place: str) -> np.ndarray:
         if (shard := self._remote.get(place)) is not None:
-            return self.cache.view(place, shard)
+            return np.frombuffer(self.cache.view(place, shard), np.uint8)
         return self._open_local(place)
 
     @property
@@ -99,6 +100,54 @@ class MemberReader:
                 sample_rate=self.index.properties["sample_rate"],
             )
 
+    def pcm_bytes(
+        self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    ) -> list[np.ndarray]:
+        """Samples ``starts[i]`` to ``stops[i]`` of audio rows ``rows[i]``, as bytes.
+
+        Each is an array uint8 of what samples() gives. Only those of bare WAV members
+        in local shards are not copies; so a cache of remote shards may be smaller than
+        the shards of a batch.
+        """
+        if self._are_bare_wav(rows) and (stops <= self.index.table.count[rows]).all():
+            pieces = self._bare_wav_bytes(rows, starts, stops)
+            if len(pieces) == len(rows):
+                return pieces
+        places = zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)
+        return [np.array(self.samples(*place)).view(np.uint8) for place in places]
+
+    def _are_bare_wav(self, rows: np.ndarray) -> bool:
+        """Whether the samples of all ``rows`` lie in local shards where the index says.
+
+        Each member's header is looked at once. Again for every chunk, that took a
+        quarter of the time of a batch: a header is in no cache (2026-11-22).
+        """
+        if self._remote or self.index.properties["codec"] != "wav":
+            return False
+        rate = self.index.properties["sample_rate"]
+        for row in rows[~self._bare[rows]].tolist():
+            with self._named(row):
+                count = int(self.index.table.count[row])
+                self._bare[row] = audio.is_bare_wav(self.member(row), count, rate)
+        return bool(self._bare[rows].all())
+
+    def _bare_wav_bytes(
+        self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    ) -> list[np.ndarray]:
+        """pcm_bytes() of bare WAV members, up to the first that its shard cuts short.
+
+        The columns of the index are looked up together: twice as fast as one by one.
+        """
+        table, places, pieces = self.index.table, self.index.places, []
+        origin = table.offset[rows] + audio.BARE_WAV_BYTES
+        columns = table.shard[rows], origin + 2 * starts, origin + 2 * stops
+        for shard, first, last in zip(*(column.tolist() for column in columns)):
+            data = self._open(places[shard])
+            if last > len(data):
+                break
+            pieces.append(data[first:last])
+        return pieces
+
     def labels(self, row: int) -> np.ndarray:
         """Chunk labels [K, C] float16 of a label row, all in [0, 1]."""
         shape = int(self.index.table.count[row]), len(self.index.classes)
@@ -114,6 +163,8 @@ class MemberReader:
             raise ShardError(f"{self.index.place(row)}: {error}") from None
 
 
-def _map_file(path: str) -> memoryview:
+def _map_file(path: str) -> np.ndarray:
+    """The bytes of a file [N] uint8; slices of an array cost less than of memory."""
     with open(path, "rb") as stream:
-        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(pages, np.uint8)
