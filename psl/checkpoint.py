@@ -1,8 +1,9 @@
 """Checkpoints: complete or absent, and nothing in them needs unpickling.
 
 Owns the folder format: ``model.safetensors`` (parameters and buffers),
-``optimizer.safetensors`` (tensors of the optimizer's state) and ``state.json`` (what
-the model is, where training stands, hashes of the other two).
+``optimizer.safetensors`` (tensors of the optimizer's state), ``state.json`` (what the
+model is, where training stands) and ``manifest.json`` (format version, sha256 of the
+others).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -28,9 +30,11 @@ from shards.cli import JobError
 from shards.files import TEMPORARY_MARK, sync_folder
 from shards.schema import ShardError, sha256_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no manifest.json, and its state.json no checksum."""
 FOLDER_NAME = "checkpoints"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class TrainingState:
     """Optimizer steps done and validation mAP, of each validation so far."""
     plan_fingerprint: str
     """Of the order of chunks; another order cannot be resumed."""
+    skipped_steps: int = 0
+    """Steps so far that updated nothing, their loss or gradient not being finite."""
 
 
 @dataclass(frozen=True)
@@ -73,36 +79,46 @@ def save_checkpoint(
     model_config: ModelConfig,
     classes: Classes,
     training: TrainingState,
+    before_last: Callable[[], None] = lambda: None,
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
     Without ``optimizer`` the checkpoint serves evaluation, but not resuming.
+    ``before_last`` is called when only the manifest is missing.
     """
     files = {_MODEL: save(_contiguous(model.state_dict()))}
     if optimizer is not None:
         files[_OPTIMIZER] = save(_flatten(optimizer))
     state = {
-        "format_version": FORMAT_VERSION,
         "model": TypeAdapter(ModelConfig).dump_python(model_config),
         "classes": asdict(classes),
         "training": asdict(training),
-        "sha256": {name: sha256_of(data) for name, data in files.items()},
     }
     files[_STATE] = json.dumps(state, indent=1).encode()
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "sha256": {name: sha256_of(data) for name, data in files.items()},
+    }
     aside = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     aside.mkdir(parents=True)
     try:
         for name, data in files.items():
-            with open(aside / name, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+            _write_synced(aside / name, data)
+        before_last()
+        _write_synced(aside / _MANIFEST, json.dumps(manifest, indent=1).encode())
         sync_folder(aside)
         _remove(folder)
         os.rename(aside, folder)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _remove(folder: Path) -> None:
@@ -131,35 +147,59 @@ def _flatten(optimizer: optim.Optimizer) -> dict[str, Tensor]:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint at ``path``: a checkpoint folder, or a run (its best one).
 
-    Raises ShardError if there is none, or it is damaged.
+    Raises ShardError if there is none, or it is damaged, and ValueError if another
+    version of this program wrote it.
     """
     path = Path(path)
     folder = path if (path / _STATE).exists() else _best(path)
+    sha256 = _read_manifest(folder)
     try:
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        if state["format_version"] != FORMAT_VERSION:
-            raise ShardError(
-                f"{folder}: checkpoint format {state['format_version']}, expected "
-                f"{FORMAT_VERSION}; use the version of this program that wrote it"
-            )
+        state = json.loads(_read_checked(folder / _STATE, sha256))
         classes = state["classes"]
         return Checkpoint(
             folder=folder,
             model_config=TypeAdapter(ModelConfig).validate_python(state["model"]),
             classes=Classes(tuple(classes["mids"]), tuple(classes["names"])),
             training=TypeAdapter(TrainingState).validate_python(state["training"]),
-            model_sha256=state["sha256"][_MODEL],
-            weights=_load_tensors(folder / _MODEL, state["sha256"][_MODEL]),
+            model_sha256=sha256[_MODEL],
+            weights=load(_read_checked(folder / _MODEL, sha256)),
         )
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
 
 
-def _load_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a checkpoint.
+
+    Raises ValueError for another format version, else ShardError.
+    """
+    path = folder / _MANIFEST
+    if not path.exists() and (folder / _STATE).exists():
+        raise ValueError(_other_version(folder, 1))
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = int(manifest["format_version"])
+        sha256 = TypeAdapter(dict[str, str]).validate_python(manifest["sha256"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"{path}: damaged checkpoint: {error!r}") from None
+    if version != FORMAT_VERSION:
+        raise ValueError(_other_version(folder, version))
+    return sha256
+
+
+def _other_version(folder: Path, version: int) -> str:
+    return (
+        f"{folder}: checkpoint format {version}, expected {FORMAT_VERSION}; use the "
+        "version of this program that wrote it, or start a new run"
+    )
+
+
+def _read_checked(path: Path, sha256: dict[str, str]) -> bytes:
+    """The bytes of a file; ShardError unless they are those of the manifest."""
     data = path.read_bytes()
-    if sha256_of(data) != sha256:
-        raise ShardError(f"{path}: bytes differ from the sha256 in {_STATE}")
-    return load(data)
+    if sha256_of(data) != sha256[path.name]:
+        raise ShardError(f"{path}: bytes differ from the sha256 in {_MANIFEST}")
+    return data
 
 
 def load_optimizer(checkpoint: Checkpoint, optimizer: optim.Optimizer) -> None:
@@ -167,19 +207,25 @@ def load_optimizer(checkpoint: Checkpoint, optimizer: optim.Optimizer) -> None:
 
     Raises ValueError if the checkpoint was saved without them.
     """
-    if not (checkpoint.folder / _OPTIMIZER).exists():
+    sha256 = _read_manifest(checkpoint.folder)
+    if _OPTIMIZER not in sha256:
         raise ValueError(
             f"{checkpoint.folder}: saved under DeepSpeed, without optimizer state, and "
             "cannot be resumed; choose another run_dir"
         )
-    state = json.loads((checkpoint.folder / _STATE).read_text(encoding="utf-8"))
-    tensors = _load_tensors(checkpoint.folder / _OPTIMIZER, state["sha256"][_OPTIMIZER])
-    full = optimizer.state_dict()
+    tensors = load(_read_checked(checkpoint.folder / _OPTIMIZER, sha256))
+    full: dict[str, Any] = optimizer.state_dict()
     full["state"] = {}
     for name, tensor in tensors.items():
         number, _, field = name.partition(".")
         full["state"].setdefault(int(number), {})[field] = tensor
     optimizer.load_state_dict(full)
+
+
+def newest_step(run_dir: str | Path) -> int:
+    """Optimizer steps in the newest checkpoint, damaged or not; 0 for none."""
+    folders = list_checkpoints(run_dir)
+    return int(folders[-1].name.removeprefix("step_")) if folders else 0
 
 
 def list_checkpoints(run_dir: str | Path) -> list[Path]:
@@ -201,12 +247,24 @@ def load_newest(run_dir: str | Path) -> Checkpoint | None:
     folders = list_checkpoints(run_dir)
     for folder in reversed(folders):
         try:
-            return load_checkpoint(folder)
+            checkpoint = load_checkpoint(folder)
+            _check_files(folder)
+            return checkpoint
         except ShardError as error:
             warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
     if folders:
         raise ShardError(f"{run_dir}: every checkpoint is damaged; start a new run")
     return None
+
+
+def _check_files(folder: Path) -> None:
+    """ShardError if what load_checkpoint does not read is missing or damaged."""
+    sha256 = _read_manifest(folder)
+    for name in sha256.keys() - {_MODEL, _STATE}:
+        try:
+            _read_checked(folder / name, sha256)
+        except OSError as error:
+            raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
 
 
 def best_steps(history: Iterable[tuple[int, float]], keep: int) -> list[int]:

@@ -168,16 +168,21 @@ def from_command_line(
     )
     parser.add_argument("--print-config", action="store_true", help="show and exit")
     args = parser.parse_intermixed_args(argv)
-    values: dict[str, Any] = {}
-    for word in args.words:
-        values = (
-            override(values, [word]) if "=" in word else _merge(values, read_yaml(word))
-        )
-    config = parse(cls, values, where=command)
+    config = parse(cls, read_words(args.words), where=command)
     if args.print_config:
         print(to_yaml(config), end="")
         parser.exit()
     return config
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """The values of YAML files and ``key=value`` words, later ones on top."""
+    values: dict[str, Any] = {}
+    for word in words:
+        values = (
+            override(values, [word]) if "=" in word else _merge(values, read_yaml(word))
+        )
+    return values
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

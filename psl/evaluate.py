@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +63,12 @@ def score_clips(
     *,
     batch_size: int,
     loader: LoaderConfig,
+    before_batch: Callable[[int], None] = lambda number: None,
 ) -> np.ndarray:
     """Probabilities [R, C] float32 of all clips, on every rank. Collective.
 
-    ``model`` must be in evaluation mode and the same on all ranks. Raises
+    ``model`` must be in evaluation mode and the same on all ranks. ``before_batch``
+    is called equally often on all ranks, so that it may be collective. Raises
     RuntimeError unless every clip was scored exactly once.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
@@ -88,13 +90,17 @@ def score_clips(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+    num_batches = len(visit_batches(counts, batch_size, rank=0, world_size=1))
     with torch.inference_mode():
-        for rows, pcm in fetch_ahead(fetch, batches, loader):
+        for number, (rows, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
+            before_batch(number)
             lengths = torch.as_tensor(counts[rows], device=device)
             clip_probs, _ = model(to_waveform(to_device(pcm, device)), lengths)
             where = torch.from_numpy(rows).to(device)
             scores[where, :-1] = clip_probs
             scores[where, -1] += 1
+    for number in range(len(batches), -(-num_batches // accelerator.num_processes)):
+        before_batch(number)
     result = runtime.sum_over_ranks(scores).cpu().numpy()
     if not (result[:, -1] == 1).all():
         row = int(np.flatnonzero(result[:, -1] != 1)[0])
@@ -109,10 +115,19 @@ def measure(
     *,
     batch_size: int,
     loader: LoaderConfig,
+    before_batch: Callable[[int], None] = lambda number: None,
 ) -> Metrics:
-    """Metrics of ``model`` over all clips of ``index``. Collective."""
+    """Metrics of ``model`` over all clips of ``index``. Collective.
+
+    ``before_batch`` is that of ``score_clips``.
+    """
     scores = score_clips(
-        model, index, accelerator, batch_size=batch_size, loader=loader
+        model,
+        index,
+        accelerator,
+        batch_size=batch_size,
+        loader=loader,
+        before_batch=before_batch,
     )
     rows = np.arange(len(index))
     return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)

@@ -27,9 +27,13 @@ from shards.files import write_atomic
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
 RESULT_NAME = "result.json"
-FREE_TO_CHANGE = ("run_dir", "data", "loader", "log_every", "save_every", "keep_best")
-"""Keys that may differ when a run is resumed: they do not change its result. Where the
-data lies may change; what it holds is in the fingerprint of the plan."""
+FREE_TO_CHANGE = (
+    *("run_dir", "data", "loader", "log_every", "save_every", "keep_best"),
+    *("accumulation_steps", "nonfinite", "max_skipped_steps", "attempt"),
+)
+"""Keys that may differ when a run is resumed: they do not change its result, or no more
+than another number of processes does. Where the data lies may change; what it holds is
+in the fingerprint of the plan."""
 
 
 def check_same_config(run_dir: str | Path, config: Any) -> None:
@@ -106,6 +110,11 @@ class LossWindow:
     def _open(self, waited_seconds: float) -> None:
         self._losses: list[Tensor] = []
         self._start, self._waited_before = time.perf_counter(), waited_seconds
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken since it opened."""
+        return len(self._losses)
 
     def add(self, loss: Tensor) -> None:
         """Take this rank's loss of one step."""

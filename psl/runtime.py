@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from typing import Literal
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     KwargsHandler,
 )
@@ -27,6 +29,8 @@ from shards.cli import JobError
 from shards.schema import sha256_of
 
 Precision = Literal["no", "bf16"]
+GROUP_SECONDS = 120.0
+"""Added to the timeout of the process group, so that slow starts do not fail."""
 
 
 def start(
@@ -34,12 +38,16 @@ def start(
     precision: Precision | None = None,
     global_batch_size: int | None = None,
     clip_grad_norm: float | None = None,
+    accumulation_steps: int = 1,
+    timeout_seconds: float = 600.0,
 ) -> Accelerator:
     """Join the job this process was launched for: alone, torchrun, accelerate launch.
 
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
     gloo. Under ``accelerate launch`` with a DeepSpeed config, the batch size and the
     clipping are written into that config, since DeepSpeed reads neither from us.
+    ``timeout_seconds`` is that of psl/watchdog.py, which names whom a rank waits for;
+    the process group's own, which cannot, is longer.
 
     Raises ValueError if the launcher asks for what is not supported or contradicts the
     config, and JobError if its world is not the one accelerate sees.
@@ -50,6 +58,7 @@ def start(
             f"accelerate launch says mixed_precision {asked}, the config precision "
             f"{precision}; make them agree"
         )
+    _check_launcher(accumulation_steps)
     cuda = torch.cuda.is_available()
     if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -62,30 +71,46 @@ def start(
     if deepspeed and precision == "bf16":
         raise ValueError("precision bf16 is not supported under DeepSpeed yet; use no")
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
-        handlers.append(InitProcessGroupKwargs(backend="nccl" if cuda else "gloo"))
+        backend = "nccl" if cuda else "gloo"
+        timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     # cpu=True would make accelerate drop DeepSpeed without a word
     accelerator = Accelerator(
         cpu=not cuda and not deepspeed,
         mixed_precision="no",  # psl.train has an autocast of its own
+        # given as steps, the launcher's default of 1 would override it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(accumulation_steps),
         kwargs_handlers=handlers,
     )
     _check_world(accelerator, deepspeed)
     if deepspeed and global_batch_size is not None:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         world_size = accelerator.num_processes
-        settings["train_micro_batch_size_per_gpu"] = global_batch_size // world_size
+        parts = world_size * accumulation_steps
+        settings["train_micro_batch_size_per_gpu"] = global_batch_size // parts
+        settings["gradient_accumulation_steps"] = accumulation_steps
         # absent, DeepSpeed 0.19 clips at 1.0
         settings["gradient_clipping"] = clip_grad_norm or 0.0
     return accelerator
 
 
-def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
-    steps = accelerator.gradient_accumulation_steps
-    if steps != 1:
+def _check_launcher(accumulation_steps: int) -> None:
+    """ValueError if accelerate launch asks for what the config contradicts."""
+    asked = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if asked not in ("1", "auto", str(accumulation_steps)):
         raise ValueError(
-            f"the launcher asks for gradient_accumulation_steps {steps}, which is not "
-            "supported yet; set 1"
+            f"accelerate launch says gradient_accumulation_steps {asked}, the config "
+            f"accumulation_steps {accumulation_steps}; make them agree"
         )
+    dynamo = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if dynamo.lower() != "no":
+        raise ValueError(
+            f"accelerate launch says dynamo_backend {dynamo}; leave it at no and set "
+            "compile=true in the config"
+        )
+
+
+def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise JobError(
@@ -114,8 +139,8 @@ def finish(accelerator: Accelerator) -> None:
     """
     accelerator.free_memory()
     gc.collect()
+    wait_for_all()
     if dist.is_initialized():
-        dist.barrier()
         dist.destroy_process_group()
 
 
@@ -132,6 +157,19 @@ def num_local_processes() -> int:
 def rank_and_world_size() -> tuple[int, int]:
     """As the launcher says, for jobs that share work but form no process group."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def restart_count() -> int:
+    """How often torchrun started the processes of this job anew (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def rendezvous_store() -> Any:
+    """A connection of its own to the store the ranks met at; None for one process."""
+    if not dist.is_initialized():
+        return None
+    store: Any = dist.distributed_c10d._get_default_store()
+    return store.clone()  # one that waits blocks all others of its connection
 
 
 def local_device() -> torch.device:
@@ -161,6 +199,22 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def largest_over_ranks(number: int) -> int:
+    """The largest of the ranks' whole numbers. Collective."""
+    if not dist.is_initialized():
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(number, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
+
+
+def wait_for_all() -> None:
+    """Return when all ranks are here. Collective."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def check_agreement(accelerator: Accelerator, what: str) -> None:

@@ -1,60 +1,49 @@
 """Train a tagger on weak labels, on pseudo strong labels, or on a mixture.
 
-Owns the story of a run: join data, build, resume, then epochs of steps, validation and
-checkpoints. One process, torchrun and accelerate launch all come through here.
+Owns the story of a run: epochs of steps, validation and checkpoints. Before them,
+psl/run.py joins the data, builds and resumes; psl/step.py is one step; psl/attempt.py
+surrounds it all. One process, torchrun and accelerate launch all come through here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn, optim
 
 from psl import runtime
+from psl.attempt import Attempt, AttemptConfig
 from psl.checkpoint import (
     TrainingState,
     assert_finite,
     best_steps,
     checkpoint_folder,
-    load_newest,
-    load_optimizer,
     prune_checkpoints,
     save_checkpoint,
 )
 from psl.config import STRICT, from_command_line
-from psl.evaluate import check_fits, measure
-from psl.loader import (
-    Batch,
-    LoaderConfig,
-    TrainingData,
-    WaitMeter,
-    check_has_labels,
-    fetch_ahead,
-)
-from psl.losses import psl_loss
-from psl.models import ModelConfig, build_from_config
-from psl.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
-from psl.run_log import (
-    LossSummary,
-    LossWindow,
-    RunLog,
-    check_same_config,
-    write_first_files,
-    write_result,
-)
+from psl.evaluate import measure
+from psl.loader import LoaderConfig, WaitMeter
+from psl.models import ModelConfig
+from psl.optim import OptimConfig
+from psl.run import Run, batch_keys, batches, begin_run, describe_batch, is_done
+from psl.run_log import LossSummary, LossWindow, write_result
+from psl.status import note_bad_config
+from psl.step import Nonfinite, Outcome
 from shards.cli import JobError, run_main
-from shards.index import Index, open_index
-from shards.plan import Plan
 
 VALID_BATCH_SIZE = 32
 """Clips scored at a time in validation; their scores do not depend on it."""
+STOP_BATCHES = 16
+"""Batches of validation between two agreements on whether to stop."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -108,137 +97,141 @@ class TrainConfig:
     """Steps between records of loss and speed; each epoch's end has one, too."""
     save_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints inside an epoch; null for one at each epoch's end."""
+    accumulation_steps: int = Field(default=1, gt=0)
+    """Parts of each process's share of a global batch, one after the other; BatchNorm
+    sees a part at a time."""
+    nonfinite: Nonfinite = "stop"
+    """What to do when loss or gradient is NaN or infinite: stop the run, or skip the
+    update."""
+    max_skipped_steps: int = Field(default=10, ge=0)
+    """Updates that a run may skip before it stops after all."""
+    compile: bool = False
+    """Compile the model for training with torch.compile; slow to start."""
+    sync_batch_norm: bool = False
+    """Take BatchNorm statistics over the whole global batch; GPUs only."""
+    attempt: AttemptConfig = AttemptConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What stays the same from the first step to the last."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    data: TrainingData
-    valid: Index
-    plan: Plan
-    model: nn.Module
-    optimizer: optim.Optimizer
-    log: RunLog
-
-    @property
-    def bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
-
-    def learning_rate(self, step: int) -> float:
-        """Of optimizer step number ``step`` (from 1)."""
-        total_steps = self.config.epochs * self.plan.num_steps
-        return learning_rate(self.config.optim, step - 1, total_steps)
-
-
-def train(config: TrainConfig, accelerator: Accelerator) -> TrainingState:
+def train(
+    config: TrainConfig, accelerator: Accelerator, attempt: Attempt
+) -> TrainingState:
     """Train to the end, from wherever the run stands. Collective."""
-    run, state = _begin(config, accelerator)
-    while not _is_done(state, config):
-        _train_epoch(run, state)
-        state = _validate(run, state)
-        _save(run, state)
-    run.log.close()
+    run, state = begin_run(config, accelerator, attempt)
+    with contextlib.closing(run.log):
+        while not is_done(state, config):
+            state = _train_epoch(run, state)
+            state = _validate(run, state)
+            _save(run, state)
     return state
 
 
-def _begin(config: TrainConfig, accelerator: Accelerator) -> tuple[_Run, TrainingState]:
-    """Open everything, check that it fits, and take up the newest checkpoint."""
-    data = TrainingData.open(
-        config.data.audio,
-        config.data.labels,
-        chunk_seconds=config.data.chunk_seconds,
-        alpha=config.data.alpha,
-        loader=config.loader,
-    )
-    valid = open_index(config.data.valid, kind="audio")
-    classes = data.audio.index.classes
-    for index in (data.audio.index, valid):
-        rate = config.model.front_end.sample_rate
-        check_fits(index, sample_rate=rate, classes=classes, what="the model")
-    check_has_labels(valid, "validate against")
-    plan = data.plan(
-        config.global_batch_size,
-        config.seed,
-        balance=config.data.balance,
-        balance_limit=config.data.balance_limit,
-        mix=config.data.mix,
-    )
-    plan.local_slice(accelerator.process_index, accelerator.num_processes)
-
-    torch.manual_seed(config.seed)
-    model = runtime.place(
-        build_from_config(config.model, len(classes)),
-        accelerator.device,
-        channels_last=not runtime.is_deepspeed(accelerator),
-    )
-    optimizer = build_optimizer(model, config.optim)
-    fingerprint = plan.fingerprint(f"{data.fingerprint}+{valid.fingerprint}")
-    state = _resume(config, model, optimizer, fingerprint)
-    runtime.check_agreement(accelerator, f"{fingerprint} {state}")
-    if accelerator.is_main_process and not state.history:
-        write_first_files(config.run_dir, config, accelerator.num_processes)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    log = RunLog(
-        config.run_dir,
-        main=accelerator.is_main_process,
-        start=state.epoch * plan.num_steps + state.step_in_epoch,
-        total=config.epochs * plan.num_steps,
-    )
-    return _Run(config, accelerator, data, valid, plan, model, optimizer, log), state
-
-
-def _resume(
-    config: TrainConfig, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str
-) -> TrainingState:
-    """The state to go on from, with its weights loaded; fresh if there is none."""
-    checkpoint = load_newest(config.run_dir)
-    if checkpoint is None:
-        return TrainingState(0, 0, (), fingerprint)
-    check_same_config(config.run_dir, config)
-    if checkpoint.training.plan_fingerprint != fingerprint:
-        raise ValueError(
-            f"{checkpoint.folder}: was trained on other data or in another order "
-            f"(plan {checkpoint.training.plan_fingerprint[:12]}, now "
-            f"{fingerprint[:12]}); restore the data, or choose another run_dir"
-        )
-    model.load_state_dict(checkpoint.weights)
-    if not _is_done(checkpoint.training, config):
-        load_optimizer(checkpoint, optimizer)
-    return checkpoint.training
-
-
-def _is_done(state: TrainingState, config: TrainConfig) -> bool:
-    if state.epoch >= config.epochs or not state.history:
-        return state.epoch >= config.epochs
-    best = best_steps(state.history, 1)[0]
-    since_best = sum(step > best for step, _ in state.history)
-    return config.patience is not None and since_best >= config.patience
-
-
-def _train_epoch(run: _Run, state: TrainingState) -> None:
-    """The steps of epoch ``state.epoch`` that are not done yet. Collective."""
-    config, num_steps = run.config, run.plan.num_steps
-    run.model.train()
-    batches = WaitMeter(_batches(run, state))
-    window = LossWindow(batches.waited_seconds, run.accelerator.num_processes)
-    for step_in_epoch, batch in enumerate(batches, start=state.step_in_epoch + 1):
-        step = state.epoch * num_steps + step_in_epoch
-        at_end = step_in_epoch == num_steps
-        window.add(_train_step(run, batch, step))
-        if at_end or step % config.log_every == 0:
-            _record(run, window.close(batches.waited_seconds), step, state.epoch)
+def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
+    """Do the steps of the epoch that are not done yet. Collective."""
+    config, attempt = run.config, run.attempt
+    run.step.model.train()
+    fetched = WaitMeter(batches(run, state))
+    window = LossWindow(fetched.waited_seconds, run.accelerator.num_processes)
+    for batch in fetched:
+        step = run.steps_done(state) + 1
+        if attempt.at("step", step):
+            batch.targets.fill_(torch.nan)
+        rate, stop = run.learning_rate(step), attempt.is_asked_to_stop
+        outcome = run.step(batch, step, learning_rate=rate, stop=stop)
+        state = dataclasses.replace(state, step_in_epoch=state.step_in_epoch + 1)
+        if outcome.problem is None:
+            window.add(outcome.loss)
+        else:
+            state = _skip(run, state, outcome)
+        at_end = state.step_in_epoch == run.plan.num_steps
+        if window.num_steps and (at_end or step % config.log_every == 0):
+            _record(run, window.close(fetched.waited_seconds), step, state.epoch)
+        attempt.step_done(step)
         run.log.advance()
+        if outcome.stop:
+            _stop(run, state)
         if config.save_every and step % config.save_every == 0 and not at_end:
-            _save(run, dataclasses.replace(state, step_in_epoch=step_in_epoch))
+            _save(run, state)
+        attempt.at("data", step + 1)
+    return state
 
 
-def _record(run: _Run, window: LossSummary, step: int, epoch: int) -> None:
-    """Log the steps since the last record; stop if the loss is not a number."""
-    if not math.isfinite(window.loss):
-        raise JobError(f"loss is {window.loss} at step {step}; lower learning_rate")
+def _validate(run: Run, state: TrainingState) -> TrainingState:
+    """The state after the epoch, with its validation mAP. Collective."""
+    model, step = run.bare_model, run.steps_done(state)
+    runtime.average_norm_statistics(model)
+    model.eval()
+
+    def check(number: int) -> None:
+        run.attempt.at("evaluate", step)
+        if number % STOP_BATCHES == 0 and run.attempt.agree_to_stop():
+            _stop(run, state)
+
+    metrics = measure(
+        model,
+        run.valid,
+        run.accelerator,
+        batch_size=VALID_BATCH_SIZE,
+        loader=run.config.loader,
+        before_batch=check,
+    )
+    run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
+    history = (*state.history, (step, metrics.mean_ap))
+    return dataclasses.replace(
+        state, epoch=state.epoch + 1, step_in_epoch=0, history=history
+    )
+
+
+def _save(run: Run, state: TrainingState) -> None:
+    """Write a checkpoint and remove those no longer wanted. Collective."""
+    step = run.steps_done(state)
+    run.attempt.at("checkpoint.before", step)
+    runtime.average_norm_statistics(run.bare_model)
+    assert_finite(run.bare_model)
+    split = runtime.is_deepspeed(run.accelerator)
+    if run.accelerator.is_main_process:
+        save_checkpoint(
+            checkpoint_folder(run.config.run_dir, step),
+            model=run.bare_model,
+            optimizer=None if split else run.step.optimizer,
+            model_config=run.config.model,
+            classes=run.valid.classes,
+            training=state,
+            before_last=lambda: run.attempt.inject("checkpoint.inside", step),
+        )
+        run.attempt.saved(step, state.epoch)
+        prune_checkpoints(run.config.run_dir, state.history, run.config.keep_best)
+    run.attempt.at("checkpoint.after", step)
+
+
+def _stop(run: Run, state: TrainingState) -> NoReturn:
+    """End the job, as all ranks agreed, with a checkpoint. Collective."""
+    _save(run, state)
+    run.attempt.preempted(run.steps_done(state))
+
+
+def _skip(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
+    """The state after a step without update; JobError if that is one too many.
+
+    Collective.
+    """
+    config, step = run.config, run.steps_done(state)
+    losses = run.accelerator.gather(outcome.loss.reshape(1)).tolist()
+    bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    keys = batch_keys(run.data, run.plan, step, len(losses), bad)
+    problem = f"step {step}: {outcome.problem}, nothing was updated; batch of {keys}"
+    if config.nonfinite == "stop":
+        raise JobError(f"{problem}; lower learning_rate, or set nonfinite=skip")
+    if state.skipped_steps >= config.max_skipped_steps:
+        budget = config.max_skipped_steps
+        raise JobError(f"{problem}; max_skipped_steps={budget} are used up")
+    if run.accelerator.is_main_process:
+        print(f"{problem}; going on", file=sys.stderr)
+    run.log.record(step, skipped_steps=state.skipped_steps + 1)
+    return dataclasses.replace(state, skipped_steps=state.skipped_steps + 1)
+
+
+def _record(run: Run, window: LossSummary, step: int, epoch: int) -> None:
+    """Log the steps since the last record."""
     run.log.record(
         step,
         epoch=epoch,
@@ -249,106 +242,52 @@ def _record(run: _Run, window: LossSummary, step: int, epoch: int) -> None:
     )
 
 
-def _batches(run: _Run, state: TrainingState) -> Iterator[Batch]:
-    """This rank's batches of the rest of the epoch."""
-    order = run.data.steps(
-        run.plan,
-        state.epoch,
-        start=state.step_in_epoch,
-        rank=run.accelerator.process_index,
-        world_size=run.accelerator.num_processes,
-    )
-    device = run.accelerator.device
-    return fetch_ahead(
-        lambda chosen: run.data.batch(*chosen, device), order, run.config.loader
-    )
-
-
-def _train_step(run: _Run, batch: Batch, step: int) -> torch.Tensor:
-    """Optimizer step number ``step`` (from 1); the loss on this rank's share."""
-    config, accelerator = run.config, run.accelerator
-    _seed_step(config.seed, step, accelerator.process_index)
-    set_learning_rate(run.optimizer, run.learning_rate(step))
-    with torch.autocast(
-        accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    ):
-        clip_probs, _ = run.model(batch.waveform, batch.num_samples)
-    loss = psl_loss(clip_probs, batch.targets)
-    accelerator.backward(loss)
-    if config.optim.clip_grad_norm is not None:
-        accelerator.clip_grad_norm_(run.model.parameters(), config.optim.clip_grad_norm)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    return loss.detach()
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of (seed, step, rank), so that resume is exact."""
-    mixed = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
-    torch.manual_seed(int(mixed[0]))
-
-
-def _validate(run: _Run, state: TrainingState) -> TrainingState:
-    """The state after the epoch, with its validation mAP. Collective."""
-    model = run.bare_model
-    runtime.average_norm_statistics(model)
-    model.eval()
-    metrics = measure(
-        model,
-        run.valid,
-        run.accelerator,
-        batch_size=VALID_BATCH_SIZE,
-        loader=run.config.loader,
-    )
-    step = (state.epoch + 1) * run.plan.num_steps
-    run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
-    history = (*state.history, (step, metrics.mean_ap))
-    return dataclasses.replace(
-        state, epoch=state.epoch + 1, step_in_epoch=0, history=history
-    )
-
-
-def _save(run: _Run, state: TrainingState) -> None:
-    """Write a checkpoint and remove those no longer wanted. Collective."""
-    runtime.average_norm_statistics(run.bare_model)
-    assert_finite(run.bare_model)
-    split = runtime.is_deepspeed(run.accelerator)
-    if run.accelerator.is_main_process:
-        step = state.epoch * run.plan.num_steps + state.step_in_epoch
-        save_checkpoint(
-            checkpoint_folder(run.config.run_dir, step),
-            model=run.bare_model,
-            optimizer=None if split else run.optimizer,
-            model_config=run.config.model,
-            classes=run.valid.classes,
-            training=state,
-        )
-        prune_checkpoints(run.config.run_dir, state.history, run.config.keep_best)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.train``."""
-    config = from_command_line(
-        TrainConfig,
-        argv,
-        command="python -m psl.train",
-        purpose="Train a tagger on weak or pseudo strong labels.",
-        example="python -m psl.train configs/mini/base.yaml configs/mini/psl_2s.yaml "
-        "run_dir=runs/mine optim.learning_rate=1e-3",
-    )
-    accelerator = runtime.start(
-        precision=config.precision,
-        global_batch_size=config.global_batch_size,
-        clip_grad_norm=config.optim.clip_grad_norm,
-    )
-    state = train(config, accelerator)
-    if accelerator.is_main_process and state.history:
-        step = best_steps(state.history, 1)[0]
-        mean_ap = dict(state.history)[step]
-        best = checkpoint_folder(config.run_dir, step)
-        write_result(config.run_dir, best, mean_ap, state.history[-1][0])
-        print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")
-    runtime.finish(accelerator)
+    config = _configure(argv)
+    with Attempt(
+        config.run_dir, config.attempt, lambda step: describe_batch(config, step)
+    ) as attempt:
+        accelerator = runtime.start(
+            precision=config.precision,
+            global_batch_size=config.global_batch_size,
+            clip_grad_norm=config.optim.clip_grad_norm,
+            accumulation_steps=config.accumulation_steps,
+            timeout_seconds=config.attempt.timeout_seconds,
+        )
+        attempt.join(accelerator)
+        state = train(config, accelerator, attempt)
+        if accelerator.is_main_process and state.history:
+            _conclude(config, state)
+        attempt.leave()
+        runtime.finish(accelerator)
+
+
+def _configure(argv: Sequence[str] | None) -> TrainConfig:
+    """The configuration; what is wrong with it is noted in the run folder, too."""
+    try:
+        return from_command_line(
+            TrainConfig,
+            argv,
+            command="python -m psl.train",
+            purpose="Train a tagger on weak or pseudo strong labels.",
+            example="python -m psl.train configs/mini/base.yaml "
+            "configs/mini/psl_2s.yaml run_dir=runs/mine optim.learning_rate=1e-3",
+        )
+    except ValueError as error:
+        if runtime.rank_and_world_size()[0] == 0:
+            words = sys.argv[1:] if argv is None else argv
+            note_bad_config(words, str(error))
+        raise
+
+
+def _conclude(config: TrainConfig, state: TrainingState) -> None:
+    """result.json, and a line about the best checkpoint."""
+    step = best_steps(state.history, 1)[0]
+    mean_ap = dict(state.history)[step]
+    best = checkpoint_folder(config.run_dir, step)
+    write_result(config.run_dir, best, mean_ap, state.history[-1][0])
+    print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")
 
 
 if __name__ == "__main__":

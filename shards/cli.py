@@ -1,7 +1,7 @@
 """How every command ends: status 0, or one line on stderr and a status that says why.
 
-Owns exit statuses. 78 (EX_CONFIG) is for what the caller must correct - configuration
-or data - and running the same again cannot help; 1 is for everything else.
+Owns exit statuses, here and nowhere else. torchrun and accelerate launch turn every
+status but 0 into 1; status.json in the run folder (psl/status.py) says which it was.
 """
 
 from __future__ import annotations
@@ -12,14 +12,31 @@ from collections.abc import Callable
 
 from shards.schema import ShardError
 
+EXIT_DONE = 0
+EXIT_FAILED = 1
+"""Something went wrong that running again may mend: a machine, a disk, a lost rank."""
+EXIT_PREEMPTED = 75
+"""Stopped when asked, with a checkpoint; run again to go on. EX_TEMPFAIL."""
+EXIT_BAD_INPUT = 78
+"""Configuration or data that the caller must correct first. EX_CONFIG."""
+EXIT_STUCK = 93
+"""Several starts in a row got nowhere; somebody has to look before another."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C in a command that has nothing to save. 128 + SIGINT, as shells have it."""
+
 
 class JobError(RuntimeError):
     """The job cannot go on, and what is wrong is not in one file or key."""
 
+    status = EXIT_FAILED
+    """What the process exits with."""
 
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 78
-EXIT_INTERRUPTED = 130
+    @staticmethod
+    def ending_with(status: int, message: str) -> JobError:
+        """An error for which the process exits with ``status``."""
+        error = JobError(message)
+        error.status = status
+        return error
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -32,17 +49,34 @@ def run_main(main: Callable[[], None]) -> None:
         return
     try:
         main()
-    except (ShardError, ValueError) as error:
-        _end(f"error: {error}", EXIT_BAD_INPUT)
-    except JobError as error:
-        _end(f"error: {error}", EXIT_FAILED)
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr, flush=True)
+        sys.exit(exit_status(error))
+
+
+def exit_status(error: BaseException) -> int:
+    """The status with which a process that fails with ``error`` ends."""
+    if isinstance(error, JobError):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, (ShardError, ValueError)):
+        return EXIT_BAD_INPUT
+    return EXIT_FAILED
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to print for ``error``; None for a mistake of ours, which needs more."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to go on"
+    if isinstance(error, JobError) and error.status == EXIT_PREEMPTED:
+        return " ".join(str(error).split("\n"))
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        _end(f"error: {place}{error.strerror or error}", EXIT_FAILED)
-    except KeyboardInterrupt:
-        _end("interrupted; run the same command again to go on", EXIT_INTERRUPTED)
-
-
-def _end(message: str, status: int) -> None:
-    print(" ".join(message.split("\n")), file=sys.stderr, flush=True)
-    sys.exit(status)
+        return f"error: {place}{error.strerror or error}"
+    if isinstance(error, (ShardError, ValueError, JobError)):
+        return "error: " + " ".join(str(error).split("\n"))
+    return None

@@ -62,6 +62,11 @@ def losses(run_dir: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in records if "loss" in r}
 
 
+def state(run_dir: Path) -> str:
+    """The state that status.json gives."""
+    return json.loads((run_dir / "status.json").read_text())["state"]
+
+
 def folder_bytes(folder: Path) -> dict[str, bytes]:
     """The content of every file below ``folder``."""
     files = (path for path in folder.rglob("*") if path.is_file())

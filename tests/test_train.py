@@ -26,7 +26,10 @@ from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from tests.conftest import MIDS, Run, write_source
-from tests.learning import distance_moved, losses, tiny_config, torchrun
+from tests.learning import distance_moved, losses, state, tiny_config, torchrun
+
+BEFORE_TRAINING = {"lock", "status.json"}
+"""The files of a run that was refused."""
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +238,8 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     with pytest.raises((ValueError, ShardError)) as error:
         train.main(words)
     assert place in str(error.value) and remedy in str(error.value)
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == BEFORE_TRAINING
+    assert state(tmp_path / "run") == "bad_config"
 
 
 def test_a_launcher_that_asks_for_another_precision_is_contradicted(
@@ -266,7 +270,8 @@ def test_a_batch_that_the_processes_cannot_share_ends_them_all(
     result = torchrun(2, "psl.train", *words)
     assert result.returncode != 0
     assert "cannot be shared by 2 processes; make it a multiple of 2" in result.stderr
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == BEFORE_TRAINING
+    assert state(tmp_path / "run") == "bad_config"
 
 
 def test_a_set_without_labels_is_refused_where_labels_are_needed(

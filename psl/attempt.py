@@ -1,0 +1,271 @@
+"""One start of a run, from the first file it touches to its exit status.
+
+Owns the order of things around training: take the folder, see whether another start
+makes sense, join the other ranks, watch, and at the end - good or bad - write
+status.json, say one line and leave with the right status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from accelerate import Accelerator
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from psl import runtime
+from psl.checkpoint import newest_step
+from psl.config import STRICT
+from psl.faults import Faults
+from psl.run_lock import RunLock, last_holder
+from psl.status import (
+    EXIT_OF,
+    Status,
+    begin,
+    ended,
+    read_status,
+    state_of,
+    with_step,
+    write_status,
+)
+from psl.stop import StopRequest, name_of
+from psl.watchdog import Watchdog
+from shards.cli import (
+    EXIT_FAILED,
+    EXIT_PREEMPTED,
+    EXIT_STUCK,
+    JobError,
+    exit_status,
+    one_line,
+)
+
+PEER_SECONDS = 3.0
+"""How long to look for the rank whose end made a collective fail."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AttemptConfig:
+    """When to give up."""
+
+    timeout_seconds: float = Field(default=600.0, gt=0)
+    """Longest time without progress of a process: for its data, for the other
+    processes, in a batch of the validation. The job ends at most half as long after."""
+    max_futile_starts: int = Field(default=3, gt=0)
+    """Starts in a row without a new checkpoint after which the run counts as stuck."""
+    retry_stuck: bool = False
+    """Start a stuck run once more; leave this out again afterwards."""
+
+
+class Attempt:
+    """A start of the run in ``run_dir``; a context that ends the process on errors."""
+
+    def __init__(
+        self,
+        run_dir: str,
+        config: AttemptConfig,
+        describe_batch: Callable[[int], str],
+    ) -> None:
+        """``describe_batch`` names the examples of an optimizer step."""
+        self._run_dir, self._config = Path(run_dir), config
+        self._describe_batch = describe_batch
+        self._rank, self._world_size = runtime.rank_and_world_size()
+        self._stop = StopRequest(run_dir, watch_file=self._rank == 0)
+        self._faults = Faults.from_environment(
+            rank=self._rank, start=runtime.restart_count()
+        )
+        self._lock: RunLock | None = None
+        self._status: Status | None = None
+        self._watchdog: Watchdog | None = None
+        self._ending = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Rank 0 takes the folder; JobError if another job has it, or it is stuck."""
+        if self._rank == 0:
+            reached = last_holder(self._run_dir).step
+            self._lock = RunLock(self._run_dir)
+            try:
+                self._open(reached)
+            except BaseException as error:
+                self._write_end(exit_status(error), str(error))
+                self._release()
+                raise
+        return self
+
+    def _open(self, reached: int) -> None:
+        """Write the first status, or refuse; ``reached`` is the last step of the run
+        before."""
+        before = read_status(self._run_dir)
+        if before and self._config.retry_stuck:
+            before = replace(before, futile_starts=0)
+        self._status = begin(before, newest_step(self._run_dir))
+        if runtime.restart_count() and before:
+            # torchrun starts all processes again after any status but 0
+            if before.state in ("preempted", "bad_config", "stuck"):
+                raise JobError.ending_with(EXIT_OF[before.state], before.message)
+        if self._status.futile_starts > self._config.max_futile_starts:
+            raise JobError.ending_with(EXIT_STUCK, self._why_stuck(before, reached))
+        if not runtime.restart_count():
+            self._stop.clear()
+        write_status(self._run_dir, self._status)
+
+    def _why_stuck(self, before: Status | None, reached: int) -> str:
+        if before and before.state == "stuck":
+            return before.message
+        assert self._status is not None
+        start, number = self._status.start_step, self._status.futile_starts - 1
+        reached = max(reached, start)
+        try:
+            batch = self._describe_batch(reached + 1)
+        except Exception as error:  # what is wrong with it may be what stops the run
+            batch = f"cannot be named: {error}"
+        last = f" ({before.message})" if before and before.message else ""
+        return (
+            f"{self._run_dir}: {number} starts in a row got no checkpoint after step "
+            f"{start}; the last one ended after step {reached}{last}; batch of step "
+            f"{reached + 1}: {batch}; mend the cause, then start once with "
+            "attempt.retry_stuck=true"
+        )
+
+    def join(self, accelerator: Accelerator) -> None:
+        """Watch the other processes and listen to signals from now on. Collective."""
+        self._stop.listen()
+        self._watchdog = Watchdog(
+            accelerator.process_index,
+            accelerator.num_processes,
+            runtime.rendezvous_store(),
+            timeout_seconds=self._config.timeout_seconds,
+            end=self._end_hard,
+        )
+        self._watchdog.start()
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether this process was; the ranks have yet to agree."""
+        return self._stop.is_made
+
+    def at(self, point: str, step: int) -> bool:
+        """Note that this process got to ``point`` of ``step``.
+
+        True if an injected fault wants the loss of the step to be NaN.
+        """
+        if self._watchdog is not None:
+            self._watchdog.mark(point.partition(".")[0], step)
+        return self._faults.at(point, step)
+
+    def inject(self, point: str, step: int) -> None:
+        """Only the faults of ``at``, for other threads than the main one."""
+        self._faults.at(point, step)
+
+    def agree_to_stop(self) -> bool:
+        """Whether any process was asked to stop. Collective."""
+        return runtime.largest_over_ranks(int(self._stop.is_made)) > 0
+
+    def leave(self) -> None:
+        """Training is over; do not watch the other processes as they part."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+
+    def step_done(self, step: int) -> None:
+        """Note that ``step`` optimizer steps are done."""
+        if self._lock is not None:
+            self._lock.reached(step)
+
+    def saved(self, step: int, epoch: int) -> None:
+        """Note that there is a checkpoint after ``step`` steps, ``epoch`` epochs."""
+        if self._status is not None:
+            self._status = with_step(self._status, step, epoch)
+            write_status(self._run_dir, self._status)
+            self.step_done(step)
+
+    def preempted(self, step: int) -> NoReturn:
+        """End the job that saved its checkpoint of ``step`` on request. Collective."""
+        reason = runtime.largest_over_ranks(self._stop.reason)
+        raise JobError.ending_with(
+            EXIT_PREEMPTED,
+            f"stopped by {name_of(reason)} with a checkpoint at step {step}; run the "
+            "same command again to go on",
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write how it ended. In a job of several processes, an error ends this one."""
+        if error is not None and self._watchdog is not None and self._world_size > 1:
+            self._end_with_others(error, self._watchdog)
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if error is None:
+            self._write_end(0, "")
+        else:
+            line = one_line(error) or repr(error)
+            self._write_end(exit_status(error), line.removeprefix("error: "))
+        self._release()
+
+    def _end_with_others(self, error: BaseException, watchdog: Watchdog) -> NoReturn:
+        status = exit_status(error)
+        if status == EXIT_PREEMPTED:  # all ranks are here, and rank 0 speaks
+            self._write_end(status, str(error))
+            watchdog.stop()
+            with contextlib.suppress(RuntimeError):
+                runtime.wait_for_all()
+            self._leave(str(error) if self._rank == 0 else None, status)
+        # what a library raises may be only an echo of another rank's end
+        is_echo = isinstance(error, RuntimeError) and not isinstance(error, JobError)
+        cause = watchdog.cause_elsewhere(PEER_SECONDS) if is_echo else None
+        line = one_line(error)
+        if cause is None and (line is None or os.environ.get("PSL_DEBUG") == "1"):
+            traceback.print_exception(error)
+        text = cause or f"rank {self._rank}: {_bare(line or repr(error))}"
+        self._end_hard(*watchdog.blame(text), status=EXIT_FAILED if cause else status)
+
+    def _end_hard(self, cause: str, ours: bool, status: int = EXIT_FAILED) -> NoReturn:
+        """End this process at once, whatever its other threads are doing.
+
+        A normal exit would wait for a reading thread, or abort in gloo's destructors.
+        """
+        with self._ending:
+            if self._status is None and ours and "rank 0 (" in cause:
+                self._status = read_status(self._run_dir)  # rank 0 cannot write it
+            self._write_end(status, cause)
+            self._leave(f"error: {cause}" if ours else None, status)
+
+    def _leave(self, line: str | None, status: int) -> NoReturn:
+        if line is not None:
+            print(line, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _write_end(self, status: int, message: str) -> None:
+        """status.json, where there is room on the disk to say it."""
+        if self._status is None:
+            return
+        state = state_of(status)
+        try:
+            write_status(self._run_dir, ended(self._status, state, message))
+            if state == "preempted":
+                self._stop.clear()
+        except OSError as error:
+            print(f"{self._run_dir}: no status written: {error}", file=sys.stderr)
+
+    def _release(self) -> None:
+        self._stop.ignore()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def _bare(line: str) -> str:
+    return line.removeprefix("error: ")

@@ -1,0 +1,217 @@
+"""What a run is made of, opened, checked and taken up where it stopped.
+
+Owns everything before the first step, and the batches of an epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn, optim
+
+from psl import runtime
+from psl.attempt import Attempt
+from psl.checkpoint import TrainingState, best_steps, load_newest, load_optimizer
+from psl.evaluate import check_fits
+from psl.loader import Batch, TrainingData, check_has_labels, fetch_ahead
+from psl.models import build_from_config
+from psl.optim import build_optimizer, learning_rate
+from psl.run_log import RunLog, check_same_config, write_first_files
+from psl.step import Stepper
+from shards.index import Index, open_index
+from shards.plan import Plan
+
+if TYPE_CHECKING:  # the configuration stands beside the story it configures
+    from psl.train import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    attempt: Attempt
+    data: TrainingData
+    valid: Index
+    plan: Plan
+    step: Stepper
+    log: RunLog
+
+    @property
+    def bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.step.model)
+
+    def learning_rate(self, step: int) -> float:
+        """Of optimizer step number ``step`` (from 1)."""
+        total_steps = self.config.epochs * self.plan.num_steps
+        return learning_rate(self.config.optim, step - 1, total_steps)
+
+    def steps_done(self, state: TrainingState) -> int:
+        """Optimizer steps of the whole run up to ``state``."""
+        return state.epoch * self.plan.num_steps + state.step_in_epoch
+
+
+def begin_run(
+    config: TrainConfig, accelerator: Accelerator, attempt: Attempt
+) -> tuple[Run, TrainingState]:
+    """Open everything, check that it fits, and take up the newest checkpoint."""
+    data, plan = _open_data(config)
+    valid = open_index(config.data.valid, kind="audio")
+    classes = data.audio.index.classes
+    for index in (data.audio.index, valid):
+        rate = config.model.front_end.sample_rate
+        check_fits(index, sample_rate=rate, classes=classes, what="the model")
+    check_has_labels(valid, "validate against")
+    _check_shares(config, plan, accelerator)
+    torch.manual_seed(config.seed)
+    model = runtime.place(
+        build_from_config(config.model, len(classes)),
+        accelerator.device,
+        channels_last=not runtime.is_deepspeed(accelerator),
+    )
+    if config.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = build_optimizer(model, config.optim)
+    fingerprint = plan.fingerprint(f"{data.fingerprint}+{valid.fingerprint}")
+    state = _resume(config, model, optimizer, fingerprint)
+    runtime.check_agreement(accelerator, f"{fingerprint} {state}")
+    if accelerator.is_main_process and not state.history:
+        write_first_files(config.run_dir, config, accelerator.num_processes)
+    done = state.epoch * plan.num_steps + state.step_in_epoch
+    attempt.saved(done, state.epoch)
+    log = RunLog(
+        config.run_dir,
+        main=accelerator.is_main_process,
+        start=done,
+        total=config.epochs * plan.num_steps,
+    )
+    step = Stepper(
+        accelerator,
+        *accelerator.prepare(model, optimizer),
+        seed=config.seed,
+        precision=config.precision,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        accumulation_steps=config.accumulation_steps,
+        nonfinite=config.nonfinite,
+        compile_model=config.compile,
+    )
+    return Run(config, accelerator, attempt, data, valid, plan, step, log), state
+
+
+def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
+    data = TrainingData.open(
+        config.data.audio,
+        config.data.labels,
+        chunk_seconds=config.data.chunk_seconds,
+        alpha=config.data.alpha,
+        loader=config.loader,
+    )
+    plan = data.plan(
+        config.global_batch_size,
+        config.seed,
+        balance=config.data.balance,
+        balance_limit=config.data.balance_limit,
+        mix=config.data.mix,
+    )
+    return data, plan
+
+
+def _check_shares(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> None:
+    """ValueError unless processes and accumulation fit the batch and the machine."""
+    world_size, steps = accelerator.num_processes, config.accumulation_steps
+    plan.local_slice(accelerator.process_index, world_size)
+    share = config.global_batch_size // world_size
+    if share % steps:
+        raise ValueError(
+            f"accumulation_steps {steps} does not divide the {share} chunks that each "
+            f"of {world_size} processes has of global_batch_size "
+            f"{config.global_batch_size}"
+        )
+    if config.sync_batch_norm and accelerator.device.type != "cuda":
+        raise ValueError(
+            "sync_batch_norm: torch synchronises BatchNorm on GPUs only, and this is "
+            f"{accelerator.device.type}; set sync_batch_norm=false"
+        )
+    if config.nonfinite == "skip" and runtime.is_deepspeed(accelerator):
+        raise ValueError("nonfinite: DeepSpeed cannot skip an update here; use stop")
+
+
+def _resume(
+    config: TrainConfig, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str
+) -> TrainingState:
+    """The state to go on from, with its weights loaded; fresh if there is none."""
+    checkpoint = load_newest(config.run_dir)
+    if checkpoint is None:
+        return TrainingState(0, 0, (), fingerprint)
+    check_same_config(config.run_dir, config)
+    if checkpoint.training.plan_fingerprint != fingerprint:
+        raise ValueError(
+            f"{checkpoint.folder}: was trained on other data or in another order "
+            f"(plan {checkpoint.training.plan_fingerprint[:12]}, now "
+            f"{fingerprint[:12]}); restore the data, or choose another run_dir"
+        )
+    model.load_state_dict(checkpoint.weights)
+    if not is_done(checkpoint.training, config):
+        load_optimizer(checkpoint, optimizer)
+    return checkpoint.training
+
+
+def is_done(state: TrainingState, config: TrainConfig) -> bool:
+    """Whether all epochs are done, or patience is at its end."""
+    if state.epoch >= config.epochs or not state.history:
+        return state.epoch >= config.epochs
+    best = best_steps(state.history, 1)[0]
+    since_best = sum(step > best for step, _ in state.history)
+    return config.patience is not None and since_best >= config.patience
+
+
+def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
+    """This rank's batches of the rest of the epoch."""
+    order = run.data.steps(
+        run.plan,
+        state.epoch,
+        start=state.step_in_epoch,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+    )
+    device, first = run.accelerator.device, run.steps_done(state) + 1
+
+    def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
+        step, chosen = item
+        run.attempt.inject("data", step)
+        return run.data.batch(*chosen, device)
+
+    return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
+
+
+def batch_keys(
+    data: TrainingData,
+    plan: Plan,
+    step: int,
+    world_size: int,
+    ranks: Sequence[int] = (),
+) -> str:
+    """The keys in the batch of optimizer step ``step`` (from 1), by rank.
+
+    Of ``ranks`` only, unless there are none.
+    """
+    epoch, done = divmod(step - 1, plan.num_steps)
+    rows, _ = next(plan.steps(epoch, start=done))
+    shares = {r: plan.local_slice(r, world_size) for r in ranks or range(world_size)}
+    index = data.audio.index
+    return "; ".join(
+        f"rank {rank}: " + ", ".join(index.key(int(row)) for row in rows[share])
+        for rank, share in shares.items()
+    )
+
+
+def describe_batch(config: TrainConfig, step: int) -> str:
+    """The keys in the batch of a step, for a run that is not open."""
+    data, plan = _open_data(config)
+    return batch_keys(data, plan, step, runtime.rank_and_world_size()[1])

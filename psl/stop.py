@@ -1,0 +1,68 @@
+"""A request to stop: a signal, or a file PREEMPT in the run folder.
+
+Owns what counts as a request. That all ranks stop after the same step is agreed where
+the step is made (psl/step.py).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+FILE_NAME = "PREEMPT"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+LOOK_SECONDS = 1.0
+"""How often to look for the file; a shared folder may take a millisecond to answer."""
+
+
+class StopRequest:
+    """Catches the signals from ``listen`` to ``ignore``; they interrupt nothing."""
+
+    def __init__(self, run_dir: str | Path, *, watch_file: bool) -> None:
+        """One process is enough to ``watch_file``."""
+        self._file = Path(run_dir, FILE_NAME) if watch_file else None
+        self._next_look = 0.0
+        self._number: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Catch signals from now on. Those that are ignored, as by nohup, stay so."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._take)
+
+    def ignore(self) -> None:
+        """Leave signals to whoever had them before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+
+    @property
+    def is_made(self) -> bool:
+        """Whether this process was asked to stop."""
+        if self._number is None and self._file and time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            if self._file.exists():
+                self._number = 0
+        return self._number is not None
+
+    @property
+    def reason(self) -> int:
+        """Signal number; 0 for the file; -1 for no request to this process."""
+        return -1 if self._number is None else self._number
+
+    def clear(self) -> None:
+        """Remove the file, so that the next start trains."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+def name_of(reason: int) -> str:
+    """How a request is called."""
+    return signal.Signals(reason).name if reason > 0 else f"file {FILE_NAME}"

@@ -1,0 +1,209 @@
+"""Nobody waits for ever: ends this process when its job cannot go on.
+
+Owns a thread that sees what the main thread, blocked in a collective or in a read,
+cannot: that a rank of this machine is dead, that another rank has said why it fails,
+or that this rank has not got anywhere for too long. Ranks talk through the store they
+met at, so that one message names who is to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 5.0
+"""For the main thread to end by itself, once a rank is known to have failed."""
+STORE_ERRORS_ALLOWED = 5
+"""Polls in a row without an answer after which the store counts as gone."""
+_PREFIX = "psl/watchdog/"
+
+
+class Watchdog:
+    """Watches from ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        store: Any,
+        *,
+        timeout_seconds: float,
+        end: Callable[[str, bool], None],
+    ) -> None:
+        """``store``: that of the process group, None if there is no group.
+
+        ``end`` is called from the thread, with the cause and whether this rank is the
+        one to report it, and must end the process.
+        """
+        self._rank, self._world_size, self._store = rank, world_size, store
+        self._timeout, self._end = timeout_seconds, end
+        self._beat_seconds = min(5.0, timeout_seconds / 4)
+        self._beat = 0
+        self._place = ("start", 0, time.monotonic())
+        self._stopped = threading.Event()
+        self._peers: dict[int, dict] = {}
+
+    def start(self) -> None:
+        """Introduce this process to the others and begin to watch. Collective."""
+        if self._store is not None:
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "space": _space()}
+            self._store.set(f"{_PREFIX}who/{self._rank}", json.dumps(me))
+            for rank in range(self._world_size):
+                told = self._store.get(f"{_PREFIX}who/{rank}")
+                self._peers[rank] = json.loads(told)
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def mark(self, place: str, step: int) -> None:
+        """The main thread has got to ``place`` of ``step``; costs a microsecond."""
+        self._place = (place, step, time.monotonic())
+
+    def blame(self, cause: str) -> tuple[str, bool]:
+        """The cause the job ends with, and whether it is ours to report.
+
+        The first cause that any rank gives counts.
+        """
+        if self._store is None:
+            return cause, True
+        mine = f"{self._rank}\n{cause}"
+        with contextlib.suppress(
+            Exception
+        ):  # without the store, each speaks for itself
+            won = self._store.compare_set(f"{_PREFIX}cause", "", mine).decode()
+            return won.partition("\n")[2], won == mine
+        return cause, True
+
+    def cause_elsewhere(self, wait_seconds: float) -> str | None:
+        """Why a collective failed here: what another rank said, or that it is dead."""
+        deadline = time.monotonic() + wait_seconds
+        while self._store is not None and time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                if cause := self._told() or self._dead_peer():
+                    return cause
+            time.sleep(0.1)
+        return None
+
+    def _watch(self) -> None:
+        failures = 0
+        while not self._stopped.wait(min(POLL_SECONDS, self._beat_seconds)):
+            # in C, for the case that some library never gives the interpreter back
+            faulthandler.dump_traceback_later(2 * self._timeout + 60, exit=True)
+            try:
+                self._say_alive()
+                cause = self._told() or self._dead_peer()
+                failures = 0
+            except Exception:  # the store's own errors differ among versions
+                failures += 1
+                cause = None
+            if failures > STORE_ERRORS_ALLOWED:
+                cause = "the launcher that holds the rendezvous is gone"
+            if cause is not None:
+                if not self._stopped.wait(GRACE_SECONDS):
+                    self._end(*self.blame(cause))
+            elif self._seconds_here() > self._timeout:
+                cause = self._diagnosis()
+                if self._seconds_here() > self._timeout:
+                    self._end(*self.blame(cause))
+        faulthandler.cancel_dump_traceback_later()
+
+    def _seconds_here(self) -> float:
+        return time.monotonic() - self._place[2]
+
+    def _say_alive(self) -> None:
+        """Beat, at most every ``_beat_seconds``."""
+        now = time.monotonic()
+        if self._store is None or now < self._beat * self._beat_seconds:
+            return
+        self._beat = int(now / self._beat_seconds) + 1
+        place, step, _ = self._place
+        told = json.dumps([self._beat, place, step])
+        self._store.set(f"{_PREFIX}beat/{self._rank}", told)
+
+    def _told(self) -> str | None:
+        """The cause another rank gave."""
+        key = f"{_PREFIX}cause"
+        if self._store is None or not self._store.check([key]):
+            return None
+        return self._store.get(key).decode().partition("\n")[2]
+
+    def _dead_peer(self) -> str | None:
+        """A rank of this machine whose process is gone."""
+        space = _space()
+        for rank, peer in self._peers.items():
+            if peer["space"] == space and _is_dead(peer["pid"]):
+                return f"{self._name(rank)} is gone: killed, or crashed without a word"
+        return None
+
+    def _diagnosis(self) -> str:
+        """Who keeps this rank waiting, as far as the beats of all ranks tell.
+
+        Takes two beats: a rank whose beat does not change meanwhile is silent.
+        """
+        before = dict(self._beats())
+        self._stopped.wait(2 * self._beat_seconds + POLL_SECONDS)
+        after = dict(self._beats())
+        after[self._rank] = [None, *self._place[:2]]
+        seconds = f"{self._seconds_here():.0f} s"
+        silent = [
+            rank
+            for rank, beat in after.items()
+            if rank != self._rank and before.get(rank) == beat
+        ]
+        if silent:
+            where = ", ".join(f"{self._name(r)} ({_where(after[r])})" for r in silent)
+            return f"no sign of life from {where}: stopped, frozen or cut off"
+        hungry = [rank for rank, beat in after.items() if beat[1] == "data"]
+        if hungry:
+            names = ", ".join(self._name(rank) for rank in hungry)
+            return f"{names} got no data for {seconds} ({_where(after[hungry[0]])})"
+        places = ", ".join(f"rank {r} {_where(b)}" for r, b in sorted(after.items()))
+        return f"no progress for {seconds}: {places}"
+
+    def _beats(self) -> Iterator[tuple[int, list]]:
+        """The last beat of each rank that has one."""
+        for rank in range(self._world_size if self._store is not None else 0):
+            key = f"{_PREFIX}beat/{rank}"
+            with contextlib.suppress(Exception):
+                if self._store.check([key]):
+                    yield rank, json.loads(self._store.get(key))
+
+    def _name(self, rank: int) -> str:
+        peer = self._peers.get(rank)
+        if peer is None:
+            return f"rank {rank}"
+        return f"rank {rank} (process {peer['pid']} on {peer['host']})"
+
+
+def _where(beat: list) -> str:
+    _, place, step = beat
+    return f"in {place} of step {step}"
+
+
+def _space() -> str:
+    """Names the kernel and namespace in which our process id means something."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return f"unknown {os.getpid()}"
+
+
+def _is_dead(pid: int) -> bool:
+    """Whether a process of our namespace ended; its parent may not have noticed yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in ("Z", "X")
