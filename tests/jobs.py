@@ -1,0 +1,107 @@
+"""Training jobs of one or more ranks, started fast and killed in every way.
+
+Ranks are forked from a server that has imported psl.train, with the environment
+torchrun would give them: what takes seconds is then the training, not the imports.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from psl import train
+from psl.run_lock import last_holder
+from shards.cli import run_main
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.jobs"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """The ranks of a job, and the file each writes stdout and stderr to."""
+
+    ranks: list[BaseProcess]
+    outputs: list[Path]
+
+    def wait(self, seconds: float = 120) -> list[int | None]:
+        """The exit status of each rank; fails if one is still there after ``seconds``.
+
+        A rank that was stopped is killed, as launchers do, when the others have ended.
+        """
+        deadline = time.monotonic() + seconds
+        for rank in self.ranks:
+            rank.join(max(0.0, deadline - time.monotonic()))
+        left = [number for number, rank in enumerate(self.ranks) if rank.is_alive()]
+        self.kill()
+        assert not left, f"ranks {left} still run:\n{self.output}"
+        return [rank.exitcode for rank in self.ranks]
+
+    def wait_until(self, happens: Callable[[], bool], seconds: float = 120) -> None:
+        """Return when ``happens()``; fails if the job ends before, or it takes long."""
+        deadline = time.monotonic() + seconds
+        while not happens():
+            assert any(rank.is_alive() for rank in self.ranks), self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """kill -9 of every rank."""
+        for rank in self.ranks:
+            if rank.is_alive():
+                rank.kill()
+            rank.join()
+
+    @property
+    def output(self) -> str:
+        """What all ranks wrote."""
+        return "".join(path.read_text() for path in self.outputs)
+
+
+def start(
+    folder: Path, words: list[str], *, ranks: int = 1, fault: str | None = None
+) -> Job:
+    """Start ``psl.train WORDS`` on ``ranks`` processes over gloo."""
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
+    port = _free_port()
+    processes = []
+    for rank, output in enumerate(outputs):
+        output.touch()
+        variables = {"PSL_FAULT": fault} if fault else {}
+        if ranks > 1:
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            variables |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            variables |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+        process = SERVER.Process(target=_train, args=(words, output, variables))
+        process.start()
+        processes.append(process)
+    return Job(processes, outputs)
+
+
+def step_reached(run_dir: Path) -> int:
+    """The last step that rank 0 has finished."""
+    return last_holder(run_dir).step
+
+
+def _train(words: list[str], output: Path, variables: dict[str, str]) -> None:
+    os.setsid()
+    os.environ.update(variables)
+    with open(output, "a") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.argv = ["psl.train", *words]
+    run_main(lambda: train.main(words))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
