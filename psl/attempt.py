@@ -157,9 +157,13 @@ class Attempt:
 
         True if an injected fault wants the loss of the step to be NaN.
         """
-        if self._watchdog is not None:
-            self._watchdog.mark(point.partition(".")[0], step)
+        self.mark(point.partition(".")[0], step)
         return self._faults.at(point, step)
+
+    def mark(self, place: str, step: int) -> None:
+        """Only the note of ``at``."""
+        if self._watchdog is not None:
+            self._watchdog.mark(place, step)
 
     def inject(self, point: str, step: int) -> None:
         """Only the faults of ``at``, for other threads than the main one."""

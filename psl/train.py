@@ -128,6 +128,7 @@ def train(
 def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
     """Do the steps of the epoch that are not done yet. Collective."""
     config, attempt = run.config, run.attempt
+    attempt.mark("data", run.steps_done(state) + 1)
     run.step.model.train()
     fetched = WaitMeter(batches(run, state))
     window = LossWindow(fetched.waited_seconds, run.accelerator.num_processes)
@@ -151,13 +152,14 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
             _stop(run, state)
         if config.save_every and step % config.save_every == 0 and not at_end:
             _save(run, state)
-        attempt.at("data", step + 1)
+        attempt.mark("data", step + 1)
     return state
 
 
 def _validate(run: Run, state: TrainingState) -> TrainingState:
     """The state after the epoch, with its validation mAP. Collective."""
     model, step = run.bare_model, run.steps_done(state)
+    run.attempt.mark("evaluate", step)
     runtime.average_norm_statistics(model)
     model.eval()
 

@@ -25,6 +25,13 @@ GRACE_SECONDS = 5.0
 STORE_ERRORS_ALLOWED = 5
 """Polls in a row without an answer after which the store counts as gone."""
 _PREFIX = "psl/watchdog/"
+_PLACES = {
+    "start": "before any step but",
+    "step": "in step",
+    "data": "waiting for the batch of step",
+    "evaluate": "in the validation after step",
+    "checkpoint": "in the checkpoint after step",
+}
 
 
 class Watchdog:
@@ -69,6 +76,7 @@ class Watchdog:
 
     def mark(self, place: str, step: int) -> None:
         """The main thread has got to ``place`` of ``step``; costs a microsecond."""
+        assert place in _PLACES
         self._place = (place, step, time.monotonic())
 
     def blame(self, cause: str) -> tuple[str, bool]:
@@ -90,9 +98,11 @@ class Watchdog:
         """Why a collective failed here: what another rank said, or that it is dead."""
         deadline = time.monotonic() + wait_seconds
         while self._store is not None and time.monotonic() < deadline:
-            with contextlib.suppress(Exception):
-                if cause := self._told() or self._dead_peer():
+            with contextlib.suppress(Exception):  # gone, if rank 0 was its home
+                if cause := self._told():
                     return cause
+            if cause := self._dead_peer():
+                return cause
             time.sleep(0.1)
         return None
 
@@ -101,14 +111,14 @@ class Watchdog:
         while not self._stopped.wait(min(POLL_SECONDS, self._beat_seconds)):
             # in C, for the case that some library never gives the interpreter back
             faulthandler.dump_traceback_later(2 * self._timeout + 60, exit=True)
+            cause = self._dead_peer()
             try:
                 self._say_alive()
-                cause = self._told() or self._dead_peer()
+                cause = self._told() or cause
                 failures = 0
             except Exception:  # the store's own errors differ among versions
                 failures += 1
-                cause = None
-            if failures > STORE_ERRORS_ALLOWED:
+            if cause is None and failures > STORE_ERRORS_ALLOWED:
                 cause = "the launcher that holds the rendezvous is gone"
             if cause is not None:
                 if not self._stopped.wait(GRACE_SECONDS):
@@ -155,7 +165,7 @@ class Watchdog:
         before = dict(self._beats())
         self._stopped.wait(2 * self._beat_seconds + POLL_SECONDS)
         after = dict(self._beats())
-        after[self._rank] = [None, *self._place[:2]]
+        here = after[self._rank] = [None, *self._place[:2]]
         seconds = f"{self._seconds_here():.0f} s"
         silent = [
             rank
@@ -163,12 +173,12 @@ class Watchdog:
             if rank != self._rank and before.get(rank) == beat
         ]
         if silent:
-            where = ", ".join(f"{self._name(r)} ({_where(after[r])})" for r in silent)
-            return f"no sign of life from {where}: stopped, frozen or cut off"
+            names = ", ".join(self._name(rank) for rank in silent)
+            return f"{names} gives no sign of life {_where(here)}: stopped or cut off"
         hungry = [rank for rank, beat in after.items() if beat[1] == "data"]
         if hungry:
             names = ", ".join(self._name(rank) for rank in hungry)
-            return f"{names} got no data for {seconds} ({_where(after[hungry[0]])})"
+            return f"{names} got no data for {seconds}, {_where(after[hungry[0]])}"
         places = ", ".join(f"rank {r} {_where(b)}" for r, b in sorted(after.items()))
         return f"no progress for {seconds}: {places}"
 
@@ -189,7 +199,7 @@ class Watchdog:
 
 def _where(beat: list) -> str:
     _, place, step = beat
-    return f"in {place} of step {step}"
+    return f"{_PLACES[place]} {step}"
 
 
 def _space() -> str:

@@ -11,10 +11,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
 
 from psl import train
 from psl.run_lock import last_holder
@@ -28,7 +30,7 @@ SERVER.set_forkserver_preload(["tests.jobs"])
 class Job:
     """The ranks of a job, and the file each writes stdout and stderr to."""
 
-    ranks: list[BaseProcess]
+    ranks: Sequence[BaseProcess]
     outputs: list[Path]
 
     def wait(self, seconds: float = 120) -> list[int | None]:
@@ -66,9 +68,17 @@ class Job:
 
 
 def start(
-    folder: Path, words: list[str], *, ranks: int = 1, fault: str | None = None
+    folder: Path,
+    words: list[str],
+    *,
+    ranks: int = 1,
+    fault: str | None = None,
+    fixed_statistics: bool = False,
 ) -> Job:
-    """Start ``psl.train WORDS`` on ``ranks`` processes over gloo."""
+    """Start ``psl.train WORDS`` on ``ranks`` processes over gloo.
+
+    With ``fixed_statistics`` BatchNorm uses its running statistics, as in evaluation.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
     port = _free_port()
@@ -80,7 +90,9 @@ def start(
             variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             variables |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             variables |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
-        process = SERVER.Process(target=_train, args=(words, output, variables))
+        process = SERVER.Process(
+            target=_train, args=(words, output, variables, fixed_statistics)
+        )
         process.start()
         processes.append(process)
     return Job(processes, outputs)
@@ -91,14 +103,25 @@ def step_reached(run_dir: Path) -> int:
     return last_holder(run_dir).step
 
 
-def _train(words: list[str], output: Path, variables: dict[str, str]) -> None:
+def _train(
+    words: list[str], output: Path, variables: dict[str, str], fixed_statistics: bool
+) -> None:
     os.setsid()
     os.environ.update(variables)
     with open(output, "a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
+    if fixed_statistics:
+        torch.nn.BatchNorm2d.train = _stay_in_evaluation  # type: ignore[assignment]
     sys.argv = ["psl.train", *words]
     run_main(lambda: train.main(words))
+
+
+def _stay_in_evaluation(
+    module: torch.nn.BatchNorm2d, mode: bool = True
+) -> torch.nn.BatchNorm2d:
+    module.training = False
+    return module
 
 
 def _free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from psl.checkpoint import load_checkpoint
+from psl.checkpoint import list_checkpoints, load_checkpoint
+from psl.status import read_status
+from tests.jobs import start, step_reached
 from tests.learning import REPOSITORY, distance_moved, losses, tiny_config, torchrun
 
 
@@ -64,6 +67,51 @@ def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(
     result = torchrun(2, "psl.train", *killed)
     assert result.returncode == 0, result.stderr
     assert losses(tmp_path / "killed" / "run") == losses(tmp_path / "whole" / "run")
+
+
+def test_torchrun_starts_a_lost_job_again_and_it_goes_on_by_itself(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A node failure at night would end a run, or begin it anew."""
+    words = ["epochs=2", "save_every=2", "attempt.timeout_seconds=60"]
+    whole = tiny_config(tmp_path / "whole", dataset, *words)
+    assert start(tmp_path / "whole", whole, ranks=2).wait() == [0, 0]
+    killed = tiny_config(tmp_path / "killed", dataset, *words)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", "2", "--max-restarts", "2", "-m", "psl.train"]
+    result = subprocess.run(
+        [*launcher, *killed],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={
+            **os.environ,
+            "PSL_FAULT": "rank=1,step=5,start=0,point=step,action=kill",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torch 2.13 hangs without
+        },
+    )
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "killed" / "run") == losses(tmp_path / "whole" / "run")
+    assert read_status(tmp_path / "killed" / "run").attempts == 2  # type: ignore
+
+
+def test_a_signal_to_torchrun_ends_in_a_checkpoint_and_no_restart(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """SLURM signals the launcher; its exit status is 1 whatever the ranks say."""
+    words = tiny_config(tmp_path, dataset, "epochs=200", "patience=null")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", "2", "--max-restarts", "2", "-m", "psl.train"]
+    job = subprocess.Popen([*launcher, *words], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while step_reached(tmp_path / "run") < 3:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "run" / "PREEMPT").touch()
+    assert job.wait(timeout=120) == 1
+    ended = read_status(tmp_path / "run")
+    assert ended is not None and ended.state == "preempted" and ended.step >= 3
+    assert list_checkpoints(tmp_path / "run")[-1].name == f"step_{ended.step:08d}"
 
 
 def test_deepspeed_trains_on_two_ranks_and_its_weights_load_anywhere(

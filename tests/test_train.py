@@ -316,6 +316,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(
     command = [sys.executable, "-c", code, *words]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and "File too large" in result.stderr
+    assert state(tmp_path / "run") == "failed"
     after = [folder.name for folder in list_checkpoints(tmp_path / "run")]
     assert after == before[:-1]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
