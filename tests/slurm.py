@@ -92,13 +92,15 @@ class Cluster:
         """What all jobs have printed."""
         return "".join(path.read_text() for path in self.folder.glob("*.out"))
 
-    def commands(self) -> str:
-        """The command lines of what the jobs are running."""
-        lines = []
+    def workers(self, module: str) -> list[psutil.Process]:
+        """The processes of ``python -m MODULE`` that run in a job, without launchers."""
+        found = []
         for process in processes_of(self.folder):
             with contextlib.suppress(psutil.Error):
-                lines.append(" ".join(process.cmdline()))
-        return "\n".join(lines)
+                words = process.cmdline()
+                if words[1:4] == ["-u", "-m", module] or words[1:3] == ["-m", module]:
+                    found.append(process)
+        return found
 
     def facts(self, job: str) -> list[dict[str, str]]:
         """What the controller knows of a job, for each task of its array."""
@@ -115,7 +117,10 @@ class Cluster:
         )
 
     def start_again(self, job: str, *, restarts: int = 1) -> None:
-        """Wait until a job is requeued, and spare it SLURM's pause of two minutes."""
+        """Wait until a job is requeued, then give it a day, and start it at once.
+
+        SLURM would pause for two minutes, and let it keep a limit that a test gave it.
+        """
         wait_until(
             lambda: self.facts(job)[0]["JobState"] == "PENDING"
             and self.facts(job)[0]["Restarts"] == str(restarts),
@@ -123,6 +128,7 @@ class Cluster:
             what=lambda: f"job {job} is not requeued: {self.facts(job)}; output:\n"
             + self.output(),
         )
+        self.run("scontrol", "update", f"JobId={job}", "TimeLimit=1440")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def wait_for_end(self, job: str, *, seconds: float = 240) -> list[dict[str, str]]:
@@ -143,7 +149,7 @@ def wait_until(
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, what()
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 def missing_programs() -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from psl import train
+from psl.checkpoint import load_newest
 from tests.conftest import Run, Source
-from tests.learning import REPOSITORY, folder_bytes, tiny_config
+from tests.learning import REPOSITORY, folder_bytes, losses, tiny_config, torchrun
 from tests.slurm import Cluster, missing_programs, running_cluster, wait_until
 
 LAUNCH = REPOSITORY / "launch" / "slurm"
@@ -59,7 +62,7 @@ def test_an_array_labels_like_one_process_though_a_task_meets_its_limit(
     )
     cluster.wait_for_state(f"{array}_0", "RUNNING")
     wait_until(
-        lambda: "psl.label" in cluster.commands(),
+        lambda: bool(cluster.workers("psl.label")),
         seconds=60,
         what=lambda: f"task 0 does nothing: {cluster.output()}",
     )
@@ -71,3 +74,111 @@ def test_an_array_labels_like_one_process_though_a_task_meets_its_limit(
     assert [task["JobState"] for task in tasks] == ["COMPLETED"] * 2, cluster.output()
     assert sorted(task["Restarts"] for task in tasks) == ["0", "1"]
     assert folder_bytes(together) == folder_bytes(tmp_path / "alone")
+
+
+def test_a_two_node_run_is_requeued_before_its_limit_and_ends_as_if_undisturbed(
+    cluster: Cluster, tmp_path: Path, dataset: Path
+) -> None:
+    """A cluster's limit is a day; a run of a week would end there, or start anew.
+
+    The ranks are frozen from the moment we have seen enough until SLURM's signal is
+    there, so that the run is neither over before it nor takes the time of a long one.
+    """
+    words = ["epochs=8", "model.dropout=0.3"]
+    whole = tiny_config(tmp_path / "whole", dataset, *words)
+    config = tiny_config(tmp_path, dataset, *words)
+    run_dir = tmp_path / "run"
+    job = cluster.submit("--nodes=2", LAUNCH / "train.sbatch", *config, RUN_DIR=run_dir)
+    wait_until(
+        lambda: steps_logged(run_dir) > 8,
+        seconds=120,
+        what=lambda: f"no steps; {cluster.output()}",
+    )
+    ranks = cluster.workers("psl.train")
+    assert len(ranks) == 2
+    for rank in ranks:
+        rank.suspend()
+    assert steps_logged(run_dir) < 40
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=5")
+    wait_until(
+        (run_dir / "PREEMPT").exists,
+        seconds=100,
+        what=lambda: f"no signal 5 minutes before the limit; {cluster.output()}",
+    )
+    for rank in ranks:
+        rank.resume()
+    cluster.start_again(job)
+    result = torchrun(2, "psl.train", *whole)
+    assert result.returncode == 0, result.stderr
+    assert cluster.wait_for_end(job)[0]["JobState"] == "COMPLETED", cluster.output()
+    status = read_status(run_dir)
+    assert (status["state"], status["attempts"], status["step"]) == ("done", 2, 48)
+    assert 8 <= status["start_step"] < 48
+    assert losses(run_dir) == losses(tmp_path / "whole" / "run")
+    assert json.loads((run_dir / "run.json").read_text())["world_size"] == 2
+
+
+def test_a_refused_configuration_is_not_requeued(
+    cluster: Cluster, tmp_path: Path, dataset: Path
+) -> None:
+    """A typo would come back every two minutes until somebody looks."""
+    config = tiny_config(tmp_path, dataset, "epoch=3")
+    run_dir = tmp_path / "run"
+    job = cluster.submit("--nodes=2", LAUNCH / "train.sbatch", *config, RUN_DIR=run_dir)
+    (facts,) = cluster.wait_for_end(job)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "78:0")
+    assert facts["Restarts"] == "0"
+    assert read_status(run_dir)["state"] == "bad_config"
+    assert "did you mean 'epochs'" in read_status(run_dir)["message"]
+
+
+def test_a_run_that_always_dies_at_the_same_step_is_requeued_only_so_often(
+    cluster: Cluster, tmp_path: Path, dataset: Path
+) -> None:
+    """A broken file would burn the whole allocation, one start at a time."""
+    config = tiny_config(tmp_path, dataset, "attempt.max_futile_starts=1")
+    run_dir = tmp_path / "run"
+    job = cluster.submit(
+        "--nodes=2",
+        LAUNCH / "train.sbatch",
+        *config,
+        RUN_DIR=run_dir,
+        PSL_FAULT="rank=1,point=step,step=3,action=kill",
+    )
+    cluster.start_again(job)
+    (facts,) = cluster.wait_for_end(job)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "93:0"), facts
+    assert facts["Restarts"] == "1"
+    assert read_status(run_dir)["state"] == "stuck"
+    assert not cluster.workers("psl.train")
+
+
+def test_a_cancelled_run_leaves_a_checkpoint_and_stays_away(
+    cluster: Cluster, tmp_path: Path, dataset: Path
+) -> None:
+    """The hours since the last checkpoint would be lost, or the job be immortal."""
+    config = tiny_config(tmp_path, dataset, "epochs=1000")
+    run_dir = tmp_path / "run"
+    job = cluster.submit(LAUNCH / "train.sbatch", *config, RUN_DIR=run_dir)
+    wait_until(
+        lambda: steps_logged(run_dir) > 8,
+        seconds=120,
+        what=lambda: f"no steps; {cluster.output()}",
+    )
+    cluster.run("scancel", job)
+    (facts,) = cluster.wait_for_end(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    status = read_status(run_dir)
+    assert status["state"] == "preempted" and status["step"] >= 8
+    assert load_newest(run_dir).training.epoch >= 0
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """What a run says of itself."""
+    return json.loads((run_dir / "status.json").read_text())
+
+
+def steps_logged(run_dir: Path) -> int:
+    """Steps whose loss is in the log, which may be being written."""
+    path = run_dir / "metrics.jsonl"
+    return path.read_text().count('"loss"') if path.exists() else 0
