@@ -93,7 +93,7 @@ class Cluster:
         return "".join(path.read_text() for path in self.folder.glob("*.out"))
 
     def workers(self, module: str) -> list[psutil.Process]:
-        """The processes of ``python -m MODULE`` that run in a job, without launchers."""
+        """The processes of ``python -m MODULE`` in all jobs, without launchers."""
         found = []
         for process in processes_of(self.folder):
             with contextlib.suppress(psutil.Error):
