@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,25 @@ def test_a_refused_configuration_is_not_requeued(
     assert "did you mean 'epochs'" in read_status(run_dir)["message"]
 
 
+def test_a_job_whose_run_never_starts_is_not_requeued(
+    cluster: Cluster, tmp_path: Path, dataset: Path
+) -> None:
+    """There is no status to count such starts by; they would go on for ever."""
+    config, run_dir = tiny_config(tmp_path, dataset), tmp_path / "run"
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        job = cluster.submit(
+            LAUNCH / "train.sbatch",
+            *config,
+            RUN_DIR=run_dir,
+            RDZV_PORT=str(taken.getsockname()[1]),
+        )
+        (facts,) = cluster.wait_for_end(job)
+    assert (facts["JobState"], facts["ExitCode"]) == ("FAILED", "1:0")
+    assert facts["Restarts"] == "0" and not (run_dir / "status.json").exists()
+
+
 def test_a_run_that_always_dies_at_the_same_step_is_requeued_only_so_often(
     cluster: Cluster, tmp_path: Path, dataset: Path
 ) -> None:
@@ -170,7 +190,8 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_stays_away(
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
     status = read_status(run_dir)
     assert status["state"] == "preempted" and status["step"] >= 8
-    assert load_newest(run_dir).training.epoch >= 0
+    newest = load_newest(run_dir)
+    assert newest and 6 * newest.training.epoch <= status["step"]
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
