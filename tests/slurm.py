@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,11 +51,12 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
+GresTypes=gpu
 ReturnToService=2
 KillWait=20
 MinJobAge=3600
-NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs=64
-NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[2]} CPUs=64
+NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs=64 Gres=gpu:2
+NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[2]} CPUs=64 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -200,6 +202,10 @@ def _write_files(folder: Path) -> None:
     text = _CONFIG.format(folder=folder, ports=ports, host=socket.gethostname())
     (folder / "slurm.conf").write_text(text)
     (folder / "plugstack.conf").touch()
+    # SLURM counts these files out to jobs as if they were GPUs
+    for number in range(2):
+        (folder / f"gpu{number}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     (folder / "munge.key").chmod(0o400)
 
@@ -259,3 +265,15 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 def _path() -> str:
     """Where the shell of an administrator finds daemons, and this Python before all."""
     return f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+def main() -> None:
+    """``python -m tests.slurm COMMAND...``: a command beside a cluster of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        with running_cluster(Path(folder) / "slurm") as cluster:
+            result = subprocess.run(sys.argv[1:] or ["bash"], env=cluster.environment)
+    sys.exit(result.returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -179,12 +179,16 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_stays_away(
     """The hours since the last checkpoint would be lost, or the job be immortal."""
     config = tiny_config(tmp_path, dataset, "epochs=1000")
     run_dir = tmp_path / "run"
-    job = cluster.submit(LAUNCH / "train.sbatch", *config, RUN_DIR=run_dir)
+    job = cluster.submit(
+        "--gpus-per-node=2", LAUNCH / "train.sbatch", *config, RUN_DIR=run_dir
+    )
     wait_until(
         lambda: steps_logged(run_dir) > 8,
         seconds=120,
         what=lambda: f"no steps; {cluster.output()}",
     )
+    # a process for each GPU that SLURM gave to the job
+    assert json.loads((run_dir / "run.json").read_text())["world_size"] == 2
     cluster.run("scancel", job)
     (facts,) = cluster.wait_for_end(job)
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
