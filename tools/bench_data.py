@@ -37,6 +37,7 @@ from shards.audio import CODECS
 from shards.cli import run_main
 
 LIMIT, BASELINE = "plain read", "HDF5"
+CLIPS_PER_BATCH = BATCH_SIZE * CHUNK_SECONDS / CLIP_SECONDS
 PACKAGES = ("numpy", "torch", "h5py", "webdataset", "soundfile")
 
 
@@ -66,21 +67,21 @@ def speed(contender: Contender, num_batches: int) -> Speed:
     for batch in contender.read(num_batches):
         del batch
     cpu, wall = cpu_seconds() - cpu, time.perf_counter() - wall
-    clips = num_batches * BATCH_SIZE * CHUNK_SECONDS / CLIP_SECONDS
+    clips = num_batches * CLIPS_PER_BATCH
     return Speed(clips / cpu, clips / wall)
 
 
 def batches_for(contender: Contender, seconds: float, epoch_batches: int) -> int:
     """Batches that take about ``seconds``, found by trial; also warms up.
 
-    The trials grow until what it takes to begin no longer counts for much.
+    The trials grow until what it takes to begin no longer counts for much; each is
+    made twice, as the first may wait for the disk.
     """
     unit = epoch_batches if contender.whole_epochs else 1
     batches = unit
     while True:
-        start = time.perf_counter()
-        speed(contender, batches)
-        share = (time.perf_counter() - start) / seconds
+        clips_per_second = max(speed(contender, batches).wall for _ in range(2))
+        share = batches * CLIPS_PER_BATCH / clips_per_second / seconds
         if share > 0.5:
             return unit * max(1, round(batches / share / unit))
         batches *= 2
