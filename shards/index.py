@@ -29,6 +29,8 @@ from shards.table import MAX_TABLE_BYTES, Table, check_table, read_table
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"
 CLASSES_NAME = "classes.csv"
+MAX_NAMED = 20
+"""Bad shards that open_index names; verify.py names all."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,19 @@ def open_index(
     if a server does not answer well within ``retry``.
     """
     index = read_index(folder, kind=kind, retry=retry)
+    problems = []
     for shard, place in zip(index.shards, index.places, strict=True):
         if not is_url(place):  # remote ones are checked when they are fetched
-            check_size(Path(place), shard.num_bytes)
+            try:
+                check_size(Path(place), shard.num_bytes)
+            except ShardError as error:
+                problems.append((shard.name, error))
+    if len(problems) > 1:
+        names = ", ".join(name for name, _ in problems[1:MAX_NAMED])
+        more = "" if len(problems) <= MAX_NAMED else " and more"
+        raise ShardError(f"{problems[0][1]}; the same with {names}{more}")
+    if problems:
+        raise problems[0][1]
     return index
 
 

@@ -723,6 +723,12 @@ def npy(values: Any, dtype: Any = np.float16) -> bytes:
 
 
 BAD_LABELS = {
+    "one class less": (npy([[0.5] * 2] * 2), "shape [2, 3]"),
+    "infinite": (npy([[np.inf] * 3] * 2), "outside [0, 1] or not finite"),
+    "claims terabytes": (
+        npy([[0.5] * 3] * 2).replace(b"(2, 3), }          ", b"(2000000, 3000000)}"),
+        "shape [2, 3]",
+    ),
     "another shape": (npy([[0.5, 0.5, 0.5]]), "shape [2, 3]"),
     "transposed": (npy([[0.5, 0.5]] * 3), "shape [2, 3]"),
     "float32": (npy([[0.5] * 3] * 2, np.float32), "shape [2, 3]"),
@@ -733,6 +739,18 @@ BAD_LABELS = {
     "above one": (npy([[1.5] * 3] * 2), "outside [0, 1] or not finite"),
     "negative": (npy([[-0.5] * 3] * 2), "outside [0, 1] or not finite"),
 }
+
+
+def test_all_shards_that_are_missing_are_named_when_opened(
+    tmp_path: Path, audio: Index
+) -> None:
+    """Else a label set copied without some shards is mended one error at a time."""
+    index = build_labels(tmp_path / "labels", audio)
+    for path in index.paths:
+        path.unlink()
+    words = "000000.tar: missing, expected 10240 bytes.*; the same with 000001.tar"
+    with pytest.raises(ShardError, match=words):
+        open_index(tmp_path / "labels", kind="labels")
 
 
 @pytest.mark.parametrize("what", BAD_LABELS)

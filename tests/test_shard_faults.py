@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from psl import label, train
+from psl.config import from_command_line
 from shards.classes import Classes
 from shards.files import open_atomic, remove_leftovers
 from shards.schema import encode_labels
@@ -216,6 +217,25 @@ def test_two_jobs_on_one_folder_end_as_one(
     assert [job.returncode for job in jobs] == [0, 0], errors
     assert folder_bytes(out) == folder_bytes(whole)
     verify(out)
+
+
+def test_labelling_goes_on_with_another_number_of_processes(
+    labelled: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    """Else an array job that is requeued with other sizes leaves holes."""
+    words, whole = labelled
+    config = from_command_line(
+        label.LabelConfig,
+        [*words, f"out={tmp_path / 'out'}"],
+        command="",
+        purpose="",
+        example="",
+    )
+    for rank, world_size in ((0, 3), (2, 3), (0, 2)):
+        assert "still missing" in label.label(config, rank, world_size)
+        assert not (tmp_path / "out" / "index.json").exists()
+    assert "complete" in label.label(config, 1, 2)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
 
 
 def test_scraps_of_the_dead_are_removed_and_those_of_the_living_are_not(

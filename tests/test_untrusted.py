@@ -505,6 +505,17 @@ def test_extended_headers_that_change_more_than_a_name_are_refused(
         list(read_members(path))
 
 
+def test_a_tar_that_ends_in_a_header_for_nothing_is_refused(tmp_path: Path) -> None:
+    """Else a tar passes here that tarfile calls broken, and its last clip is lost."""
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        header = tarfile.TarInfo("long")
+        header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5
+        tar.addfile(header, io.BytesIO(b"a.wav"))
+    with pytest.raises(ShardError, match="at byte 1024: ends after a header without"):
+        list(read_members(path))
+
+
 def test_a_tar_without_its_end_or_with_more_after_it_is_refused(audio: Index) -> None:
     """Else a copy that broke off at a member, or hidden bytes, pass for a tar."""
     path = audio.paths[0]
