@@ -28,15 +28,17 @@ def kills(folder: Path, dataset: Path, number: int) -> None:
     whole = tiny_config(folder / "whole", dataset, *words)
     begin = time.monotonic()
     assert start(folder / "whole", whole, ranks=2).wait(900) == [0, 0]
-    seconds = time.monotonic() - begin
+    seconds_per_step = (time.monotonic() - begin) / (6 * epochs)
     run_dir = folder / "killed" / "run"
     killed = tiny_config(folder / "killed", dataset, *words)
     rng = random.Random(0)
     for kill in range(number):
         job = start(folder / "killed", killed, ranks=2)
         before = step_reached(run_dir)
-        job.wait_until(functools.partial(_has_passed, run_dir, before), 300)
-        time.sleep(rng.uniform(0, 1.2 * seconds / number))
+        job.wait_until(
+            functools.partial(_has_passed, run_dir, before + rng.randint(0, 4)), 300
+        )
+        time.sleep(rng.uniform(0, seconds_per_step))
         victims = rng.choice([[0], [1], [0, 1]])
         for rank in victims:
             job.ranks[rank].kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch._dynamo.utils import counters
 
 from psl import label, train
 from psl.checkpoint import best_steps, list_checkpoints, load_checkpoint, load_newest
@@ -320,6 +322,39 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(
     after = [folder.name for folder in list_checkpoints(tmp_path / "run")]
     assert after == before[:-1]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_compiled_model_learns_the_same(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster model would be another one, or its checkpoints have other names.
+
+    Graphs are captured, but not given to the C++ compiler, which takes minutes.
+    """
+    words = ["epochs=1", "model.dropout=0"]
+    train.main(tiny_config(tmp_path / "plain", dataset, *words))
+    compiler = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compiler)
+    counters.clear()
+    train.main(tiny_config(tmp_path / "fast", dataset, *words, "compile=true"))
+    assert counters["stats"]["unique_graphs"] >= 1
+    plain, fast = losses(tmp_path / "plain" / "run"), losses(tmp_path / "fast" / "run")
+    assert list(fast.values()) == pytest.approx(list(plain.values()), rel=1e-3)
+    names = load_checkpoint(tmp_path / "plain" / "run").weights.keys()
+    assert load_checkpoint(tmp_path / "fast" / "run").weights.keys() == names
+
+
+def test_a_launcher_that_asks_for_what_the_config_does_not_is_contradicted(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model would be compiled twice, or gradients be summed over other parts."""
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(ValueError, match="set compile=true"):
+        train.main(tiny_config(tmp_path, dataset))
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(ValueError, match="accumulation_steps 1; make them agree"):
+        train.main(tiny_config(tmp_path, dataset))
 
 
 def test_a_run_and_its_data_may_move(tmp_path: Path, dataset: Path) -> None:
