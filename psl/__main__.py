@@ -8,10 +8,13 @@ import sys
 from shards.cli import run_main
 
 COMMANDS = {
-    "pack": ("shards.pack", "audio files and CSVs -> audio shards"),
+    "pack": ("shards.pack", "audio in any form -> audio shards"),
+    "adopt": ("shards.adopt", "WebDataset tars of others -> an index beside them"),
+    "info": ("shards.info", "what is in a dataset"),
     "verify": ("shards.verify", "re-read a dataset and compare it with its index"),
     "label": ("psl.label", "teacher + audio shards -> label shards"),
     "train": ("psl.train", "train on weak or pseudo strong labels"),
+    "status": ("psl.status", "how a run stands"),
     "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
 }
 
