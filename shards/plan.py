@@ -31,6 +31,8 @@ from shards.copies import ONE, Units, fixed_point
 
 _SHARDS, _WINDOW, _COPIES = 0, 1, 2  # what a random generator is for
 
+_LOCATED_STEPS = 64  # together: 0.35 us a chunk; one by one 0.63 (2026-11-22)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -132,8 +134,11 @@ class Plan:
             block = np.empty((len(streams), stop - window_start), np.int64)
             for line, stream in zip(block, streams, strict=True):
                 self._fill(line, layout, epoch, stream, window_start)
-            for step in range(max(start - window_start, 0), block.shape[1]):
-                yield layout.locate(block[:, step])
+            for first in range(
+                max(start - window_start, 0), block.shape[1], _LOCATED_STEPS
+            ):
+                steps = np.ascontiguousarray(block[:, first : first + _LOCATED_STEPS].T)
+                yield from zip(*layout.locate(steps), strict=True)
 
     def shards_needed(
         self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1
