@@ -6,8 +6,10 @@ torchrun would give them: what takes seconds is then the training, not the impor
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -24,6 +26,8 @@ from shards.cli import run_main
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.jobs"])
+PR_SET_PDEATHSIG = 1
+"""Of Linux' prctl: a rank that a failed test leaves behind ends with the server."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def _train(
     words: list[str], output: Path, variables: dict[str, str], fixed_statistics: bool
 ) -> None:
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(variables)
     with open(output, "a") as stream:
         os.dup2(stream.fileno(), 1)
