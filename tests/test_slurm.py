@@ -101,6 +101,8 @@ def test_a_two_node_run_is_requeued_before_its_limit_and_ends_as_if_undisturbed(
         rank.suspend()
     assert steps_logged(run_dir) < 40
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=5")
+    result = torchrun(2, "psl.train", *whole)  # while the others are idle
+    assert result.returncode == 0, result.stderr
     wait_until(
         (run_dir / "PREEMPT").exists,
         seconds=100,
@@ -109,8 +111,6 @@ def test_a_two_node_run_is_requeued_before_its_limit_and_ends_as_if_undisturbed(
     for rank in ranks:
         rank.resume()
     cluster.start_again(job)
-    result = torchrun(2, "psl.train", *whole)
-    assert result.returncode == 0, result.stderr
     assert cluster.wait_for_end(job)[0]["JobState"] == "COMPLETED", cluster.output()
     status = read_status(run_dir)
     assert (status["state"], status["attempts"], status["step"]) == ("done", 2, 48)
