@@ -119,9 +119,11 @@ class Cluster:
         )
 
     def start_again(self, job: str, *, restarts: int = 1) -> None:
-        """Wait until a job is requeued, then give it a day, and start it at once.
+        """Wait until a job is requeued, then give it a day, and start it soon.
 
         SLURM would pause for two minutes, and let it keep a limit that a test gave it.
+        Started in the same second, the job fails: slurmd takes its credential for that
+        of the start before, which is revoked.
         """
         wait_until(
             lambda: self.facts(job)[0]["JobState"] == "PENDING"
@@ -131,7 +133,7 @@ class Cluster:
             + self.output(),
         )
         self.run("scontrol", "update", f"JobId={job}", "TimeLimit=1440")
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
     def wait_for_end(self, job: str, *, seconds: float = 240) -> list[dict[str, str]]:
         """The facts of all tasks of a job once none is waiting or running."""
