@@ -1,0 +1,64 @@
+"""What tools say about the speed of many processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.learning import REPOSITORY, TINY_MODEL
+
+TOOLS = REPOSITORY / "tools"
+
+
+def test_the_projection_is_the_ring_less_what_a_step_hides() -> None:
+    """It would flatter, or frighten, whoever buys the GPUs."""
+    words = ["--step-seconds", "0.1", "--gradient-bytes", "8e6", "--batch", "32"]
+    words += ["--node-bandwidth", "1e9", "--network-bandwidth", "2e8"]
+    words += ["--latency", "1e-4", "--hidden-share", "0.5", "--gpus-per-node", "8"]
+    tool = [sys.executable, str(TOOLS / "project_scaling.py")]
+    result = subprocess.run([*tool, *words], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    # 8: 2 x 7 messages of 1 MB at 1 GB/s and 0.1 ms each, all of it hidden;
+    # 64: 2 x 63 of 0.125 MB at 0.2 GB/s and 0.1 ms each, of which 50 ms hidden
+    assert rows == [
+        ["1", "0.000", "ms", "1.000", "320"],
+        ["8", "15.400", "ms", "1.000", "2560"],
+        ["64", "91.350", "ms", "0.707", "14489"],
+        ["512", "182.044", "ms", "0.431", "70607"],
+    ]
+
+
+def test_two_processes_are_measured_beside_one_and_two_strangers(
+    tmp_path: Path,
+) -> None:
+    """A figure taken at another time, on a busy machine, says nothing."""
+    out = tmp_path / "scaling.json"
+    words = ["--steps", "20", "--rounds", "1", "--batch", "4", "--clips", "16"]
+    words += ["--model", json.dumps(TINY_MODEL), "--out", str(out)]
+    result = subprocess.run(
+        [sys.executable, str(TOOLS / "bench_scaling.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(out.read_text())
+    assert {name: len(rounds[0]) for name, rounds in found["rounds"].items()} == {
+        "one": 1,
+        "two_strangers": 2,
+        "two_together": 2,
+    }
+    (one,), both = found["rounds"]["one"][0], found["rounds"]["two_together"][0]
+    speed = sum(4 / process["step_seconds"] for process in both)
+    expected = speed / (2 * 4 / one["step_seconds"])
+    assert found["efficiency"] == pytest.approx(expected)
+    for process in both:
+        assert 0 < process["data_seconds"] < 10 * process["step_seconds"]
+        assert process["communication_seconds"] < process["step_seconds"]
+    assert both[0]["checkpoint_seconds"] > 0
+    assert "two together" in result.stdout
