@@ -151,7 +151,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     version of this program wrote it.
     """
     path = Path(path)
-    folder = path if (path / _STATE).exists() else _best(path)
+    folder = path if _is_checkpoint(path) else _best(path)
     sha256 = _read_manifest(folder)
     try:
         state = json.loads(_read_checked(folder / _STATE, sha256))
@@ -229,9 +229,13 @@ def newest_step(run_dir: str | Path) -> int:
 
 
 def list_checkpoints(run_dir: str | Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
+    """The checkpoints of a run, damaged ones too, oldest first."""
     folders = Path(run_dir, FOLDER_NAME).glob("step_*")
-    return sorted(folder for folder in folders if (folder / _STATE).exists())
+    return sorted(folder for folder in folders if _is_checkpoint(folder))
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / _MANIFEST).exists() or (folder / _STATE).exists()
 
 
 def checkpoint_folder(run_dir: str | Path, step: int) -> Path:
