@@ -1,13 +1,15 @@
 # make demo   environment, install, the whole chain on the mini AudioSet (PROFILE=table: 3 seeds)
 # make test   the same environment, then format, lint, types and tests
 # Variables: PYTHON (3.11 or newer), VENV, PROFILE (quick or table), PIP_TORCH (flags for
-# installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags).
+# installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags),
+# JOBS (test files run at a time).
 
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick
 PIP_TORCH ?=
 PYTEST ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 CODE := psl shards tools tests
@@ -41,7 +43,7 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 tests: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
