@@ -163,7 +163,10 @@ class Watchdog:
         Takes two beats: a rank whose beat does not change meanwhile is silent.
         """
         before = dict(self._beats())
-        self._stopped.wait(2 * self._beat_seconds + POLL_SECONDS)
+        deadline = time.monotonic() + 2 * self._beat_seconds + POLL_SECONDS
+        while time.monotonic() < deadline and not self._stopped.wait(0.1):
+            with contextlib.suppress(Exception):  # others may be asking the same
+                self._say_alive()
         after = dict(self._beats())
         here = after[self._rank] = [None, *self._place[:2]]
         seconds = f"{self._seconds_here():.0f} s"
