@@ -18,7 +18,7 @@ from shards.cli import run_main
 from shards.decode import load_clip
 from shards.files import file_sha256
 from shards.meta import ShardRecord
-from shards.packing import Limits, check_rejected
+from shards.packing import Limits, check_rejected, retry_rejected
 from shards.schema import SOURCE_CODEC, ShardError
 from shards.sources.webdataset import find_tars, read_pairs
 from shards.tar import read_member
@@ -53,19 +53,24 @@ def adopt(
         provenance={
             "adopted_by": f"shards {__version__}",
             "label_field": label_field,
+            "tars": [path.name for path in paths],
+            "tar_bytes": sum(path.stat().st_size for path in paths),
         },
         location=None if beside else os.path.abspath(tars),
     )
     if builder.finished():
         return f"{folder}: these tars are adopted already"
     builder.begin()
+    limits = limits or Limits()
+    retry_rejected(builder, [path.name for path in paths], limits)
     tasks = [
         Task(path.stat().st_size, _index_tar, (builder, path, label_field, sample_rate))
         for path in paths
     ]
     parts: list[Part] = run_tasks(tasks, workers, unit="B", title="adopt")
-    num_rejected = check_rejected(builder, parts, limits or Limits())
-    builder.publish([path.name for path in paths])
+    num_rejected = check_rejected(builder, parts, limits)
+    if not builder.publish([path.name for path in paths]):
+        raise ShardError(f"{folder}: a tar has changed meanwhile; run again")
     return (
         f"{folder}: adopted {sum(part.shard.num_clips for part in parts)} clips in "
         f"{len(parts)} tars, {num_rejected} rejected"

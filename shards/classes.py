@@ -65,7 +65,10 @@ class Classes:
                     f"{where}: label {item!r}; expected a mid, a name or a class index"
                 )
             text = str(item).strip()
-            if text and text not in known:
+            if isinstance(item, int) and 0 <= item < len(self):
+                labels.add(item)
+                continue
+            if isinstance(item, int) or (text and text not in known):
                 raise ShardError(
                     f"{where}: label {text!r} is not in the class list ({len(self)} "
                     "classes); give the list these labels were made with"

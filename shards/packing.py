@@ -8,12 +8,13 @@ the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from shards import __version__
 from shards.audio import check_codec, encode
 from shards.classes import Classes
 from shards.files import file_sha256, write_atomic
+from shards.index import open_index
 from shards.schema import ClipInfo, ShardError
 from shards.sources import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
@@ -103,13 +105,14 @@ def pack(
     settings, limits = settings or PackSettings(), limits or Limits()
     builder = _builder(listing, classes, Path(out), settings)
     if builder.finished():
-        return f"{out}: already packed from these clips with these settings"
-    _check_missing(listing, limits, builder.folder)
+        return _already_packed(builder.folder, listing)
+    check_listing(listing, limits, builder.folder)
     builder.begin()
     hands = _deal(listing, settings)
     mine = hands
     if part is not None:
         mine = {name: hands[name] for name in list(hands)[part.number :: part.count]}
+    retry_rejected(builder, mine, limits)
     tasks = [
         Task(len(clips), _pack_shard, (builder, listing.load, settings, name, clips))
         for name, clips in mine.items()
@@ -139,8 +142,8 @@ def merge(
     settings, limits = settings or PackSettings(), limits or Limits()
     builder = _builder(listing, classes, Path(out), settings)
     if builder.finished():
-        return f"{out}: already packed from these clips with these settings"
-    _check_missing(listing, limits, builder.folder)
+        return _already_packed(builder.folder, listing)
+    check_listing(listing, limits, builder.folder)
     builder.begin()
     hands = _deal(listing, settings)
     for number, (name, clips) in enumerate(hands.items()):
@@ -205,6 +208,7 @@ def _pack_shard(
     clips: Sequence[Clip],
 ) -> None:
     """Write one shard unless it is done."""
+    builder.begin()  # refuses again, as two parts may have begun at one moment
     if not _is_done(builder.part(name), clips):
         rejected: list[list[str]] = []
         rows = _rows(clips, load, settings, builder.classes, rejected)
@@ -261,12 +265,29 @@ def _publish(
         builder.publish(list(hands))
         return f"{builder.folder}: already packed from these clips with these settings"
     rejected = check_rejected(builder, parts, limits, listing.missing)
-    builder.publish(list(hands))
+    if not builder.publish(list(hands)):
+        raise ShardError(f"{builder.folder}: a shard has gone missing; run again")
     return (
         f"{builder.folder}: packed {len(listing.clips) - rejected} clips in "
         f"{len(parts)} shards, {len(listing.missing)} missing, {rejected} rejected "
         f"(listed in {builder.folder / REPORT_NAME})"
     )
+
+
+def retry_rejected(
+    builder: DatasetBuilder, names: Iterable[str], limits: Limits
+) -> None:
+    """Have the shards with rejected clips made anew, if ``limits`` forbid so many.
+
+    For the beginning of a run: the files may have been mended since the last one.
+    """
+    parts = [part for name in names if (part := builder.part(name))]
+    num_rejected = sum(len(part.notes) for part in parts)
+    total = num_rejected + sum(part.shard.num_clips for part in parts)
+    if num_rejected > limits.max_rejected * total:
+        for part in parts:
+            if part.notes:
+                builder.forget(part.shard.name)
 
 
 def check_rejected(
@@ -284,20 +305,44 @@ def check_rejected(
     num_clips = sum(part.shard.num_clips for part in parts)
     total = num_clips + len(rejected) + len(missing)
     if num_clips == 0 or len(rejected) > limits.max_rejected * total:
-        for part in parts:
-            if part.notes:  # its files may be mended before the next run
-                builder.forget(part.shard.name)
+        if not rejected:
+            raise ShardError(f"{builder.folder}: not one clip to put there")
         raise _too_many("cannot be used", rejected, total, builder.folder)
     return len(rejected)
 
 
-def _check_missing(listing: Listing, limits: Limits, out: Path) -> None:
+def check_listing(listing: Listing, limits: Limits, out: Path) -> None:
+    """ShardError if too many clips are missing, or none is left, or a key is twice."""
     missing, total = listing.missing, len(listing.clips) + len(listing.missing)
     if len(missing) > limits.max_missing * total:
         _write_report(out, missing)
         raise _too_many("have no audio", missing, total, out)
     if not listing.clips:
         raise ShardError(f"{listing.where}: has not one clip; nothing to pack")
+    place_of: dict[str, tuple[Any, ...]] = {}
+    for clip in listing.clips:
+        if clip.key in place_of:
+            raise ShardError(
+                f"{listing.where}: {clip.key!r} is both {place_of[clip.key]} and "
+                f"{clip.place}; keep one of them"
+            )
+        place_of[clip.key] = clip.place
+
+
+def _already_packed(out: Path, listing: Listing) -> str:
+    """What to say of a finished dataset; ShardError if clips have come since."""
+    packed = {bytes(key).decode() for key in open_index(out, kind="audio").table.key}
+    with contextlib.suppress(FileNotFoundError), open(out / REPORT_NAME) as stream:
+        packed |= {
+            r["key"] for r in csv.DictReader(stream) if r["status"] == "rejected"
+        }
+    new = [clip.key for clip in listing.clips if clip.key not in packed]
+    if new:
+        raise ShardError(
+            f"{out}: packed before {len(new)} of these clips had audio (first: "
+            f"{new[0]}); pack into another folder, or remove this one"
+        )
+    return f"{out}: already packed from these clips with these settings"
 
 
 def _write_report(out: Path, lines: list[list[str]]) -> None:

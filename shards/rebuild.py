@@ -26,7 +26,7 @@ from shards.schema import (
 )
 from shards.tar import Member, read_member, read_members
 from shards.workers import Task, run_tasks
-from shards.writer import Part, make_index, part_row
+from shards.writer import PARTS_NAME, Part, make_index, part_row
 
 
 def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
@@ -37,37 +37,46 @@ def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
     not of this format, or does not decode.
     """
     folder = Path(folder)
+    if (folder / PARTS_NAME).exists():
+        raise ShardError(f"{folder}: was not packed to its end; pack it again first")
     paths = sorted(folder.glob("*.tar"))
     if not paths:
         raise ShardError(f"{folder}: no tars to make an index of")
-    kind, properties, provenance = _read_old(folder / INDEX_NAME)
+    kind, properties, provenance, names = _read_old(folder / INDEX_NAME)
+    if names and names != {path.name for path in paths}:
+        wrong = sorted(names ^ {path.name for path in paths})
+        raise ShardError(
+            f"{folder}: the tars are not those of its index.json (first: {wrong[0]}); "
+            "copy what is missing, remove what is not of this dataset"
+        )
     function = _index_labels if kind == "labels" else _index_audio
     tasks = [Task(1, function, (path, classes)) for path in paths]
     results = run_tasks(tasks, workers, unit="shard", title="rebuild")
-    for path, (_, found) in zip(paths, results, strict=True):
-        if found != results[0][1]:
-            raise ShardError(f"{path}: {found}, but {paths[0]} has {results[0][1]}")
+    forms = [form for _, form in results if form] or [{}]
+    if kind == "audio" and any(form != forms[0] for form in forms):
+        raise ShardError(f"{folder}: clips of different forms: {forms}")
     index = make_index(
         folder,
         [part for part, _ in results],
         kind=kind,
         classes=classes,
-        properties=properties if kind == "labels" else results[0][1],
+        properties=properties if kind == "labels" else forms[0],
         provenance=provenance,
     )
     write_index(folder, index)
     return f"{folder}: index of {len(index)} clips in {len(paths)} shards made again"
 
 
-def _read_old(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Kind, properties and provenance that the old index tells, if it does."""
+def _read_old(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], set[str]]:
+    """Kind, properties, provenance and shards that the old index tells, if it does."""
     try:
         meta = parse_meta(read_bounded(path, MAX_INDEX_BYTES), where=str(path))
     except ShardError:
-        return "audio", {}, {"rebuilt_by": f"shards {__version__}"}
+        return "audio", {}, {"rebuilt_by": f"shards {__version__}"}, set()
     if meta.get("codec") == SOURCE_CODEC:
         raise ShardError(f"{path}: adopted tars; use python -m shards.adopt again")
-    return meta["kind"], properties_of(meta), meta["provenance"]
+    names = {shard["name"] for shard in meta["shards"]}
+    return meta["kind"], properties_of(meta), meta["provenance"], names
 
 
 def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
@@ -93,10 +102,10 @@ def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
             key = check_key(member.stem, where=where)
             labels = classes.parse_labels(list(info.labels), where=where)
             rows.append(part_row(key, member.offset, data, count, labels))
-    if len(forms) != 1:
+    if len(forms) > 1:
         raise ShardError(f"{path}: clips of {sorted(forms)}; expected one form of clip")
-    ((codec, rate),) = forms
-    return _part(path, rows), {"codec": codec, "sample_rate": rate}
+    form = [{"codec": codec, "sample_rate": rate} for codec, rate in forms]
+    return _part(path, rows), form[0] if form else {}
 
 
 def _index_labels(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:

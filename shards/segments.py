@@ -92,7 +92,7 @@ def parse_stem(stem: str) -> tuple[str, float]:
 
     ``<id>_<start>_<end>`` with decimal seconds, and the same after a ``Y`` if the id
     has YouTube's 11 characters, is a segment; any other name is an id that starts
-    at 0. So a clip has the same key from whatever form of AudioSet it was packed.
+    at 0. So a clip of such a name has the same key from whatever it was packed.
     """
     if match := _CUT_NAME.fullmatch(stem):
         return match[1], float(match[2])
@@ -109,7 +109,7 @@ def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Pat
     if not Path(folder).is_dir():
         raise ShardError(f"{folder}: no such folder; give the one with the audio files")
     by_stem: dict[str, list[Path]] = {}
-    for place, _, names in os.walk(folder):
+    for place, names in _walk(folder):
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
@@ -127,6 +127,25 @@ def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Pat
             )
         found[segment.key] = matches[0]
     return found
+
+
+def _walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files, through links, each folder once.
+
+    Raises ShardError on a folder that cannot be listed: its files are not missing.
+    """
+
+    def fail(error: OSError) -> None:
+        raise ShardError(f"{error.filename}: {error.strerror}; make it readable")
+
+    seen = set()
+    for place, below, names in os.walk(folder, followlinks=True, onerror=fail):
+        real = os.path.realpath(place)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield place, names
 
 
 def _stems(segment: Segment, ids: set[str]) -> Iterator[str]:

@@ -154,3 +154,30 @@ def test_a_damaged_tar_is_named_when_an_index_is_made_again(
     assert result.returncode == 78
     assert info.name in result.stderr and "000001.tar" in result.stderr
     assert (copy / "index.json").read_bytes() == before
+
+
+def test_other_tars_are_not_taken_for_those_adopted(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else tars that were downloaded later never appear."""
+    tars = write_tars(plain, tmp_path / "tars")
+    late = (tars / "part-2.tar").rename(tmp_path / "late.tar")
+    assert adopt(run, plain, tars).returncode == 0
+    late.rename(tars / "part-2.tar")
+    result = adopt(run, plain, tars)
+    assert result.returncode == 78 and "part-2.tar" in result.stderr
+
+
+def test_what_is_not_whole_is_not_made_an_index_of(
+    dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Else half a dataset is trained on as the whole."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    (copy / "clips.npz").unlink()
+    (copy / "000002.tar").unlink()
+    result = run("shards.verify", str(copy), "--rebuild")
+    assert result.returncode == 78 and "000002.tar" in result.stderr
+    (copy / "index.json").unlink()
+    (copy / ".parts").mkdir()
+    result = run("shards.verify", str(copy), "--rebuild")
+    assert result.returncode == 78 and "not packed to its end" in result.stderr

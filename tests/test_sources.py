@@ -438,3 +438,78 @@ def test_a_part_that_is_none_is_refused(
     result = run("shards.pack", *words, f"--part={part}")
     assert result.returncode == 78
     assert f"--part {part}" in result.stderr
+
+
+def test_a_merge_may_accept_what_the_parts_rejected(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else the advice to accept some loss means packing everything again."""
+    source = write_source(tmp_path / "source", num_clips=NUM_CLIPS)
+    (source.audio / "clip3.wav").write_bytes(b"")
+    words = source.pack_arguments(tmp_path / "out")
+    for part in ("0/2", "1/2"):
+        assert run("shards.pack", *words, "--part", part).returncode == 0
+    refused = run("shards.pack", *words, "--merge")
+    assert refused.returncode == 78 and "1 of 24 clips cannot be used" in refused.stderr
+    accepted = run("shards.pack", *words, "--merge", "--max-rejected", "0.05")
+    assert accepted.returncode == 0, accepted.stderr
+    assert "packed 23 clips in 3 shards, 0 missing, 1 rejected" in accepted.stdout
+
+
+def test_audio_that_came_after_packing_is_not_called_packed(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else who fetches the missing files trains without them."""
+    source = write_source(tmp_path / "source", num_clips=NUM_CLIPS)
+    (source.audio / "clip3.wav").rename(tmp_path / "aside.wav")
+    words = [*source.pack_arguments(tmp_path / "out"), "--max-missing", "0.1"]
+    assert run("shards.pack", *words).returncode == 0
+    (tmp_path / "aside.wav").rename(source.audio / "clip3.wav")
+    result = run("shards.pack", *words)
+    assert result.returncode == 78
+    assert "1 of these clips had audio (first: clip3_0)" in result.stderr
+
+
+def test_audio_behind_a_linked_folder_is_found(
+    plain: Source, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Else audio on another disk counts as missing."""
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "elsewhere").symlink_to(plain.audio)
+    (tmp_path / "audio" / "loop").symlink_to(tmp_path / "audio")
+    linked = Source(tmp_path / "audio", plain.segments, plain.class_labels)
+    result = run("shards.pack", *linked.pack_arguments(tmp_path / "out"))
+    assert result.returncode == 0, result.stderr
+    assert tar_bytes(tmp_path / "out") == tar_bytes(dataset)
+
+
+def test_an_id_that_stands_twice_is_refused_before_packing(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else it is found after all has been decoded."""
+    tsv = write_hdf5(plain, tmp_path)
+    tsv.write_text(tsv.read_text() + tsv.read_text().splitlines()[1] + "\n")
+    result = run("shards.pack", "--tsv", str(tsv), *words_for(plain, tmp_path / "out"))
+    assert result.returncode == 78
+    assert "'clip0_0' is both" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_json_member_without_audio_is_refused(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else clips of a suffix we do not know vanish."""
+    with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+        add(tar, "a.pcm", b"1234")
+        add(tar, "a.json", b'{"labels": []}')
+    words = words_for(plain, tmp_path / "out")
+    result = run("shards.pack", "--webdataset", str(tmp_path / "odd.tar"), *words)
+    assert result.returncode == 78
+    assert "a.json has no audio member" in result.stderr
+
+
+def test_a_number_is_a_class_index_even_where_mids_are_numbers() -> None:
+    """Else every label of such a class list is put on another class."""
+    classes = Classes(("10", "11", "0"), ("x", "y", "z"))
+    assert classes.parse_labels([0], where="here") == (0,)
+    assert classes.parse_labels(["0"], where="here") == (2,)

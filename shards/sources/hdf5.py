@@ -73,7 +73,7 @@ def _read_tsv(
     return [(f"{path}: line {n + 2}", row) for n, row in enumerate(rows)]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _open(path: str) -> Any:
     h5py = import_optional("h5py", extra="hdf5")
     try:
@@ -82,7 +82,7 @@ def _open(path: str) -> Any:
         raise ShardError(f"{path}: not a readable HDF5 file: {error}") from None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _names(path: str) -> set[str]:
     """Names of all datasets in a file, those in groups with their folders."""
     names: set[str] = set()
@@ -95,7 +95,8 @@ def load(clip: Clip, sample_rate: int) -> np.ndarray:
     path, name, rate = clip.place
     data = _open(path)[name]
     where = f"{path}: dataset {name!r}"
-    if not hasattr(data, "dtype") or data.dtype.kind not in "iuf" or not data.size:
+    is_pcm = getattr(data, "shape", ()) and data.dtype.kind in "iuf" and data.size
+    if not is_pcm:
         raise ShardError(f"{where}: no PCM values; remove it from the list")
     if data.shape[0] > MAX_CLIP_SECONDS * rate:
         raise ShardError(

@@ -107,9 +107,12 @@ def _read_names(
     table = file.read_row_group(group, columns=[name_column, label])
     labels = table.column(label).to_pylist()
     if id_column is not None:
-        names = [str(value) for value in table.column(id_column).to_pylist()]
+        values = table.column(id_column).to_pylist()
+        names = ["" if value is None else str(value) for value in values]
     elif audio in table.column_names:
-        paths = [value["path"] or "" for value in table.column(audio).to_pylist()]
+        paths = [
+            (value or {}).get("path") or "" for value in table.column(audio).to_pylist()
+        ]
         names = [Path(path).stem for path in paths]
     else:
         names = [""] * len(labels)

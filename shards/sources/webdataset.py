@@ -7,6 +7,7 @@ first dot: ``<id>_30.000_40.000.flac`` has dots).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read_pairs(
     fields: dict[str, Any] = {}
     with open(path, "rb") as stream:
         for member in read_members(path):
-            name = member.name.removesuffix(member.suffix)
+            name = os.path.splitext(member.name)[0]
             if member.suffix in SUFFIXES:
                 if name in audio:
                     raise ShardError(
@@ -61,6 +62,11 @@ def read_pairs(
                 if member.size > MAX_DESCRIPTION_BYTES:
                     raise ShardError(f"{where}: JSON of {member.size} bytes refused")
                 fields[name] = parse_json(read_member(stream, member), where=where)
+    if lone := fields.keys() - audio.keys():
+        raise ShardError(
+            f"{path}: {min(lone)}.json has no audio member; known suffixes are "
+            + ", ".join(SUFFIXES)
+        )
     pairs = []
     for name, member in audio.items():
         where = f"{path}: {member.name}"
