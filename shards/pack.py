@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
-from shards.packing import Limits, PackSettings, Share, merge, pack
+from shards.losses import Limits
+from shards.packing import PackSettings, Share, merge, pack
 from shards.schema import CODECS
 from shards.sources import Listing, folder, hdf5, parquet, webdataset
 from shards.workers import default_workers

@@ -1,7 +1,7 @@
 """Clips of any source -> audio shards.
 
-Owns the (seeded) order of clips, how the work is split among processes and machines,
-and the report of what was packed, missing and rejected. Which clip goes to which shard
+Owns the (seeded) order of clips and how the work is split among processes and machines;
+losses.py has the report of what is missing and rejected. Which clip goes to which shard
 depends on the listing and the seed alone, so any number of workers and parts writes
 the same bytes.
 """
@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Self, TypeGuard
 
 import numpy as np
 
 from shards import __version__
 from shards.audio import check_codec, encode
 from shards.classes import Classes
-from shards.files import file_sha256, write_atomic
+from shards.files import file_sha256
 from shards.index import open_index
+from shards.losses import (
+    REPORT_NAME,
+    Limits,
+    check_listing,
+    check_rejected,
+    retry_rejected,
+)
 from shards.schema import ClipInfo, ShardError
 from shards.sources import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
 from shards.writer import DatasetBuilder, Part, Row
-
-REPORT_NAME = "pack_report.csv"
 
 GROUPS_SHUFFLED = 8
 """Of a source that is read in groups, clips are shuffled within this many of them."""
@@ -49,21 +53,6 @@ class PackSettings:
             if value < least:
                 raise ValueError(f"{name} = {value}; expected {least} or more")
         check_codec(self.codec, self.sample_rate)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Fractions of the listed clips that may be lost before it is an error."""
-
-    max_missing: float = 0.0
-    max_rejected: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_missing", "max_rejected"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)}; expected a fraction, 0 to 1"
-                )
 
 
 @dataclass(frozen=True)
@@ -104,11 +93,9 @@ def pack(
     check_workers(workers)
     settings, limits = settings or PackSettings(), limits or Limits()
     builder = _builder(listing, classes, Path(out), settings)
-    if builder.finished():
+    hands = _begin(builder, listing, settings, limits)
+    if hands is None:
         return _already_packed(builder.folder, listing)
-    check_listing(listing, limits, builder.folder)
-    builder.begin()
-    hands = _deal(listing, settings)
     mine = hands
     if part is not None:
         mine = {name: hands[name] for name in list(hands)[part.number :: part.count]}
@@ -141,11 +128,9 @@ def merge(
     """
     settings, limits = settings or PackSettings(), limits or Limits()
     builder = _builder(listing, classes, Path(out), settings)
-    if builder.finished():
+    hands = _begin(builder, listing, settings, limits)
+    if hands is None:
         return _already_packed(builder.folder, listing)
-    check_listing(listing, limits, builder.folder)
-    builder.begin()
-    hands = _deal(listing, settings)
     for number, (name, clips) in enumerate(hands.items()):
         if not _is_done(part := builder.part(name), clips):
             raise ShardError(
@@ -176,6 +161,17 @@ def _builder(
             "seed": settings.seed,
         },
     )
+
+
+def _begin(
+    builder: DatasetBuilder, listing: Listing, settings: PackSettings, limits: Limits
+) -> dict[str, list[Clip]] | None:
+    """Take the folder; the clips of each shard, or None if all is packed already."""
+    if builder.finished():
+        return None
+    check_listing(listing, limits, builder.folder)
+    builder.begin()
+    return _deal(listing, settings)
 
 
 def _deal(listing: Listing, settings: PackSettings) -> dict[str, list[Clip]]:
@@ -274,61 +270,6 @@ def _publish(
     )
 
 
-def retry_rejected(
-    builder: DatasetBuilder, names: Iterable[str], limits: Limits
-) -> None:
-    """Have the shards with rejected clips made anew, if ``limits`` forbid so many.
-
-    For the beginning of a run: the files may have been mended since the last one.
-    """
-    parts = [part for name in names if (part := builder.part(name))]
-    num_rejected = sum(len(part.notes) for part in parts)
-    total = num_rejected + sum(part.shard.num_clips for part in parts)
-    if num_rejected > limits.max_rejected * total:
-        for part in parts:
-            if part.notes:
-                builder.forget(part.shard.name)
-
-
-def check_rejected(
-    builder: DatasetBuilder,
-    parts: Sequence[Part],
-    limits: Limits,
-    missing: Sequence[list[str]] = (),
-) -> int:
-    """The number of clips that could not be used; ShardError if they are too many.
-
-    They and the ``missing`` are written to the report.
-    """
-    rejected = [note for part in parts for note in part.notes]
-    _write_report(builder.folder, [*missing, *rejected])
-    num_clips = sum(part.shard.num_clips for part in parts)
-    total = num_clips + len(rejected) + len(missing)
-    if num_clips == 0 or len(rejected) > limits.max_rejected * total:
-        if not rejected:
-            raise ShardError(f"{builder.folder}: not one clip to put there")
-        raise _too_many("cannot be used", rejected, total, builder.folder)
-    return len(rejected)
-
-
-def check_listing(listing: Listing, limits: Limits, out: Path) -> None:
-    """ShardError if too many clips are missing, or none is left, or a key is twice."""
-    missing, total = listing.missing, len(listing.clips) + len(listing.missing)
-    if len(missing) > limits.max_missing * total:
-        _write_report(out, missing)
-        raise _too_many("have no audio", missing, total, out)
-    if not listing.clips:
-        raise ShardError(f"{listing.where}: has not one clip; nothing to pack")
-    place_of: dict[str, tuple[Any, ...]] = {}
-    for clip in listing.clips:
-        if clip.key in place_of:
-            raise ShardError(
-                f"{listing.where}: {clip.key!r} is both {place_of[clip.key]} and "
-                f"{clip.place}; keep one of them"
-            )
-        place_of[clip.key] = clip.place
-
-
 def _already_packed(out: Path, listing: Listing) -> str:
     """What to say of a finished dataset; ShardError if clips have come since."""
     packed = {bytes(key).decode() for key in open_index(out, kind="audio").table.key}
@@ -343,21 +284,3 @@ def _already_packed(out: Path, listing: Listing) -> str:
             f"{new[0]}); pack into another folder, or remove this one"
         )
     return f"{out}: already packed from these clips with these settings"
-
-
-def _write_report(out: Path, lines: list[list[str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["key", "status", "reason"])
-    writer.writerows(lines)
-    write_atomic(out / REPORT_NAME, buffer.getvalue())
-
-
-def _too_many(what: str, lines: list[list[str]], total: int, out: Path) -> ShardError:
-    """The error that sums up ``lines``, which are in the report."""
-    key, status, reason = lines[0]
-    return ShardError(
-        f"{len(lines)} of {total} clips {what} (first: {key}: {reason}; all in "
-        f"{out / REPORT_NAME}); mend them, or accept up to a fraction F of them "
-        f"with --max-{status} F"
-    )
