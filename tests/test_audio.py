@@ -4,10 +4,13 @@ Files are made by FFmpeg (PyAV) and libsndfile (soundfile) from signals known he
 """
 
 import io
+import multiprocessing
+import os
 import struct
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -561,6 +564,42 @@ def test_opus_shards_are_packed_alike_twice_and_open_elsewhere(
     refused = run("shards.pack", *words, "--sample-rate", "44100")
     assert refused.returncode == 78
     assert "sample_rate = 44100; opus has 8000" in refused.stderr
+
+
+@pytest.mark.parametrize("in_memory_file", [True, False])
+def test_threads_and_forked_processes_decode_apart(
+    in_memory_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that share a file would hand each other's audio to the student."""
+    if not in_memory_file:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    levels = [np.full(RATE * (1 + level % 3), level, np.int16) for level in range(12)]
+    files = [encode(samples, codec="flac", sample_rate=RATE) for samples in levels]
+
+    def wrong(turns: int) -> int:
+        found = 0
+        for level in np.random.default_rng(turns).integers(12, size=turns):
+            samples = decode(
+                files[level], codec="flac", start=9, stop=16000, sample_rate=RATE
+            )
+            found += not np.array_equal(samples, levels[level][9:16000])
+        return found
+
+    assert wrong(1) == 0  # this thread has its file before it forks
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(90, 100))) == [0] * 10
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        pending = processes.map_async(_decode_levels, [files] * 40)
+        while not pending.ready():
+            assert wrong(12) == 0
+        assert pending.get() == [list(range(12))] * 40
+
+
+def _decode_levels(files: list[bytes]) -> list[int]:
+    return [
+        int(decode(file, codec="flac", start=5, stop=7, sample_rate=RATE)[0])
+        for file in files
+    ]
 
 
 @pytest.mark.parametrize("codec", CODECS)

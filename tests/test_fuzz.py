@@ -427,15 +427,19 @@ def test_a_damaged_label_member_is_refused_or_reads_as_numpy_reads_it() -> None:
 
 
 @pytest.mark.parametrize("codec", ["wav", "flac"])
-def test_a_damaged_member_is_refused_or_decodes_as_libsndfile_does(codec: str) -> None:
-    """Else a header read in another way than others read it becomes noise."""
+def test_a_damaged_member_is_refused_or_decodes_as_it_should(codec: str) -> None:
+    """Else a header read in another way than others read it becomes noise.
+
+    FLAC has a checksum a frame, so that what is not refused is as it was; WAV has none.
+    """
     row, *_ = audio_rows(codec=codec)
 
     def case(rng: random.Random) -> None:
         data = mutated(rng, row.data, block=4)
         for start, stop in ((100, NUM_SAMPLES), (0, NUM_SAMPLES)):
             found = decode(data, codec=codec, start=start, stop=stop, sample_rate=RATE)
-            expected, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+            source = io.BytesIO(row.data if codec == "flac" else data)
+            expected, rate = soundfile.read(source, dtype="int16")
             assert rate == RATE
             np.testing.assert_array_equal(found, expected[start:stop])
 

@@ -7,6 +7,7 @@ which yields batches until a number of them is reached. Measures nothing.
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import itertools
 import mmap
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -44,6 +45,9 @@ SHUFFLE_CLIPS = 1000
 
 Clips = Iterator[tuple[str, np.ndarray]]
 """Keys and samples [N] int16."""
+Step = tuple[np.ndarray, np.ndarray]
+"""Rows and chunk numbers of a batch."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -280,16 +284,29 @@ class OurReader:
 
     def read(self, num_batches: int, *, threads: int = 0) -> Iterator[np.ndarray]:
         """Batches int16 in the plan's order; 0 threads: made by the caller's."""
+        return self._each(self._batch, num_batches, threads)
+
+    def hash(self, num_batches: int, *, threads: int) -> Iterator[list[bytes]]:
+        """SHA-256 of the members instead: what threads can gain on this machine."""
+        return self._each(self._digests, num_batches, threads)
+
+    def _each(
+        self, make: Callable[[Step], Result], num_batches: int, threads: int
+    ) -> Iterator[Result]:
         epochs = map(self.plan.steps, itertools.count())
         steps = itertools.islice(itertools.chain.from_iterable(epochs), num_batches)
         if threads:
-            yield from fetch_ahead(self._batch, steps, LoaderConfig(threads=threads))
+            yield from fetch_ahead(make, steps, LoaderConfig(threads=threads))
         else:
-            yield from map(self._batch, steps)
+            yield from map(make, steps)
 
-    def _batch(self, step: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    def _batch(self, step: Step) -> np.ndarray:
         chunking = self.audio.chunking
         return read_chunks(self.reader, *step, chunking, self.memory)[0]
+
+    def _digests(self, step: Step) -> list[bytes]:
+        rows, _ = step
+        return [hashlib.sha256(self.reader.member(row)).digest() for row in rows]
 
 
 def contenders(audio: Audio) -> list[Contender]:
@@ -303,11 +320,17 @@ def contenders(audio: Audio) -> list[Contender]:
     for codec in audio.codecs:
         ours = OurReader.of(audio, codec)
         found.append(Contender(f"ours, {codec}", ours.read))
-        for threads in (1, 2):
-            name = f"ours, {codec}, {threads} thread" + "s" * (threads > 1)
-            found.append(Contender(name, partial(ours.read, threads=threads)))
+        found += _threaded(f"ours, {codec}", ours.read)
+    found += _threaded("SHA-256", OurReader.of(audio, "wav").hash)
     found.append(Contender("ours, wav, first epoch", partial(_read_anew, audio)))
     return found
+
+
+def _threaded(name: str, read: Callable[..., Iterator[Any]]) -> list[Contender]:
+    return [
+        Contender(f"{name}, 1 thread", partial(read, threads=1)),
+        Contender(f"{name}, 2 threads", partial(read, threads=2)),
+    ]
 
 
 def _read_anew(audio: Audio, num_batches: int) -> Iterator[np.ndarray]:
