@@ -131,17 +131,20 @@ def merge(
     hands = _begin(builder, listing, settings, limits)
     if hands is None:
         return _already_packed(builder.folder, listing)
-    for number, (name, clips) in enumerate(hands.items()):
-        if not _is_done(part := builder.part(name), clips):
-            raise ShardError(
-                f"{builder.folder / name}: not packed yet, or from other files; run "
-                f"--part {number}/{len(hands)}, or the part that is to make it"
-            )
-        if file_sha256(builder.folder / name) != part.shard.sha256:
+    parts = {name: builder.part(name) for name in hands}
+    absent = [name for name, clips in hands.items() if not _is_done(parts[name], clips)]
+    if absent:
+        named = ", ".join(absent[:10]) + ", ..." * (len(absent) > 10)
+        raise ShardError(
+            f"{builder.folder}: {len(absent)} of {len(hands)} shards are not packed "
+            f"yet, or from other files: {named}; run the parts that are to make them"
+        )
+    for name, part in parts.items():
+        if part and file_sha256(builder.folder / name) != part.shard.sha256:
             builder.forget(name)
             raise ShardError(
                 f"{builder.folder / name}: bytes differ from what its part wrote; "
-                f"run --part {number}/{len(hands)} to make it again"
+                "run that part again"
             )
     return _publish(builder, listing, hands, limits)
 

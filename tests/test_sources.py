@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import soundfile
 from shards.classes import Classes
 from shards.schema import ShardError
 from shards.segments import parse_stem
+from shards.sources import Clip
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 
@@ -167,6 +169,30 @@ def test_hdf5_floats_at_another_rate_are_converted(
     assert (rate, len(samples)) == (16000, 32000)
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
     assert np.abs(samples - expected)[100:-100].max() < 1e-3
+
+
+def test_encoded_files_in_hdf5_are_not_taken_for_samples(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else whoever stored FLAC files as bytes trains on noise."""
+    flac = io.BytesIO()
+    soundfile.write(flac, np.zeros(32000), 16000, format="FLAC")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["a.wav"] = np.frombuffer(flac.getvalue(), np.uint8)
+    tsv = tmp_path / "x.tsv"
+    tsv.write_text("filename\tlabels\na.wav\t2\n")
+    source = ("--tsv", str(tsv), "--hdf5", str(tmp_path / "x.h5"))
+    result = run("shards.pack", *source, *words_for(plain, tmp_path / "out"))
+    assert result.returncode == 78
+    report = (tmp_path / "out" / "pack_report.csv").read_text()
+    assert "x.h5: dataset 'a.wav': bytes, which may be an encoded file" in report
+
+
+def test_a_name_that_gives_no_key_is_refused_by_place() -> None:
+    """Else one file name among two million has to be guessed."""
+    classes = Classes(("/m/a",), ("A",))
+    with pytest.raises(ShardError, match="^list.tsv: line 7: .*1 to 90 characters"):
+        Clip.named("x" * 95, [], (), classes=classes, where="list.tsv: line 7")
 
 
 BAD_TSV = {
@@ -406,7 +432,9 @@ def test_a_merge_refuses_while_a_part_is_missing_or_damaged(
     assert run("shards.pack", *words, "--part", "0/2").returncode == 0
     result = run("shards.pack", *words, "--merge")
     assert result.returncode == 78
-    assert "000001.tar: not packed yet" in result.stderr
+    assert re.search(
+        r"1 of \d shards are not packed yet.*: 000001\.tar;", result.stderr
+    )
     assert run("shards.pack", *words, "--part", "1/2").returncode == 0
     data = bytearray((out / "000002.tar").read_bytes())
     data[5000] ^= 1

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from shards.schema import ShardError
+from shards.classes import Classes
+from shards.schema import ShardError, make_key, naming
+from shards.segments import parse_stem
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,21 @@ class Clip:
     """Weak class indices, ascending."""
     place: tuple[Any, ...]
     """What the source needs to load it: plain values, sent to worker processes."""
+
+    @staticmethod
+    def named(
+        stem: str, labels: Any, place: tuple[Any, ...], *, classes: Classes, where: str
+    ) -> Clip:
+        """The clip that a file name without suffix tells id and start of.
+
+        ``labels`` are as Classes.parse_labels takes them. Raises ShardError naming
+        ``where`` if they or the name will not do.
+        """
+        clip_id, start_seconds = parse_stem(stem)
+        with naming(where):
+            key = make_key(clip_id, start_seconds)
+        parsed = classes.parse_labels(labels, where=where)
+        return Clip(key, clip_id, start_seconds, parsed, place)
 
 
 Load = Callable[[Clip, int], np.ndarray]

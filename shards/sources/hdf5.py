@@ -18,8 +18,7 @@ import numpy as np
 from shards.classes import Classes
 from shards.decode import to_mono_int16
 from shards.files import file_sha256
-from shards.schema import MAX_CLIP_SECONDS, ShardError, make_key
-from shards.segments import parse_stem
+from shards.schema import MAX_CLIP_SECONDS, ShardError
 from shards.sources import Clip, Listing, import_optional
 
 
@@ -35,18 +34,22 @@ def list_clips(
     clips, missing = [], []
     for where, row in _read_tsv(tsv, needs_file=file is None):
         name, container = row["filename"], str(file or row["hdf5path"])
-        clip_id, start_seconds = parse_stem(Path(name).stem)
-        key = make_key(clip_id, start_seconds)
         present = _names(container)
         stored = next(
             (n for n in (name.lstrip("/"), Path(name).name) if n in present), None
         )
+        clip = Clip.named(
+            Path(name).stem,
+            row["labels"],
+            (container, stored, rate),
+            classes=classes,
+            where=where,
+        )
         if stored is None:
-            missing.append([key, "missing", f"{container} has no dataset {name!r}"])
-            continue
-        labels = classes.parse_labels(row["labels"], where=where)
-        place = (container, stored, rate)
-        clips.append(Clip(key, clip_id, start_seconds, labels, place))
+            what = f"{container} has no dataset {name!r}"
+            missing.append([clip.key, "missing", what])
+        else:
+            clips.append(clip)
     provenance = {"tsv_sha256": file_sha256(tsv), "source_rate": rate}
     return Listing(str(tsv), clips, missing, provenance, load)
 
@@ -98,6 +101,12 @@ def load(clip: Clip, sample_rate: int) -> np.ndarray:
     is_pcm = getattr(data, "shape", ()) and data.dtype.kind in "iuf" and data.size
     if not is_pcm:
         raise ShardError(f"{where}: no PCM values; remove it from the list")
+    if (
+        data.dtype == np.uint8
+    ):  # 8-bit PCM in HDF5 is unheard of, files as bytes are not
+        raise ShardError(
+            f"{where}: bytes, which may be an encoded file; expected int16 or float PCM"
+        )
     if data.shape[0] > MAX_CLIP_SECONDS * rate:
         raise ShardError(
             f"{where}: {data.shape[0] / rate:.0f} s, expected at most "

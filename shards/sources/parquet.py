@@ -15,8 +15,7 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import load_clip
-from shards.schema import ShardError, make_key
-from shards.segments import parse_stem
+from shards.schema import ShardError
 from shards.sources import Clip, Listing, import_optional
 
 _GROUPS_KEPT = 10
@@ -49,15 +48,9 @@ def list_clips(
                     raise ShardError(
                         f"{where}: no id; name the column that has it by --id-column"
                     )
-                clip_id, start_seconds = parse_stem(name)
+                place = (str(path), group, row, audio_column)
                 clips.append(
-                    Clip(
-                        key=make_key(clip_id, start_seconds),
-                        clip_id=clip_id,
-                        start_seconds=start_seconds,
-                        labels=classes.parse_labels(value, where=where),
-                        place=(str(path), group, row, audio_column),
-                    )
+                    Clip.named(name, value, place, classes=classes, where=where)
                 )
                 groups.append(num_groups)
             num_groups += 1

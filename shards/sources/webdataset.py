@@ -16,8 +16,7 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import SUFFIXES, load_clip
-from shards.schema import MAX_DESCRIPTION_BYTES, ShardError, make_key, parse_json
-from shards.segments import parse_stem
+from shards.schema import MAX_DESCRIPTION_BYTES, ShardError, parse_json
 from shards.sources import Clip, Listing
 from shards.tar import Member, read_member, read_members
 
@@ -73,14 +72,8 @@ def read_pairs(
         if label_field and name not in fields:
             raise ShardError(f"{where}: has no JSON member {name}.json for its labels")
         value = _field(fields[name], label_field, where) if label_field else None
-        clip_id, start_seconds = parse_stem(member.stem)
-        clip = Clip(
-            key=make_key(clip_id, start_seconds),
-            clip_id=clip_id,
-            start_seconds=start_seconds,
-            labels=classes.parse_labels(value, where=where),
-            place=(str(path), member.offset, member.size, member.name),
-        )
+        place = (str(path), member.offset, member.size, member.name)
+        clip = Clip.named(member.stem, value, place, classes=classes, where=where)
         pairs.append((clip, member))
     return pairs
 
