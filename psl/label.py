@@ -7,38 +7,27 @@ cross a shard, so what a shard holds does not depend on how many processes run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn
 from tqdm import tqdm
 
 from psl import runtime
-from psl.batch_memory import BatchMemory
 from psl.checkpoint import load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
-from psl.loader import (
-    LoaderConfig,
-    cache_share,
-    fetch_ahead,
-    open_cache,
-    read_chunks,
-    to_device,
-    to_waveform,
-)
+from psl.label_rows import label_rows
+from psl.loader import LoaderConfig, cache_share, open_cache
 from shards import __version__
-from shards.cli import JobError, run_main
+from shards.cli import run_main
 from shards.index import open_index
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
-from shards.schema import encode_labels
-from shards.writer import DatasetBuilder, Row
+from shards.writer import DatasetBuilder
 
 SHARDS_AHEAD = 3
 """Remote shards fetched while the first of them is labelled."""
@@ -109,49 +98,6 @@ def label(config: LabelConfig, rank: int, world_size: int) -> str:
     if builder.publish([shard.name for shard in index.shards]):
         return f"{config.out}: labels of {len(index)} clips are complete"
     return f"{config.out}: this process is done, other shards are still missing"
-
-
-def label_rows(
-    model: nn.Module,
-    reader: MemberReader,
-    rows: np.ndarray,
-    chunking: Chunking,
-    config: LabelConfig,
-) -> Iterator[Row]:
-    """The label rows of clips ``rows``, in their order.
-
-    Batches fill across clips; ``model`` gives one probability vector per chunk. Raises
-    JobError naming the clip for which it gives no probabilities.
-    """
-    if not len(rows):
-        return
-    num_chunks = chunking.num_chunks(reader.index.table.count[rows])
-    all_rows = np.repeat(rows, num_chunks)
-    all_chunks = np.concatenate([np.arange(n) for n in num_chunks])
-    starts = range(0, len(all_rows), config.batch_size)
-    memory = BatchMemory()
-
-    def fetch(start: int) -> tuple[np.ndarray, np.ndarray]:
-        batch = slice(start, start + config.batch_size)
-        rows, chunks = all_rows[batch], all_chunks[batch]
-        return read_chunks(reader, rows, chunks, chunking, memory)
-
-    device = next(model.parameters()).device
-    probs = []
-    with torch.inference_mode():
-        for pcm, lengths in fetch_ahead(fetch, starts, config.loader):
-            waveform = to_waveform(to_device(pcm, device))
-            clip_probs, _ = model(waveform, to_device(lengths, device))
-            probs.append(clip_probs.cpu().numpy())
-    per_clip = np.split(np.concatenate(probs), np.cumsum(num_chunks)[:-1])
-    for row, clip_probs in zip(rows, per_clip, strict=True):
-        try:
-            data = encode_labels(clip_probs)
-        except ValueError as error:
-            place = reader.index.place(int(row))
-            raise JobError(f"{place}: from teacher {config.teacher}: {error}") from None
-        key = reader.index.key(int(row))
-        yield Row(key=key, suffix="npy", data=data, count=len(clip_probs))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
