@@ -1,36 +1,45 @@
 """A teacher over audio shards -> label shards.
 
 Owns the labelling job: one label shard per audio shard, whole or absent, skipped when
-done. Processes share the shards by number and need no process group; batches never
-cross a shard, so what a shard holds does not depend on how many processes run.
+done. Any number of processes on any machines that share the folder take shards by
+claims (shards/claims.py), join and leave at will, and need no process group; whoever
+finds all done writes the index. Batches never cross a shard, so what a shard holds
+does not depend on how many processes run, or how often they were killed.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
-from psl import runtime
-from psl.checkpoint import load_checkpoint
+from psl import label_status, runtime
+from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
-from psl.label_rows import label_rows
+from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.loader import LoaderConfig, cache_share, open_cache
+from psl.stop import StopRequest, name_of
+from psl.unlabelled import check_report, too_many
 from shards import __version__
-from shards.cli import run_main
-from shards.index import open_index
+from shards.claims import Claims
+from shards.cli import EXIT_PREEMPTED, JobError, run_main
+from shards.index import INDEX_NAME, Index, open_index
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.writer import DatasetBuilder
 
-SHARDS_AHEAD = 3
-"""Remote shards fetched while the first of them is labelled."""
+WAIT_SECONDS = 0.1
+"""Between looks for a signal while other processes work."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,25 +51,70 @@ class LabelConfig:
     audio: str
     """Audio dataset to label."""
     out: str
-    """Label dataset to make."""
+    """Label dataset to make; all processes that name it share the work."""
     chunk_seconds: float = Field(default=2.0, gt=0)
     """Length of the chunks that get one label vector each, s."""
     batch_size: int = Field(default=64, gt=0)
     """Chunks the teacher sees at a time."""
+    precision: runtime.Precision = "no"
+    """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
+    compile: bool = False
+    """Compile the teacher with torch.compile; slow to start."""
+    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the clips that may fail to decode; they get a row of no chunks. 0
+    stops at the first."""
+    wait: bool = True
+    """Stay while other processes work, to take over what they leave behind; false ends
+    when nothing is free."""
+    lease_seconds: float = Field(default=180.0, ge=1)
+    """After which others take over the shards of a process that is not heard of, s.
+    Network file systems may show files up to a minute late."""
     loader: LoaderConfig = LoaderConfig()
 
 
-def label(config: LabelConfig, rank: int, world_size: int) -> str:
-    """Label this process's share of the shards and return a one-line summary.
+def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
+    """Label shards until none is left, and return a one-line summary.
 
-    The process that finishes the last missing shard publishes the index. Raises
-    ShardError or ValueError if teacher, audio and ``out`` do not fit each other.
+    Whichever process finds all shards done publishes the index. Raises ShardError or
+    ValueError if teacher, audio and ``out`` do not fit each other, or a clip cannot be
+    labelled, JobError when asked to ``stop``.
     """
+    stop = stop or StopRequest(config.out, watch_file=False)
     index = open_index(config.audio, kind="audio")
     teacher = load_checkpoint(config.teacher)
     check_checkpoint_fits(index, teacher)
     chunking = Chunking.of(config.chunk_seconds, index.properties["sample_rate"])
-    builder = DatasetBuilder(
+    builder = _builder(config, index, teacher, chunking)
+    names = [shard.name for shard in index.shards]
+    if not builder.begin():
+        builder.publish(names)  # clears away what a killed process left
+        return f"{config.out}: already labelled with these settings"
+    label_status.note_job(builder, index)
+    device = runtime.local_device()
+    work = Work(
+        reader=MemberReader(index, open_cache(config.loader)),
+        chunking=chunking,
+        builder=builder,
+        score=_score(runtime.place(teacher.build_model(), device), config, chunking),
+        device=device,
+        batch_size=config.batch_size,
+        loader=config.loader,
+        teacher=config.teacher,
+        forgive=config.max_unlabelled > 0,
+    )
+    with builder.unless_published(), Claims(
+        builder.parts_folder, lease_seconds=config.lease_seconds
+    ) as claims:
+        _work_until_done(config, work, claims, stop)
+    if builder.publish(names):  # by us or another process
+        return f"{config.out}: labels of {len(index)} clips are complete"
+    return f"{config.out}: this process is done, other shards are still missing"
+
+
+def _builder(
+    config: LabelConfig, index: Index, teacher: Checkpoint, chunking: Chunking
+) -> DatasetBuilder:
+    return DatasetBuilder(
         folder=Path(config.out),
         kind="labels",
         classes=index.classes,
@@ -73,44 +127,117 @@ def label(config: LabelConfig, rank: int, world_size: int) -> str:
             "labelled_by": f"psl {__version__}",
             "teacher_sha256": teacher.model_sha256,
             "audio_fingerprint": index.fingerprint,
+            "precision": config.precision,
+            "compile": config.compile,
         },
     )
-    if not builder.begin():
-        return f"{config.out}: already labelled with these settings"
-    device = runtime.local_device()
-    model = runtime.place(teacher.build_model(), device)
-    reader = MemberReader(index, open_cache(config.loader))
-    shards = range(rank, len(index.shards), world_size)
+
+
+def _score(model: nn.Module, config: LabelConfig, chunking: Chunking) -> Score:
+    """What gives the probabilities [B, C] float32 of a batch of chunks."""
+    # compiled for one shape: another would be compiled anew, or in the end not at all
+    forward = torch.compile(model, dynamic=False) if config.compile else model
+
+    def score(waveform: Tensor, lengths: Tensor) -> Tensor:
+        size, device = len(waveform), waveform.device.type
+        if config.compile and size < config.batch_size:
+            missing = config.batch_size - size
+            waveform = functional.pad(waveform, (0, 0, 0, missing))
+            lengths = functional.pad(
+                lengths, (0, missing), value=chunking.chunk_samples
+            )
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
+        ):
+            clip_probs, _ = forward(waveform, lengths)
+        return clip_probs[:size].float()
+
+    return score
+
+
+def _work_until_done(
+    config: LabelConfig, work: Work, claims: Claims, stop: StopRequest
+) -> None:
+    """Label what is free, take over from the dead, and publish when all is done."""
+    index, builder = work.reader.index, work.builder
+    sizes = {shard.name: shard.num_clips for shard in index.shards}
+    queue = ShardQueue(work.names, builder, claims)
     bar = tqdm(
-        total=sum(index.shards[s].num_clips for s in shards),
+        total=len(index),
+        initial=sum(sizes[name] for name in builder.recorded() & sizes.keys()),
         unit="clip",
         desc=f"label {Path(config.out).name}",
-        disable=rank != 0,
+        disable=runtime.rank_and_world_size()[0] != 0,
     )
-    with bar, Prefetcher([reader], cache_share(config.loader)) as prefetcher:
-        for position, shard in enumerate(shards):
-            prefetcher.want(shards[position : position + SHARDS_AHEAD])
-            name = index.shards[shard].name
-            if builder.part(name) is None:
-                rows = np.flatnonzero(index.table.shard == shard)
-                builder.add(name, label_rows(model, reader, rows, chunking, config))
-            bar.update(index.shards[shard].num_clips)
-    if builder.publish([shard.name for shard in index.shards]):
-        return f"{config.out}: labels of {len(index)} clips are complete"
-    return f"{config.out}: this process is done, other shards are still missing"
+    with bar, Prefetcher([work.reader], cache_share(config.loader)) as prefetcher:
+        worker = ShardWorker(
+            work,
+            queue,
+            claims,
+            prefetcher=prefetcher,
+            stop=stop,
+            on_written=bar.update,
+        )
+        while not builder.is_published():
+            worker.run()
+            if stop.is_made:
+                raise JobError.ending_with(
+                    EXIT_PREEMPTED,
+                    f"{config.out}: stopped by {name_of(stop.reason)}; run the same "
+                    "command again to go on",
+                )
+            if worker.num_unreadable > config.max_unlabelled * len(index):
+                raise too_many(
+                    worker.num_unreadable, len(index), config.audio, worker.unreadable
+                )
+            if queue.all_done:
+                _publish(config, work, claims)
+            elif not config.wait:
+                return
+            claims.progress()
+            time.sleep(WAIT_SECONDS)
+
+
+def _publish(config: LabelConfig, work: Work, claims: Claims) -> None:
+    """Write the index, unless another process is about to."""
+    builder, index = work.builder, work.reader.index
+    claim = claims.take(INDEX_NAME)
+    if claim is None:
+        return
+    try:
+        parts = {name: builder.part(name) for name in work.names}
+        for name, part in parts.items():
+            if part is None:  # its tar was lost: the next look finds it undone
+                builder.forget(name)
+        if not all(parts.values()):
+            return
+        whole = [part for part in parts.values() if part]
+        check_report(builder, whole, config.max_unlabelled, len(index))
+        label_status.note_made(builder)
+        builder.publish(work.names)
+    finally:
+        claim.release()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label``."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--status" for word in words):
+        label_status.main(words)
+        return
     config = from_command_line(
         LabelConfig,
         argv,
         command="python -m psl.label",
-        purpose="Write a teacher's chunk probabilities as label shards.",
+        purpose="Write a teacher's chunk probabilities as label shards. Any number of "
+        "processes may share the work. --status DIR [--json] shows how far it is.",
         example="python -m psl.label teacher=runs/teacher audio=data/balanced "
         "out=data/labels_2s chunk_seconds=2",
     )
-    print(label(config, *runtime.rank_and_world_size()))
+    stop = StopRequest(config.out, watch_file=False)
+    stop.listen()
+    print(label(config, stop))
 
 
 if __name__ == "__main__":

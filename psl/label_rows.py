@@ -1,68 +1,133 @@
-"""Clips -> the label rows of one shard.
+"""The clips of a shard -> batches of chunks -> label rows.
 
-Owns batching of chunks through the teacher. Which clips, and where the rows go, is
-decided by its caller (psl/label.py).
+Owns which chunks a teacher sees together, and what becomes of its probabilities. Which
+shards, and when they are read, scored and written, is psl/label_job.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking
-from psl.loader import fetch_ahead, read_chunks, to_device, to_waveform
+from psl.loader import read_chunks
 from shards.cli import JobError
+from shards.index import Index
 from shards.reader import MemberReader
-from shards.schema import encode_labels
+from shards.schema import ShardError, encode_labels
 from shards.writer import Row
 
-if TYPE_CHECKING:
-    from psl.label import LabelConfig
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """Chunks that a teacher sees together."""
+
+    rows: np.ndarray
+    """[B] the clip of each."""
+    chunks: np.ndarray
+    """[B] its number in the clip."""
+
+
+@dataclass(frozen=True)
+class ShardChunks:
+    """The chunks of one shard, in the order in which a teacher sees them.
+
+    Batches fill across clips and end with the shard, so what a shard holds depends on
+    nothing but the shard: other sizes of a batch round otherwise.
+    """
+
+    rows: np.ndarray
+    """[R] the clips of the shard."""
+    num_chunks: np.ndarray
+    """[R] chunks of each."""
+
+    @staticmethod
+    def of(index: Index, shard: int, chunking: Chunking) -> ShardChunks:
+        """Those of shard number ``shard``."""
+        rows = np.flatnonzero(index.table.shard == shard)
+        return ShardChunks(rows, chunking.num_chunks(index.table.count[rows]))
+
+    def batches(self, batch_size: int) -> list[ChunkBatch]:
+        """All chunks, ``batch_size`` at a time; none if the shard has no clip."""
+        rows = np.repeat(self.rows, self.num_chunks)
+        chunks = np.concatenate([np.arange(n) for n in self.num_chunks] or [rows])
+        starts = range(0, len(rows), batch_size)
+        return [
+            ChunkBatch(rows[at : at + batch_size], chunks[at : at + batch_size])
+            for at in starts
+        ]
+
+
+@dataclass(frozen=True)
+class PcmBatch:
+    """The audio of a ChunkBatch."""
+
+    pcm: np.ndarray
+    """[B, N] int16, zero after each chunk's end, and where it is unreadable."""
+    lengths: np.ndarray
+    """[B] int64, samples before the padding."""
+    unreadable: Mapping[int, str]
+    """Clips that do not decode, by row, and why."""
+
+
+def read_batch(
+    reader: MemberReader,
+    batch: ChunkBatch,
+    chunking: Chunking,
+    memory: BatchMemory,
+    *,
+    forgive: bool,
+) -> PcmBatch:
+    """The audio of a batch.
+
+    Raises ShardError naming the first clip that does not decode; to ``forgive`` means
+    to give zeros for it, so that the batch has the shape that it always has.
+    """
+    try:
+        pcm, lengths = read_chunks(reader, batch.rows, batch.chunks, chunking, memory)
+        return PcmBatch(pcm, lengths, {})
+    except ShardError:
+        if not forgive:
+            raise
+    unreadable: dict[int, str] = {}
+    pcm = memory.take((len(batch.rows), chunking.chunk_samples))
+    counts = reader.index.table.count[batch.rows]
+    starts, stops = chunking.bounds(batch.chunks, counts)
+    pcm[:] = 0
+    for place, row in enumerate(batch.rows.tolist()):
+        try:
+            samples = reader.samples(row, int(starts[place]), int(stops[place]))
+            pcm[place, : len(samples)] = samples
+        except ShardError as error:
+            unreadable[row] = str(error)
+    return PcmBatch(pcm, stops - starts, unreadable)
 
 
 def label_rows(
-    model: nn.Module,
-    reader: MemberReader,
-    rows: np.ndarray,
-    chunking: Chunking,
-    config: LabelConfig,
+    index: Index,
+    shard: ShardChunks,
+    probs: np.ndarray,
+    unreadable: Mapping[int, str],
+    *,
+    teacher: str,
 ) -> Iterator[Row]:
-    """The label rows of clips ``rows``, in their order.
+    """The label rows of a shard from the probabilities of its chunks [sum(K), C].
 
-    Batches fill across clips; ``model`` gives one probability vector per chunk. Raises
-    JobError naming the clip for which it gives no probabilities.
+    An unreadable clip has a row of no chunks. Raises JobError naming clip and teacher
+    where a probability is none.
     """
-    if not len(rows):
-        return
-    num_chunks = chunking.num_chunks(reader.index.table.count[rows])
-    all_rows = np.repeat(rows, num_chunks)
-    all_chunks = np.concatenate([np.arange(n) for n in num_chunks])
-    starts = range(0, len(all_rows), config.batch_size)
-    memory = BatchMemory()
-
-    def fetch(start: int) -> tuple[np.ndarray, np.ndarray]:
-        batch = slice(start, start + config.batch_size)
-        rows, chunks = all_rows[batch], all_chunks[batch]
-        return read_chunks(reader, rows, chunks, chunking, memory)
-
-    device = next(model.parameters()).device
-    probs = []
-    with torch.inference_mode():
-        for pcm, lengths in fetch_ahead(fetch, starts, config.loader):
-            waveform = to_waveform(to_device(pcm, device))
-            clip_probs, _ = model(waveform, to_device(lengths, device))
-            probs.append(clip_probs.cpu().numpy())
-    per_clip = np.split(np.concatenate(probs), np.cumsum(num_chunks)[:-1])
-    for row, clip_probs in zip(rows, per_clip, strict=True):
+    stops = np.cumsum(shard.num_chunks)
+    starts = np.where(
+        np.isin(shard.rows, list(unreadable)), stops, stops - shard.num_chunks
+    )
+    for row, start, stop in zip(shard.rows.tolist(), starts, stops, strict=True):
+        clip_probs = probs[start:stop]
         try:
             data = encode_labels(clip_probs)
         except ValueError as error:
-            place = reader.index.place(int(row))
-            raise JobError(f"{place}: from teacher {config.teacher}: {error}") from None
-        key = reader.index.key(int(row))
-        yield Row(key=key, suffix="npy", data=data, count=len(clip_probs))
+            place = index.place(row)
+            raise JobError(f"{place}: from teacher {teacher}: {error}") from None
+        yield Row(key=index.key(row), suffix="npy", data=data, count=len(clip_probs))

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import zlib
@@ -30,7 +31,7 @@ from shards.schema import FORMAT_VERSION, ShardError, check_key
 from shards.table import Table
 
 PARTS_NAME = ".parts"
-_SETTINGS_NAME = "settings.json"
+SETTINGS_NAME = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,11 @@ class DatasetBuilder:
         """
         if self.finished():
             return False
-        path = self.folder / PARTS_NAME / _SETTINGS_NAME
+        path = self.parts_folder / SETTINGS_NAME
         try:
             self._refuse_other(json.loads(path.read_text()))
         except FileNotFoundError:
-            with self._unless_published():
+            with self.unless_published():
                 write_atomic(path, json.dumps(self._settings()))
         return True
 
@@ -191,23 +192,40 @@ class DatasetBuilder:
 
         ``notes`` may be filled while ``rows`` is consumed.
         """
-        with self._unless_published():
-            if not self._published():
+        with self.unless_published():
+            if not self.is_published():
                 part = write_shard(self.folder / name, rows)
                 part.notes.extend(notes or [])
                 self.record(part)
 
-    def _published(self) -> bool:
+    def is_published(self) -> bool:
+        """Whether the index is there, by whatever process."""
         return (self.folder / INDEX_NAME).exists()
 
     @contextlib.contextmanager
-    def _unless_published(self) -> Iterator[None]:
+    def unless_published(self) -> Iterator[None]:
         """Forgive that a rival has published, and cleared away what is worked on."""
         try:
             yield
         except FileNotFoundError:
-            if not self._published():
+            if not self.is_published():
                 raise
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where processes that make the dataset leave notes; it goes at the end."""
+        return self.folder / PARTS_NAME
+
+    def has_record(self, name: str) -> bool:
+        """Whether shard ``name`` was finished once; part() also looks at its tar."""
+        return self._part_path(name).exists()
+
+    def recorded(self) -> set[str]:
+        """The names for which has_record is true, from one look at the folder."""
+        with contextlib.suppress(FileNotFoundError):
+            names = os.listdir(self.parts_folder)
+            return {n.removesuffix(".json") for n in names if n.endswith(".tar.json")}
+        return set()
 
     def record(self, part: Part) -> None:
         """Note that the shard of ``part`` is there, whole."""
@@ -218,7 +236,7 @@ class DatasetBuilder:
         self._part_path(name).unlink(missing_ok=True)
 
     def _part_path(self, name: str) -> Path:
-        return self.folder / PARTS_NAME / f"{name}.json"
+        return self.parts_folder / f"{name}.json"
 
     def publish(self, names: Collection[str]) -> bool:
         """Write the index over shards ``names``; False while one is missing.
@@ -226,13 +244,13 @@ class DatasetBuilder:
         Any process may call it, at any time and more than once.
         """
         parts = [part for name in names if (part := self.part(name))]
-        if len(parts) == len(names) and not self._published():
-            with self._unless_published():
+        if len(parts) == len(names) and not self.is_published():
+            with self.unless_published():
                 self._publish(parts)
-        if self._published():
-            shutil.rmtree(self.folder / PARTS_NAME, ignore_errors=True)
+        if self.is_published():
+            shutil.rmtree(self.parts_folder, ignore_errors=True)
             remove_leftovers(self.folder)
-        return self._published()
+        return self.is_published()
 
     def _publish(self, parts: list[Part]) -> None:
         index = make_index(

@@ -68,8 +68,9 @@ def state(run_dir: Path) -> str:
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """The content of every file below ``folder``."""
+    """The content of every file below ``folder`` but made.json, which has dates."""
     files = (path for path in folder.rglob("*") if path.is_file())
+    files = (path for path in files if path.name != "made.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

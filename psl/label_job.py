@@ -1,0 +1,284 @@
+"""The shards of a label set that one process makes, read, scored and written at a time.
+
+Owns the order of work: while the teacher scores a batch, threads decode the next ones,
+also those of the next shard, and one thread writes the shard before. Which processes
+there are, and who has which shard, is settled by shards/claims.py alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psl.batch_memory import BatchMemory
+from psl.chunking import Chunking
+from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
+from psl.loader import LoaderConfig, to_device, to_waveform
+from psl.runtime import default_threads
+from psl.stop import StopRequest
+from shards.claims import Claim, ClaimLost, Claims
+from shards.prefetch import Prefetcher
+from shards.reader import MemberReader
+from shards.writer import DatasetBuilder
+
+SHARDS_IN_HAND = 3
+"""Claimed by one process at a time: one being read, one scored and one written."""
+SHARDS_AHEAD = 3
+"""Remote shards fetched while the first of them is labelled."""
+LOOK_SECONDS = (0.1, 5.0)
+"""Between two looks at the folder when nothing is free: at first, and at most."""
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Waveforms [B, N] float32 in [-1, 1) and their lengths [B] -> probabilities [B, C]."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is labelled with what; the same for all processes of a job."""
+
+    reader: MemberReader
+    chunking: Chunking
+    builder: DatasetBuilder
+    score: Score
+    device: torch.device
+    batch_size: int
+    loader: LoaderConfig
+    teacher: str
+    """Its name, for messages."""
+    forgive: bool
+    """Whether a clip that does not decode is counted, rather than an error."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of all shards, by number."""
+        return [shard.name for shard in self.reader.index.shards]
+
+
+@dataclass
+class _Shard:
+    """A shard in hand."""
+
+    claim: Claim
+    chunks: ShardChunks
+    batches_left: int
+    probs: list[Tensor] = field(default_factory=list)
+    """[B, C] on the host, or on the way there."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+class ShardQueue:
+    """The shards that are left, taken one at a time."""
+
+    def __init__(
+        self, names: Sequence[str], builder: DatasetBuilder, claims: Claims
+    ) -> None:
+        self._builder, self._claims = builder, claims
+        # every process begins elsewhere, so that they seldom want the same shard
+        start = int(claims.token, 16) % len(names)
+        self.order = [*names[start:], *names[:start]]
+        self.done: set[str] = set()
+        """Names of the shards that were done at the last look."""
+        self._candidates: deque[str] = deque()
+        self._next_look, self._pause = 0.0, LOOK_SECONDS[0]
+
+    @property
+    def all_done(self) -> bool:
+        """Whether every shard was done at the last look."""
+        return len(self.done) == len(self.order)
+
+    def take(self) -> Claim | None:
+        """Claim a shard; None if none is free now, or was none a moment ago."""
+        while self._candidates or self._look():
+            name = self._candidates.popleft()
+            if self._builder.has_record(name):
+                continue
+            if (claim := self._claims.take(name)) is None:
+                continue
+            if self._builder.has_record(name):  # done before we had the claim
+                claim.release()
+                continue
+            self._next_look, self._pause = 0.0, LOOK_SECONDS[0]
+            return claim
+        return None
+
+    def upcoming(self, name: str) -> list[str]:
+        """The shards that are likely to be taken after ``name``."""
+        return [name, *list(self._candidates)[: SHARDS_AHEAD - 1]]
+
+    def _look(self) -> bool:
+        """List the folder, unless that was a moment ago; whether there are any left."""
+        if time.monotonic() < self._next_look:
+            return False
+        self.done = self._builder.recorded() & set(self.order)
+        self._candidates = deque(name for name in self.order if name not in self.done)
+        self._next_look = time.monotonic() + self._pause
+        longest = min(LOOK_SECONDS[1], self._claims.lease_seconds / 4)
+        self._pause = min(1.5 * self._pause, longest)
+        return bool(self._candidates)
+
+
+class ShardWorker:
+    """Makes shards for as long as there are any to be had."""
+
+    def __init__(
+        self,
+        work: Work,
+        queue: ShardQueue,
+        claims: Claims,
+        *,
+        prefetcher: Prefetcher,
+        stop: StopRequest,
+        on_written: Callable[[int], object],
+    ) -> None:
+        """``on_written`` gets the number of clips of each shard that was written."""
+        self._work, self._queue, self._claims = work, queue, claims
+        self._prefetcher, self._stop, self._on_written = prefetcher, stop, on_written
+        self._memory = BatchMemory()
+        self._numbers = {name: number for number, name in enumerate(work.names)}
+        self._reading: _Shard
+        self._batches: Iterator[ChunkBatch] = iter(())
+        self._writes: deque[Future[None]] = deque()
+        self._num_reading = 0
+        self.num_unreadable = 0
+        """Clips that did not decode, in shards that this process has written."""
+        self.unreadable = ""
+        """The last of them, and why."""
+
+    def run(self) -> None:
+        """Label shards until all are done or claimed by others, or a stop is asked for.
+
+        All that was begun is then written, or after a stop given up. Raises ShardError
+        or JobError naming the clip that cannot be labelled, OSError for a full disk.
+        """
+        threads = self._work.loader.threads or default_threads()
+        with (
+            ThreadPoolExecutor(threads, "label read") as readers,
+            ThreadPoolExecutor(1, "label write") as self._writer,
+        ):
+            try:
+                for shard, batch in self._read_ahead(readers):
+                    self._score(shard, batch)
+                    self._claims.progress()
+                    if self._stop.is_made:
+                        return
+                while self._writes:
+                    self._wait_for_write()
+            finally:
+                for write in self._writes:
+                    write.cancel()
+
+    def _read_ahead(
+        self, readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[_Shard, PcmBatch]]:
+        """Batches in the order of scoring, the next ones being read meanwhile."""
+        pending: deque[tuple[_Shard, Future[PcmBatch]]] = deque()
+        try:
+            while True:
+                while len(pending) <= self._work.loader.prefetch:
+                    if (batch := self._next_batch()) is None:
+                        break
+                    pending.append((self._reading, readers.submit(self._read, batch)))
+                if pending:
+                    shard, future = pending.popleft()
+                    yield shard, future.result()
+                elif self._writes:  # too much in hand to take another shard
+                    self._wait_for_write()
+                else:
+                    return
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def _next_batch(self) -> ChunkBatch | None:
+        """The next batch to read, of a new shard if need be; None if there is none."""
+        while (batch := next(self._batches, None)) is None:
+            self._check_writes()
+            if self._num_reading + len(self._writes) >= SHARDS_IN_HAND:
+                return None
+            if (claim := self._queue.take()) is None:
+                return None
+            self._begin(claim)
+        return batch
+
+    def _begin(self, claim: Claim) -> None:
+        self._prefetcher.want(
+            [self._numbers[name] for name in self._queue.upcoming(claim.name)]
+        )
+        work, number = self._work, self._numbers[claim.name]
+        chunks = ShardChunks.of(work.reader.index, number, work.chunking)
+        batches = chunks.batches(work.batch_size)
+        self._reading = _Shard(claim, chunks, len(batches))
+        self._batches, self._num_reading = iter(batches), self._num_reading + 1
+        if not batches:
+            self._finish(self._reading)
+
+    def _read(self, batch: ChunkBatch) -> PcmBatch:
+        work = self._work
+        return read_batch(
+            work.reader, batch, work.chunking, self._memory, forgive=work.forgive
+        )
+
+    def _score(self, shard: _Shard, batch: PcmBatch) -> None:
+        """Have the teacher look at a batch; on a GPU, without waiting for it."""
+        shard.unreadable.update(batch.unreadable)
+        if not shard.claim.lost:
+            device = self._work.device
+            waveform = to_waveform(to_device(batch.pcm, device))
+            probs = self._work.score(waveform, to_device(batch.lengths, device))
+            shard.probs.append(probs.to("cpu", non_blocking=True))
+        shard.batches_left -= 1
+        if not shard.batches_left:
+            self._finish(shard)
+
+    def _finish(self, shard: _Shard) -> None:
+        """Have a scored shard written."""
+        self._num_reading -= 1
+        scored = None
+        if self._work.device.type == "cuda":
+            scored = torch.cuda.Event()
+            scored.record()
+        self._writes.append(self._writer.submit(self._write, shard, scored))
+
+    def _write(self, shard: _Shard, scored: torch.cuda.Event | None) -> None:
+        """Write a shard, unless another process has taken it over. In its thread."""
+        if scored is not None:
+            scored.synchronize()
+        work, claim = self._work, shard.claim
+        index = work.reader.index
+        probs = np.concatenate(
+            [np.zeros((0, len(index.classes)), np.float32)]
+            + [batch.numpy() for batch in shard.probs]
+        )
+        rows = label_rows(
+            index, shard.chunks, probs, shard.unreadable, teacher=work.teacher
+        )
+        notes = [
+            [index.key(row), "unlabelled", reason]
+            for row, reason in sorted(shard.unreadable.items())
+        ]
+        try:
+            if work.builder.begin():  # refuses again: two jobs may begin at one moment
+                work.builder.add(claim.name, claim.guard(rows), notes)
+            if notes:
+                self.num_unreadable += len(notes)
+                self.unreadable = notes[-1][2]
+            self._on_written(len(shard.chunks.rows))
+        except ClaimLost:
+            print(f"{claim.name}: taken over by another process, which labels it")
+        finally:
+            claim.release()
+
+    def _check_writes(self) -> None:
+        while self._writes and self._writes[0].done():
+            self._wait_for_write()
+
+    def _wait_for_write(self) -> None:
+        """Wait for the oldest write; its error is raised here."""
+        self._writes.popleft().result()

@@ -1,0 +1,224 @@
+"""How far a labelling job is: done, claimed and left, its speed and the time left.
+
+Owns two small files: ``.parts/job.json``, what there is to do, and ``made.json`` beside
+the index, when the set was made. The latter is the one file that differs between two
+runs; it stands apart so that all others are the same bytes. Writes nothing to look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from psl.status import EXIT_RUNNING
+from shards import __version__
+from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
+from shards.cli import EXIT_DONE, EXIT_FAILED
+from shards.files import write_atomic
+from shards.index import INDEX_NAME, Index, read_index
+from shards.schema import ShardError
+from shards.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
+
+JOB_NAME = "job.json"
+MADE_NAME = "made.json"
+SPEED_SECONDS = 900.0
+"""The speed is that of the last quarter of an hour."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands; ``--json`` prints it as it is."""
+
+    folder: str
+    state: str
+    """done; running; or idle: not done, and no process works on it."""
+    shards: int
+    shards_done: int
+    shards_claimed: int
+    shards_left: int
+    """Neither done nor claimed by a process that seems to live."""
+    clips: int
+    clips_done: int
+    clips_unlabelled: int | None
+    """Clips that did not decode; None before the end."""
+    workers: int
+    """Processes that seem to live, those that wait for others too."""
+    claims: list[dict[str, Any]]
+    """Shard, holder, age in s of the last sign of life, and whether that is too old."""
+    clips_per_second: float | None
+    """Of all processes together; None while nothing is known."""
+    seconds_left: float | None
+
+
+def note_job(builder: DatasetBuilder, index: Index) -> None:
+    """Write what there is to do, once a job."""
+    path = builder.parts_folder / JOB_NAME
+    if not path.exists():
+        sizes = {shard.name: shard.num_clips for shard in index.shards}
+        with builder.unless_published():
+            write_atomic(path, json.dumps(sizes))
+
+
+def note_made(builder: DatasetBuilder) -> None:
+    """Write when the set was begun and finished."""
+    begun = (builder.parts_folder / SETTINGS_NAME).stat().st_mtime
+    facts = {
+        "begun": _iso(begun),
+        "finished": _iso(time.time()),
+        "labelled_by": f"psl {__version__}",
+    }
+    write_atomic(builder.folder / MADE_NAME, json.dumps(facts, indent=1) + "\n")
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def progress(folder: Path) -> Progress:
+    """How the job in ``folder`` stands; ShardError if there is none."""
+    try:
+        sizes = json.loads((folder / PARTS_NAME / JOB_NAME).read_text())
+        start = (folder / PARTS_NAME / SETTINGS_NAME).stat().st_mtime
+        times = _record_times(folder / PARTS_NAME)
+    except (FileNotFoundError, ValueError):
+        if (folder / INDEX_NAME).exists():
+            return _finished(folder)
+        raise ShardError(
+            f"{folder}: no label job was begun there, and no label set is there; "
+            "expected the folder that out= of psl.label names"
+        ) from None
+    claims = list_held(folder / PARTS_NAME, CLAIM_SUFFIX)
+    workers = list_held(folder / PARTS_NAME, WORKER_SUFFIX).values()
+    return measure(sizes, times, claims, list(workers), start=start, folder=str(folder))
+
+
+def measure(
+    sizes: dict[str, int],
+    times: dict[str, float],
+    claims: dict[str, Held],
+    workers: Sequence[Held],
+    *,
+    start: float,
+    folder: str,
+) -> Progress:
+    """A job of shards with ``sizes`` clips, some of them done at ``times``, s.
+
+    ``start`` is when it was begun. Pure but for the clock and whether processes of
+    this machine are alive.
+    """
+    done = times.keys() & sizes.keys()
+    live = [worker for worker in workers if not worker.is_stale]
+    claimed = [n for n, held in claims.items() if n in sizes and not held.is_stale]
+    num_claimed = len(set(claimed) - done)
+    clips_done = sum(sizes[name] for name in done)
+    left = sum(sizes.values()) - clips_done
+    now = time.time()
+    joined = [worker.holder.since for worker in live if worker.holder]
+    since = max([start, now - SPEED_SECONDS, *([min(joined)] if joined else [])])
+    recent = sum(sizes[name] for name in done if times[name] >= since)
+    speed = recent / (now - since) if recent and now > since else None
+    return Progress(
+        folder=folder,
+        state="running" if live else "idle",
+        shards=len(sizes),
+        shards_done=len(done),
+        shards_claimed=num_claimed,
+        shards_left=len(sizes) - len(done) - num_claimed,
+        clips=sum(sizes.values()),
+        clips_done=clips_done,
+        clips_unlabelled=None,
+        workers=len(live),
+        claims=[
+            {"shard": name, "by": held.name, "age": held.age, "stale": held.is_stale}
+            for name, held in sorted(claims.items())
+            if name not in done
+        ],
+        clips_per_second=speed,
+        seconds_left=left / speed if speed and live else None,
+    )
+
+
+def _record_times(parts: Path) -> dict[str, float]:
+    """When each finished shard was recorded, by name."""
+    return {
+        path.name.removesuffix(".json"): path.stat().st_mtime
+        for path in parts.glob("*.tar.json")
+    }
+
+
+def _finished(folder: Path) -> Progress:
+    index = read_index(folder, kind="labels")
+    return Progress(
+        folder=str(folder),
+        state="done",
+        shards=len(index.shards),
+        shards_done=len(index.shards),
+        shards_claimed=0,
+        shards_left=0,
+        clips=len(index),
+        clips_done=len(index),
+        clips_unlabelled=int((index.table.count == 0).sum()),
+        workers=0,
+        claims=[],
+        clips_per_second=None,
+        seconds_left=0.0,
+    )
+
+
+def render(found: Progress) -> str:
+    """A progress for people."""
+    share = found.clips_done / found.clips if found.clips else 1.0
+    lines = [
+        f"{found.folder}: {found.state}",
+        f"  shards  {found.shards_done:,} done, {found.shards_claimed:,} claimed, "
+        f"{found.shards_left:,} left",
+        f"  clips   {found.clips_done:,} of {found.clips:,} done ({share:.1%})",
+    ]
+    if found.clips_unlabelled:
+        lines.append(
+            f"          {found.clips_unlabelled:,} of them could not be labelled"
+        )
+    if found.state != "done":
+        lines.append(f"  workers {found.workers:,}")
+        speed = found.clips_per_second
+        lines.append(
+            f"  speed   {f'{speed:.1f} clips/s' if speed else 'not known yet'}"
+        )
+    if found.seconds_left is not None and found.state == "running":
+        lines.append(f"  left    about {_duration(found.seconds_left)}")
+    for claim in found.claims:
+        stale = "; taken to be dead" if claim["stale"] else ""
+        lines.append(
+            f"  {claim['shard']}: {claim['by']}, seen {claim['age']:.0f} s ago{stale}"
+        )
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line of ``python -m psl.label --status``."""
+    exits = {"done": EXIT_DONE, "running": EXIT_RUNNING, "idle": EXIT_FAILED}
+    codes = ", ".join(f"{state} {code}" for state, code in exits.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m psl.label",
+        description=f"Show how far a label set is; exits with its state: {codes}.",
+        epilog="example: python -m psl.label --status data/labels_2s",
+    )
+    parser.add_argument("--status", metavar="DIR", required=True, help="label set")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    args = parser.parse_args(words)
+    found = progress(Path(args.status))
+    print(json.dumps(asdict(found), indent=1) if args.json else render(found))
+    parser.exit(exits[found.state])

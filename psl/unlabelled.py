@@ -1,0 +1,63 @@
+"""Clips that a teacher could not label: how many there may be, and which they are.
+
+Owns unlabelled.csv beside the labels, and the limits on both sides: when a set is
+made, and when a student trains on it. Such a clip has a row of no chunks.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+import numpy as np
+
+from shards.files import write_atomic
+from shards.index import Index
+from shards.schema import ShardError
+from shards.writer import DatasetBuilder, Part
+
+REPORT_NAME = "unlabelled.csv"
+
+
+def check_report(
+    builder: DatasetBuilder, parts: Iterable[Part], limit: float, num_clips: int
+) -> None:
+    """Write the report of a set that is about to be published, if there is any to.
+
+    Raises ShardError if more than ``limit`` of all clips could not be labelled; their
+    shards are then tried again by the next run.
+    """
+    found = {part.shard.name: part.notes for part in parts if part.notes}
+    notes = [note for shard_notes in found.values() for note in shard_notes]
+    if not notes:
+        return
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([["key", "status", "reason"], *notes])
+    write_atomic(builder.folder / REPORT_NAME, buffer.getvalue())
+    if len(notes) > limit * num_clips:
+        for name in found:
+            builder.forget(name)
+        raise too_many(len(notes), num_clips, str(builder.folder), notes[0][2])
+
+
+def too_many(number: int, num_clips: int, where: str, first: str) -> ShardError:
+    """The error of a set with more unlabelled clips than are allowed."""
+    return ShardError(
+        f"{where}: {number} of {num_clips} clips cannot be labelled (such as {first}); "
+        f"mend them, or accept up to a fraction F of them with max_unlabelled=F"
+    )
+
+
+def check_allowed(labels: Index, limit: float) -> int:
+    """The number of clips without labels; ValueError if more than ``limit`` of all."""
+    without = np.flatnonzero(labels.table.count == 0)
+    if len(without) > limit * len(labels):
+        raise ValueError(
+            f"{labels.where}: {len(without)} of {len(labels)} clips have no labels, as "
+            f"their audio did not decode (first: {labels.place(int(without[0]))}); "
+            "label again, or leave out up to a fraction F of the clips with "
+            "data.max_unlabelled=F"
+        )
+    return len(without)
