@@ -62,7 +62,9 @@ def check_label_chunks(labels: Index, audio: Index, chunking: Chunking) -> None:
             f"{labels.where}: labels are for {found}, but chunk_seconds asks for "
             f"{expected}; set chunk_seconds to the labels', or label again"
         )
-    wrong = np.flatnonzero(labels.table.count != chunking.num_chunks(audio.table.count))
+    labelled = labels.table.count > 0  # the others, psl/unlabelled.py limits
+    right = labels.table.count == chunking.num_chunks(audio.table.count)
+    wrong = np.flatnonzero(labelled & ~right)
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psl.status import EXIT_RUNNING
+from psl.unlabelled import count_unlabelled
 from shards import __version__
 from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.cli import EXIT_DONE, EXIT_FAILED
@@ -162,7 +163,7 @@ def _finished(folder: Path) -> Progress:
         shards_left=0,
         clips=len(index),
         clips_done=len(index),
-        clips_unlabelled=int((index.table.count == 0).sum()),
+        clips_unlabelled=count_unlabelled(index),
         workers=0,
         claims=[],
         clips_per_second=None,

@@ -25,6 +25,7 @@ from psl.chunking import Chunking, check_label_chunks
 from psl.config import STRICT
 from psl.losses import mix_targets
 from psl.runtime import default_threads, num_local_processes
+from psl.unlabelled import check_allowed, count_unlabelled
 from shards.balance import sampling_weights
 from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.index import Index
@@ -181,9 +182,14 @@ class TrainingData:
         *,
         chunk_seconds: float,
         alpha: float,
+        max_unlabelled: float = 0.0,
         loader: LoaderConfig | None = None,
     ) -> TrainingData:
-        """Open and join; raises ShardError or ValueError if they do not fit."""
+        """Open and join; raises ShardError or ValueError if they do not fit.
+
+        Up to ``max_unlabelled`` of the clips may have a label row of no chunks; they
+        are left out of the plan.
+        """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
         folders = open_each(audio_folders, kind="audio")
@@ -196,6 +202,7 @@ class TrainingData:
             index = open_indexes(label_folders, kind="labels")
             check_join(audio, index)
             check_label_chunks(index, audio, chunking)
+            check_allowed(index, max_unlabelled)
             labels = MemberReader(index, cache)
         sizes = tuple(len(folder) for folder in folders)
         reader = MemberReader(audio, cache)
@@ -219,6 +226,8 @@ class TrainingData:
         if balance is not None:
             check_has_labels(index, "balance")
         num_chunks = self.chunking.num_chunks(index.table.count)
+        if self.labels is not None:
+            num_chunks[self.labels.index.table.count == 0] = 0
         return Plan(
             num_chunks=num_chunks,
             clips_per_shard=np.array([shard.num_clips for shard in index.shards]),
@@ -269,6 +278,11 @@ class TrainingData:
                 f"machine has {prefetcher.max_bytes / 1e9:.3g} GB of the cache; set "
                 f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
             )
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Clips that are left out because they could not be labelled."""
+        return count_unlabelled(self.labels.index) if self.labels else 0
 
     @property
     def fingerprint(self) -> str:

@@ -62,6 +62,8 @@ def begin_run(
 ) -> tuple[Run, TrainingState]:
     """Open everything, check that it fits, and take up the newest checkpoint."""
     data, plan = _open_data(config)
+    if accelerator.is_main_process and (left_out := data.num_unlabelled):
+        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
     valid = open_index(config.data.valid, kind="audio")
     classes = data.audio.index.classes
     for index in (data.audio.index, valid):
@@ -110,6 +112,7 @@ def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
         config.data.labels,
         chunk_seconds=config.data.chunk_seconds,
         alpha=config.data.alpha,
+        max_unlabelled=config.data.max_unlabelled,
         loader=config.loader,
     )
     plan = data.plan(

@@ -56,6 +56,9 @@ class DataConfig:
     """Audio dataset that chooses the best checkpoint; not the one you report."""
     labels: list[str] | None = None
     """Label datasets, one for each of audio; null trains on the weak labels."""
+    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the clips that may be left out because psl.label could not label
+    them; 0 refuses such labels."""
     chunk_seconds: float = Field(default=10.0, gt=0)
     """Length of a training example, s; that of the labels if there are any."""
     alpha: float = Field(default=1.0, ge=0, le=1)

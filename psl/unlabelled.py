@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
-
-import numpy as np
 
 from shards.files import write_atomic
 from shards.index import Index
@@ -50,14 +49,18 @@ def too_many(number: int, num_clips: int, where: str, first: str) -> ShardError:
     )
 
 
-def check_allowed(labels: Index, limit: float) -> int:
-    """The number of clips without labels; ValueError if more than ``limit`` of all."""
-    without = np.flatnonzero(labels.table.count == 0)
-    if len(without) > limit * len(labels):
+def count_unlabelled(labels: Index) -> int:
+    """The clips of a label set that could not be labelled."""
+    return int((labels.table.count == 0).sum())
+
+
+def check_allowed(labels: Index, limit: float) -> None:
+    """ValueError if more than ``limit`` of all clips could not be labelled."""
+    number = count_unlabelled(labels)
+    if number > limit * len(labels):
+        first = labels.place(int((labels.table.count == 0).argmax()))
         raise ValueError(
-            f"{labels.where}: {len(without)} of {len(labels)} clips have no labels, as "
-            f"their audio did not decode (first: {labels.place(int(without[0]))}); "
-            "label again, or leave out up to a fraction F of the clips with "
-            "data.max_unlabelled=F"
+            f"{first} and {number - 1} more of {len(labels)} clips have no labels, as "
+            "their audio did not decode; label again, or leave them out with "
+            f"data.max_unlabelled={math.ceil(1e4 * number / len(labels)) / 1e4:g}"
         )
-    return len(without)

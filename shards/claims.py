@@ -33,7 +33,10 @@ STALL_LEASES = 5
 """A process that gets nowhere for so many leases stops refreshing: it hangs."""
 UNKNOWN_LEASE_SECONDS = 60.0
 """Of a claim whose holder died between creating and writing it."""
-_TAKEN_MARK = ".taken-"
+LOCK_SECONDS = 10.0
+"""A claim is locked for the instant in which it is replaced or removed; older locks
+are of processes that died in it."""
+LOCK_TRIES = 100
 
 Item = TypeVar("Item")
 
@@ -185,7 +188,7 @@ class Claims:
             found = self._read(path)
             if found is None or not found.is_stale:
                 return None
-            if not _remove(path, found.holder) or not self._create(path):
+            if not self._replace(path):
                 return None
         claim = Claim(self, name)
         with self._mutex:
@@ -202,7 +205,15 @@ class Claims:
         """End a claim, whether lost or not."""
         with self._mutex:
             self._held.pop(claim.name, None)
-        _remove(self._path(claim.name), self._me)
+        path = self._path(claim.name)
+        with contextlib.suppress(FileNotFoundError):  # the folder has served its end
+            for _ in range(LOCK_TRIES):
+                with self._locked(path) as locked:
+                    if locked:
+                        if self.has(claim.name):
+                            path.unlink()
+                        return
+                time.sleep(LOCK_SECONDS / LOCK_TRIES)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{CLAIM_SUFFIX}"
@@ -229,6 +240,37 @@ class Claims:
         except FileNotFoundError:
             return None
         return Held(holder, self._worker.stat().st_mtime - time_of)
+
+    def _replace(self, path: Path) -> bool:
+        """Put ours in the place of a stale claim; False if another does, or did so.
+
+        By a rename, so that there is no moment without a claim.
+        """
+        with self._locked(path) as locked:
+            found = self._read(path) if locked else None
+            if found is None or not found.is_stale:
+                return False
+            ours = path.with_name(f"{path.name}.{self._token}")
+            ours.write_text(json.dumps(asdict(self._me)))
+            os.rename(ours, path)
+            return True
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path) -> Iterator[bool]:
+        """Whether we alone may replace or remove a claim, during the block."""
+        lock = path.with_name(f"{path.name}.lock")
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            found = self._read(lock)
+            if found and found.age > LOCK_SECONDS:
+                lock.unlink(missing_ok=True)  # somebody died in such an instant
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.unlink(missing_ok=True)
 
     def _keep(self) -> None:
         """Refresh what we have, and note what we have lost."""
@@ -259,27 +301,6 @@ def list_held(folder: Path, suffix: str) -> dict[str, Held]:
             holder, time_of = _read_holder(path)
             found[path.name.removesuffix(suffix)] = Held(holder, time.time() - time_of)
     return found
-
-
-def _remove(path: Path, holder: Holder | None) -> bool:
-    """Remove the claim of ``holder``; False if it is another's by now, which stays.
-
-    Renamed first, so that of several processes one has it, and can look at what it
-    has before it is gone.
-    """
-    taken = path.with_name(f"{path.name}{_TAKEN_MARK}{secrets.token_hex(8)}")
-    try:
-        if _read_holder(path)[0] != holder:
-            return False
-        os.rename(path, taken)
-    except FileNotFoundError:
-        return False
-    is_right = _read_holder(taken)[0] == holder
-    if not is_right:  # replaced since we looked, microseconds ago: put it back
-        with contextlib.suppress(OSError):  # its holder will notice, and stop
-            os.link(taken, path)
-    taken.unlink(missing_ok=True)
-    return is_right
 
 
 def _read_holder(path: Path) -> tuple[Holder | None, float]:

@@ -225,6 +225,7 @@ def _read_table(
         shard_clips=np.array([shard.num_clips for shard in shards], np.int64),
         shard_bytes=np.array([shard.num_bytes for shard in shards], np.int64),
         num_classes=meta["num_classes"] if is_audio else 0,
+        min_count=1 if is_audio else 0,  # 0 for a clip that could not be labelled
         max_count=_max_count(meta),
         least_bytes=_least_bytes(meta),
         where=path,

@@ -72,6 +72,7 @@ def _labels(index: Index) -> dict[str, Any]:
     report: dict[str, Any] = {
         "chunks": int(index.table.count.sum(dtype=np.int64)),
         "chunks_per_clip": _spread(index.table.count),
+        "clips_unlabelled": int((index.table.count == 0).sum()),
     }
     if rate := index.properties.get("sample_rate"):
         for what in ("chunk", "hop"):
@@ -170,6 +171,8 @@ def _label_facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "chunk_seconds" in report and "hop_seconds" in report:
         text += f"; of {report['chunk_seconds']:g} s, every {report['hop_seconds']:g} s"
     yield "chunks", text
+    if report["clips_unlabelled"]:
+        yield "unlabelled", f"{report['clips_unlabelled']:,} clips that did not decode"
     yield "classes", f"{report['num_classes']:,}"
 
 

@@ -158,6 +158,7 @@ def check_table(
     shard_clips: np.ndarray,
     shard_bytes: np.ndarray,
     num_classes: int,
+    min_count: int,
     max_count: int,
     least_bytes: int,
     where: str,
@@ -165,9 +166,9 @@ def check_table(
     """ShardError naming the first row that cannot be a row of these shards.
 
     ``shard_clips`` and ``shard_bytes`` [S] int64 say how many clips and bytes each
-    shard has. Weak labels lie below ``num_classes``; a member has 1 to ``max_count``
-    samples or chunks of at least ``least_bytes`` bytes each. 2 million rows take about
-    0.3 s (2026-11-22).
+    shard has. Weak labels lie below ``num_classes``; a member has ``min_count`` to
+    ``max_count`` samples or chunks of at least ``least_bytes`` bytes each. 2 million
+    rows take about 0.3 s (2026-11-22).
     """
     num_rows = int(shard_clips.sum())
     lengths = {name: len(getattr(table, name)) for name in COLUMNS}
@@ -184,7 +185,7 @@ def check_table(
         "offset": (table.offset < 512)
         | (table.offset % 512 != 0)
         | (table.offset > room - table.size),
-        "count": (table.count < 1)
+        "count": (table.count < min_count)
         | (table.count > max_count)
         | (table.count.astype(np.int64) * least_bytes > table.size),
     }

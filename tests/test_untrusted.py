@@ -277,6 +277,7 @@ def test_full_audioset_is_checked_within_a_moment_and_little_memory() -> None:
             shard_clips=clips,
             shard_bytes=clips * 321_536 + 10240,
             num_classes=527,
+            min_count=1,
             max_count=9_600_000,
             least_bytes=2,
             where="here",

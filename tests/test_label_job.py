@@ -1,0 +1,528 @@
+"""The labelling job: kills, frozen and dead processes, bad clips, progress, overlap."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from psl import label, label_job, train
+from psl.label_status import measure
+from psl.loader import TrainingData
+from shards.claims import Held, Holder
+from shards.cli import JobError
+from shards.index import open_index
+from shards.reader import MemberReader
+from shards.schema import ShardError
+from shards.verify import verify
+from tests.conftest import Run, write_source
+from tests.label_workers import GO_NAME, start_workers
+from tests.learning import REPOSITORY, folder_bytes, tiny_config
+
+NUM_SHARDS, CLIPS_PER_SHARD = 40, 2
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """80 clips of 1 s in 40 shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("audio")
+    source = write_source(
+        folder / "source", num_clips=NUM_SHARDS * CLIPS_PER_SHARD, seconds=1
+    )
+    words = [*source.pack_arguments(folder / "packed"), "--clips-per-shard", "2"]
+    result = run("shards.pack", *words)
+    assert result.returncode == 0, result.stderr
+    return folder / "packed"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, audio: Path) -> Path:
+    """A run of one epoch; not to be changed."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train.main(tiny_config(folder, audio, "epochs=1"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def words(teacher: Path, audio: Path) -> list[str]:
+    """Words of ``psl.label`` but for out=: 8 chunks a shard, in 4 batches."""
+    words = [f"teacher={teacher}", f"audio={audio}", "chunk_seconds=0.25"]
+    return [*words, "batch_size=2", "loader.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
+    """The labels that one undisturbed process makes."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    label.main([*words, f"out={folder}"])
+    verify(folder)
+    return folder
+
+
+def records(folder: Path) -> int:
+    """Shards of ``folder`` that are done."""
+    return len(list((folder / ".parts").glob("*.tar.json")))
+
+
+def claimed(folder: Path) -> list[Path]:
+    return list((folder / ".parts").glob("*.tar.claim"))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def assert_labelled_once(job_folder: Path, out: Path, whole: Path) -> None:
+    """No shard was recorded twice, and the end is that of an undisturbed run."""
+    names = Counter((job_folder / "recorded").read_text().splitlines())
+    assert set(names.values()) == {1} and len(names) <= NUM_SHARDS
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+# Death
+
+
+def test_twenty_kills_of_three_workers_change_no_byte_and_repeat_no_shard(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """A month on nodes that come and go would end in labels that nobody trusts."""
+    rng, out, folder = random.Random(5), tmp_path / "out", tmp_path / "job"
+    words = [*words, f"out={out}", "lease_seconds=600"]
+    jobs = [start_workers(folder, words, seconds=0.05) for _ in range(3)]
+    for number in range(20):
+        time.sleep(rng.random() * 0.5)
+        jobs.pop(rng.randrange(len(jobs))).kill()
+        for _ in range(max(0, rng.randint(1, 3) - len(jobs))):  # another count
+            jobs.append(start_workers(folder, words, seconds=0.05))
+        assert not (out / "index.json").exists(), f"done before kill {number}"
+    for job in jobs:
+        job.kill()
+    assert 0 < records(out) < NUM_SHARDS
+    (folder / GO_NAME).touch()
+    last = start_workers(folder, words, number=2)
+    assert last.wait() == [0, 0], last.output
+    assert_labelled_once(folder, out, whole)
+
+
+def test_a_worker_frozen_past_its_lease_is_replaced_and_spoils_nothing(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """A node that hangs for an hour would stop the job, or come back and overwrite."""
+    out, folder = tmp_path / "out", tmp_path / "job"
+    words = [*words, f"out={out}", "lease_seconds=1"]
+    frozen = start_workers(folder, words, seconds=0.05)
+    frozen.wait_until(lambda: records(out) > 1 and bool(claimed(out)))
+    (rank,) = frozen.ranks
+    assert rank.pid is not None
+    os.kill(rank.pid, signal.SIGSTOP)
+    (folder / GO_NAME).touch()
+    other = start_workers(folder, words)
+    assert other.wait() == [0], other.output
+    assert (out / "index.json").exists()
+    os.kill(rank.pid, signal.SIGCONT)
+    assert frozen.wait() == [0], frozen.output
+    assert_labelled_once(folder, out, whole)
+
+
+def test_the_shards_of_a_dead_machine_are_taken_and_those_of_a_living_are_not(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """The job would never end, or two machines would label the same."""
+    out = tmp_path / "out"
+    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=10)
+    job.wait_until(lambda: bool(claimed(out)))
+    job.kill()
+    for path in claimed(out):
+        path.unlink()
+    holder = Holder("feed", "elsewhere", 1, "another boot", 1, 0.0, 60.0)
+    for name, age in (("000003.tar", 90), ("000007.tar", 0)):
+        path = out / ".parts" / f"{name}.claim"
+        path.write_text(json.dumps(vars(holder)))
+        os.utime(path, (time.time() - age,) * 2)
+    more = [f"out={out}", "wait=false"]
+    job = start_workers(tmp_path / "job", [*words, *more])
+    assert job.wait() == [0] and "other shards are still missing" in job.output
+    missing = {path.name for path in whole.glob("*.tar")} - {
+        path.name for path in out.glob("*.tar")
+    }
+    assert missing == {"000007.tar"}
+    (out / ".parts" / "000007.tar.claim").unlink()
+    label.main([*words, *more])
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_a_worker_waits_for_the_others_and_does_what_they_leave(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """The last shards would be lost with whoever dies last, until somebody looks."""
+    out, folder = tmp_path / "out", tmp_path / "job"
+    words = [*words, f"out={out}", "lease_seconds=600"]
+    slow = start_workers(folder, words, seconds=100)
+    slow.wait_until(lambda: bool(claimed(out)))
+    waiting = start_workers(tmp_path / "fast", words)
+    waiting.wait_until(lambda: records(out) + len(claimed(out)) == NUM_SHARDS)
+    time.sleep(0.5)
+    assert waiting.ranks[0].is_alive() and not (out / "index.json").exists()
+    slow.kill()
+    assert waiting.wait() == [0], waiting.output
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_worker_that_is_asked_to_stop_gives_its_claims_back_and_ends(
+    words: list[str], whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Others would wait for its lease, and a batch script not know to requeue."""
+    out, folder = tmp_path / "out", tmp_path / "job"
+    words = [*words, f"out={out}", "lease_seconds=600"]
+    job = start_workers(folder, words, seconds=0.2)
+    job.wait_until(lambda: records(out) > 0 and bool(claimed(out)))
+    pid = job.ranks[0].pid
+    assert pid is not None
+    os.kill(pid, number)
+    assert job.wait(20) == [75]
+    assert f"stopped by {number.name}" in job.output and "Traceback" not in job.output
+    left = {path.name for path in (out / ".parts").iterdir()}
+    assert not [name for name in left if "claim" in name or "worker" in name]
+    label.main([*words])
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_of_two_settings_in_one_folder_at_one_moment_one_is_refused(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """The set would hold labels of two kinds, in shards that look alike."""
+    out = tmp_path / "out"
+    words = [*words, f"out={out}"]
+    first = start_workers(tmp_path / "1", words, seconds=0.02)
+    second = start_workers(tmp_path / "2", [*words, "precision=bf16"], seconds=0.02)
+    ended = {first.wait()[0]: first, second.wait()[0]: second}
+    assert ended.keys() == {0, 78}, first.output + second.output
+    assert "already holds labels made with precision" in ended[78].output
+    if ended[0] is first:
+        assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_a_disk_full_at_the_first_shard_leaves_it_to_be_taken_again(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """A claim, or half a file, would stay where no process works any more."""
+    out = tmp_path / "out"
+    words = [*words, f"out={out}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "psl.label", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+    )
+    assert result.returncode == 1 and "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in out.iterdir()] == [".parts"]
+    left = {path.name for path in (out / ".parts").iterdir()}
+    assert left == {"settings.json", "job.json"}
+    label.main(words)
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_accelerate_launch_labels_with_two_processes(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """It would join a process group that nobody asked for, and wait there."""
+    config = REPOSITORY / "launch" / "accelerate" / "cpu_2_processes.yaml"
+    result = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch"]
+        + ["--config_file", str(config), "--main_process_port", "0"]
+        + ["-m", "psl.label", *words, f"out={tmp_path / 'out'}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("labels of 80 clips are complete") == 2
+    assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
+
+
+# Progress
+
+
+def test_progress_counts_what_is_done_claimed_and_left_and_how_fast() -> None:
+    """Nobody could say when a job of a month ends, or that half of it is dead."""
+    now = time.time()
+    sizes = {f"{n}.tar": 100 for n in range(10)}
+    living = Holder("a", "one", 7, "another boot", 1, now - 50, 60.0)
+    held = {
+        "1.tar": Held(living, 3.0),
+        "2.tar": Held(living, 61.0),
+        "index.json": Held(living, 1.0),
+    }
+    times = {"3.tar": now - 3600, "4.tar": now - 30, "5.tar": now - 10}
+    found = measure(
+        sizes, times, held, [Held(living, 3.0)], start=now - 7200, folder="f"
+    )
+    assert (found.shards_done, found.shards_claimed, found.shards_left) == (3, 1, 6)
+    assert (found.clips_done, found.clips, found.state) == (300, 1000, "running")
+    # 200 clips since the one worker joined 50 s ago
+    assert found.clips_per_second == pytest.approx(4.0, rel=0.05)
+    assert found.seconds_left == pytest.approx(175, rel=0.05)
+    assert [claim["stale"] for claim in found.claims] == [False, True, False]
+    idle = measure(sizes, times, {}, [Held(living, 61.0)], start=now - 7200, folder="f")
+    assert idle.state == "idle" and idle.seconds_left is None
+    assert idle.clips_per_second == pytest.approx(200 / 900, rel=0.05)
+
+
+def test_the_status_of_a_job_is_shown_before_during_and_after(
+    words: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch script could not tell a set that is done from one that died."""
+
+    def status(folder: Path, *more: str) -> tuple[int | str | None, str]:
+        with pytest.raises(SystemExit) as ended:
+            label.main(["--status", str(folder), *more])
+        return ended.value.code, capsys.readouterr().out
+
+    with pytest.raises(ShardError, match="no label job was begun there"):
+        label.main([f"--status={tmp_path}"])
+    out = tmp_path / "out"
+    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
+    job.wait_until(lambda: records(out) > 2 and bool(claimed(out)))
+    code, text = status(out, "--json")
+    found = json.loads(text)
+    assert code == 3 and found["state"] == "running" and found["workers"] == 1
+    assert 3 <= found["shards_done"] < NUM_SHARDS and found["clips"] == 80
+    assert found["clips_per_second"] > 0 and found["seconds_left"] > 0
+    assert f"process {job.ranks[0].pid} on " in found["claims"][0]["by"]
+    job.kill()
+    code, text = status(out)
+    assert code == 1 and ": idle\n" in text and "taken to be dead" in text
+    code, text = status(whole)
+    assert code == 0 and "40 done, 0 claimed, 0 left" in text
+    assert "80 of 80 done (100.0%)" in text
+    made = json.loads((whole / "made.json").read_text())
+    assert made["begun"] <= made["finished"] and made["labelled_by"].startswith("psl ")
+
+
+# Bad input
+
+
+@pytest.fixture
+def damaged(audio: Path, tmp_path: Path) -> Path:
+    """``audio`` with the members of rows 5 and 30 overwritten; the index knows not."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(audio, folder)
+    table = open_index(folder, kind="audio").table
+    for row in (5, 30):
+        with open(folder / f"{table.shard[row]:06d}.tar", "r+b") as stream:
+            stream.seek(table.offset[row])
+            stream.write(b"no audio at all")
+    return folder
+
+
+def test_a_clip_that_does_not_decode_stops_the_job_with_its_place(
+    words: list[str], damaged: Path, tmp_path: Path, run: Run
+) -> None:
+    """Its labels would be those of silence, in every student."""
+    result = run("psl.label", *words, f"audio={damaged}", f"out={tmp_path / 'out'}")
+    assert result.returncode == 78
+    assert any(f"{n:06d}.tar: key '" in result.stderr for n in (2, 15))
+    assert not (tmp_path / "out" / "index.json").exists()
+    assert not claimed(tmp_path / "out")
+
+
+def test_clips_that_do_not_decode_may_be_left_out_up_to_a_limit(
+    words: list[str],
+    whole: Path,
+    audio: Path,
+    damaged: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    run: Run,
+) -> None:
+    """A broken file in two million would cost the month, or half be lost unsaid."""
+    out = tmp_path / "out"
+    words = [*words, f"audio={damaged}", f"out={out}"]
+    with pytest.raises(ShardError, match="of 80 clips cannot be labelled .such as"):
+        label.main([*words, "max_unlabelled=0.02"])
+    assert not (out / "index.json").exists()
+    label.main([*words, "max_unlabelled=0.025"])
+    labels, intact = open_index(out, kind="labels"), open_index(whole, kind="labels")
+    assert labels.table.count.tolist() == [0 if n in (5, 30) else 4 for n in range(80)]
+    with open(out / "unlabelled.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    keys = [intact.key(5), intact.key(30)]
+    assert [row["key"] for row in rows] == keys
+    assert "000002.tar" in rows[0]["reason"]
+    for name in ("000000.tar", "000002.tar"):  # all others have the labels they had
+        assert members(out / name) == {
+            key: data if key not in {f"{k}.npy" for k in keys} else [0, 3]
+            for key, data in members(whole / name).items()
+        }
+    verify(out, audio=audio)
+    assert "2 clips that did not decode" in run("shards.info", out).stdout
+    with pytest.raises(SystemExit):
+        label.main(["--status", str(out)])
+    assert "2 of them could not be labelled" in capfd.readouterr().out
+    train_words = ["epochs=1", f"data.labels=[{out}]", "data.chunk_seconds=0.25"]
+    config = tiny_config(tmp_path, audio, *train_words)
+    with pytest.raises(ValueError, match=r"row 1 and 1 more of 80 .*unlabelled=0\.025"):
+        train.main(config)
+    train.main([*config, "data.max_unlabelled=0.025"])
+    assert "2 of 80 clips have no labels: left out" in capfd.readouterr().out
+    data = TrainingData.open(
+        [str(audio)], [str(out)], chunk_seconds=0.25, alpha=1, max_unlabelled=0.025
+    )
+    plan = data.plan(global_batch_size=1, seed=0)
+    seen = Counter(int(rows[0]) for rows, _ in plan.steps(0))
+    assert seen == {row: 4 for row in range(80) if row not in (5, 30)}
+
+
+def members(tar: Path) -> dict[str, Any]:
+    """The members of a label shard as lists; of an empty one its shape."""
+    found = {}
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            stream = archive.extractfile(member)
+            assert stream is not None
+            array = np.load(io.BytesIO(stream.read()))
+            found[member.name] = array.tolist() if len(array) else list(array.shape)
+    return found
+
+
+# Speed
+
+
+def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_scored(
+    words: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU would wait for the disk at every batch, and at the end of every shard.
+
+    The teacher waits for the batch after the one it scores to have been read, and the
+    writer for the teacher to have begun the next shard; one after the other, both
+    would wait for ever.
+    """
+    num_read, num_scored = threading.Semaphore(0), threading.Semaphore(0)
+    total = NUM_SHARDS * 4
+    read, score = label_job.read_batch, label_job.ShardWorker._score
+    rows_of = label_job.label_rows
+    scored: list[object] = []
+
+    def noted_read(*args: Any, **named: Any) -> Any:
+        batch = read(*args, **named)
+        num_read.release()
+        return batch
+
+    def patient_score(*args: Any) -> None:
+        if len(scored) < total - 1:
+            assert num_read.acquire(timeout=60), "nothing is read ahead"
+        if not scored:
+            assert num_read.acquire(timeout=60), "nothing is read ahead"
+        scored.append(args)
+        num_scored.release()
+        score(*args)
+
+    def patient_rows(*args: Any, **named: Any) -> Any:
+        wanted = 5 if len(scored) < total else 0
+        for _ in range(wanted):
+            assert num_scored.acquire(timeout=60), "nothing is scored meanwhile"
+        for _ in range(min(1, wanted)):
+            num_scored.release()
+        return rows_of(*args, **named)
+
+    monkeypatch.setattr(label_job, "read_batch", noted_read)
+    monkeypatch.setattr(label_job.ShardWorker, "_score", patient_score)
+    monkeypatch.setattr(label_job, "label_rows", patient_rows)
+    label.main([*words, f"out={tmp_path / 'out'}"])
+    assert len(scored) == total
+    assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
+
+
+def test_a_compiled_teacher_sees_one_shape_and_gives_the_same_labels(
+    words: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other size of a last batch would be compiled anew, for minutes."""
+    shapes = set()
+
+    def compile_(model: torch.nn.Module, **options: Any) -> Callable[..., Any]:
+        assert options == {"dynamic": False}
+
+        def forward(waveform: torch.Tensor, lengths: torch.Tensor) -> Any:
+            shapes.add((tuple(waveform.shape), tuple(lengths.shape)))
+            return model(waveform, lengths)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    out = tmp_path / "out"
+    label.main([*words, "batch_size=3", "compile=true", f"out={out}"])
+    assert shapes == {((3, 4000), (3,))}  # of 8 chunks a shard
+    assert_close(out, whole, 5e-4)
+    (provenance,) = open_index(out, kind="labels").provenances
+    assert (provenance["compile"], provenance["precision"]) == (True, "no")
+
+
+def test_bf16_labels_are_near_the_others_and_say_so(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """Labels of two precisions could not be told apart."""
+    out = tmp_path / "out"
+    label.main([*words, "precision=bf16", f"out={out}"])
+    assert_close(out, whole, 0.1)
+    assert folder_bytes(out)["000000.tar"] != folder_bytes(whole)["000000.tar"]
+    (provenance,) = open_index(out, kind="labels").provenances
+    assert provenance["precision"] == "bf16"
+
+
+def assert_close(one: Path, other: Path, tolerance: float) -> None:
+    """All labels of two sets differ by ``tolerance`` at most."""
+    readers = [MemberReader(open_index(f, kind="labels")) for f in (one, other)]
+    for row in range(len(readers[0].index)):
+        one_row, other_row = (r.labels(row).astype(np.float32) for r in readers)
+        np.testing.assert_allclose(one_row, other_row, rtol=0, atol=tolerance)
+
+
+def test_a_shard_that_lost_its_tar_is_made_again_before_the_index(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """A set would be published with a hole, or never."""
+    out = tmp_path / "out"
+    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
+    job.wait_until(lambda: records(out) > 2)
+    job.kill()
+    next(out.glob("*.tar")).unlink()
+    label.main([*words, f"out={out}"])
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_nan_names_clip_and_teacher_and_gives_the_claim_back(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN would go into the labels; others would wait for a process that has ended."""
+
+    def nan_score(*_: object) -> label_job.Score:
+        return lambda waveform, lengths: torch.full((len(waveform), 3), torch.nan)
+
+    monkeypatch.setattr(label, "_score", nan_score)
+    with pytest.raises(JobError, match=r"tar: key 'clip\d+_0' at row 0: from teacher"):
+        label.main([*words, f"out={tmp_path / 'out'}"])
+    assert not list((tmp_path / "out").glob("*.tar")) and not claimed(tmp_path / "out")
