@@ -55,7 +55,8 @@ class LabelConfig:
     chunk_seconds: float = Field(default=2.0, gt=0)
     """Length of the chunks that get one label vector each, s."""
     batch_size: int = Field(default=64, gt=0)
-    """Chunks the teacher sees at a time."""
+    """Chunks the teacher sees at a time; the same for all processes, as it decides how
+    the last bit is rounded."""
     precision: runtime.Precision = "no"
     """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
     compile: bool = False
@@ -127,6 +128,7 @@ def _builder(
             "labelled_by": f"psl {__version__}",
             "teacher_sha256": teacher.model_sha256,
             "audio_fingerprint": index.fingerprint,
+            "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
             "compile": config.compile,
         },

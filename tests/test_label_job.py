@@ -34,6 +34,7 @@ from shards.reader import MemberReader
 from shards.schema import ShardError
 from shards.verify import verify
 from tests.conftest import Run, write_source
+from tests.jobs import Job
 from tests.label_workers import GO_NAME, start_workers
 from tests.learning import REPOSITORY, folder_bytes, tiny_config
 
@@ -93,6 +94,19 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
+def hold(job: Job, happens: Callable[[], bool]) -> int:
+    """Freeze a job's one process at a moment at which ``happens()``; its pid."""
+    pid = job.ranks[0].pid
+    assert pid is not None
+    while True:
+        job.wait_until(happens)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        if happens():
+            return pid
+        os.kill(pid, signal.SIGCONT)
+
+
 def assert_labelled_once(job_folder: Path, out: Path, whole: Path) -> None:
     """No shard was recorded twice, and the end is that of an undisturbed run."""
     names = Counter((job_folder / "recorded").read_text().splitlines())
@@ -132,15 +146,13 @@ def test_a_worker_frozen_past_its_lease_is_replaced_and_spoils_nothing(
     out, folder = tmp_path / "out", tmp_path / "job"
     words = [*words, f"out={out}", "lease_seconds=1"]
     frozen = start_workers(folder, words, seconds=0.05)
-    frozen.wait_until(lambda: records(out) > 1 and bool(claimed(out)))
-    (rank,) = frozen.ranks
-    assert rank.pid is not None
-    os.kill(rank.pid, signal.SIGSTOP)
+    frozen.wait_until(lambda: records(out) > 1)
+    rank = hold(frozen, lambda: bool(claimed(out)))
     (folder / GO_NAME).touch()
     other = start_workers(folder, words)
     assert other.wait() == [0], other.output
     assert (out / "index.json").exists()
-    os.kill(rank.pid, signal.SIGCONT)
+    os.kill(rank, signal.SIGCONT)
     assert frozen.wait() == [0], frozen.output
     assert_labelled_once(folder, out, whole)
 
@@ -306,11 +318,13 @@ def test_the_status_of_a_job_is_shown_before_during_and_after(
         label.main([f"--status={tmp_path}"])
     out = tmp_path / "out"
     job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
-    job.wait_until(lambda: records(out) > 2 and bool(claimed(out)))
+    job.wait_until(lambda: records(out) > 8)
+    hold(job, lambda: bool(claimed(out)))
+    assert len(claimed(out)) <= 4  # three in hand, and one at the instant of its end
     code, text = status(out, "--json")
     found = json.loads(text)
     assert code == 3 and found["state"] == "running" and found["workers"] == 1
-    assert 3 <= found["shards_done"] < NUM_SHARDS and found["clips"] == 80
+    assert 9 <= found["shards_done"] < NUM_SHARDS and found["clips"] == 80
     assert found["clips_per_second"] > 0 and found["seconds_left"] > 0
     assert f"process {job.ranks[0].pid} on " in found["claims"][0]["by"]
     job.kill()
