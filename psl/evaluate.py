@@ -23,13 +23,13 @@ from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.config import STRICT, from_command_line
 from psl.loader import (
     LoaderConfig,
-    check_has_labels,
     fetch_ahead,
     open_cache,
     to_device,
     to_waveform,
 )
 from psl.metrics import Metrics, evaluate_scores
+from psl.training_data import check_has_labels
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.files import write_atomic

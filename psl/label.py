@@ -22,11 +22,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from psl import label_status, runtime
+from psl.augment import AugmentConfig
 from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.evaluate import check_checkpoint_fits
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
+from psl.label_layout import LabelLayout
 from psl.loader import LoaderConfig, cache_share, open_cache
 from psl.stop import StopRequest, name_of
 from psl.unlabelled import check_report, too_many
@@ -34,6 +36,7 @@ from shards import __version__
 from shards.claims import Claims
 from shards.cli import EXIT_PREEMPTED, JobError, run_main
 from shards.index import INDEX_NAME, Index, open_index
+from shards.label_codec import MAX_VIEWS, Tail
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.writer import DatasetBuilder
@@ -54,6 +57,16 @@ class LabelConfig:
     """Label dataset to make; all processes that name it share the work."""
     chunk_seconds: float = Field(default=2.0, gt=0)
     """Length of the chunks that get one label vector each, s."""
+    hop_seconds: float | None = Field(default=None, gt=0)
+    """From the start of one chunk to that of the next, s; null for chunk_seconds."""
+    top_k: int | None = Field(default=None, gt=0)
+    """Classes stored of each chunk, the most probable; null for all."""
+    tail: Tail | None = None
+    """With top_k, what the other classes get: zero, or mean for the mean of theirs, so
+    that the sum is kept; null for mean."""
+    views: int = Field(default=1, gt=0, le=MAX_VIEWS)
+    """Views of each chunk that are labelled; the first is the chunk as it is."""
+    augment: AugmentConfig = AugmentConfig()
     batch_size: int = Field(default=64, gt=0)
     """Chunks the teacher sees at a time; the same for all processes, as it decides how
     the last bit is rounded."""
@@ -84,8 +97,8 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
     index = open_index(config.audio, kind="audio")
     teacher = load_checkpoint(config.teacher)
     check_checkpoint_fits(index, teacher)
-    chunking = Chunking.of(config.chunk_seconds, index.properties["sample_rate"])
-    builder = _builder(config, index, teacher, chunking)
+    layout = LabelLayout.from_config(config, index)
+    builder = _builder(config, index, teacher, layout)
     names = [shard.name for shard in index.shards]
     if not builder.begin():
         builder.publish(names)  # clears away what a killed process left
@@ -94,9 +107,11 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
     device = runtime.local_device()
     work = Work(
         reader=MemberReader(index, open_cache(config.loader)),
-        chunking=chunking,
+        layout=layout,
         builder=builder,
-        score=_score(runtime.place(teacher.build_model(), device), config, chunking),
+        score=_score(
+            runtime.place(teacher.build_model(), device), config, layout.chunking
+        ),
         device=device,
         batch_size=config.batch_size,
         loader=config.loader,
@@ -113,15 +128,14 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
 
 
 def _builder(
-    config: LabelConfig, index: Index, teacher: Checkpoint, chunking: Chunking
+    config: LabelConfig, index: Index, teacher: Checkpoint, layout: LabelLayout
 ) -> DatasetBuilder:
     return DatasetBuilder(
         folder=Path(config.out),
         kind="labels",
         classes=index.classes,
         properties={
-            "chunk_samples": chunking.chunk_samples,
-            "hop_samples": chunking.hop_samples,
+            **layout.properties,
             "sample_rate": index.properties["sample_rate"],
         },
         provenance={

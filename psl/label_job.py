@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from psl.batch_memory import BatchMemory
-from psl.chunking import Chunking
+from psl.label_layout import LabelLayout
 from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
 from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.runtime import default_threads
@@ -44,7 +44,7 @@ class Work:
     """What is labelled with what; the same for all processes of a job."""
 
     reader: MemberReader
-    chunking: Chunking
+    layout: LabelLayout
     builder: DatasetBuilder
     score: Score
     device: torch.device
@@ -212,7 +212,7 @@ class ShardWorker:
             [self._numbers[name] for name in self._queue.upcoming(claim.name)]
         )
         work, number = self._work, self._numbers[claim.name]
-        chunks = ShardChunks.of(work.reader.index, number, work.chunking)
+        chunks = ShardChunks.of(work.reader.index, number, work.layout)
         batches = chunks.batches(work.batch_size)
         self._reading = _Shard(claim, chunks, len(batches))
         self._batches, self._num_reading = iter(batches), self._num_reading + 1
@@ -222,7 +222,7 @@ class ShardWorker:
     def _read(self, batch: ChunkBatch) -> PcmBatch:
         work = self._work
         return read_batch(
-            work.reader, batch, work.chunking, self._memory, forgive=work.forgive
+            work.reader, batch, work.layout, self._memory, forgive=work.forgive
         )
 
     def _score(self, shard: _Shard, batch: PcmBatch) -> None:
@@ -257,7 +257,12 @@ class ShardWorker:
             + [batch.numpy() for batch in shard.probs]
         )
         rows = label_rows(
-            index, shard.chunks, probs, shard.unreadable, teacher=work.teacher
+            index,
+            shard.chunks,
+            work.layout,
+            probs,
+            shard.unreadable,
+            teacher=work.teacher,
         )
         notes = [
             [index.key(row), "unlabelled", reason]

@@ -13,11 +13,12 @@ import numpy as np
 
 from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking
+from psl.label_layout import LabelLayout
 from psl.loader import read_chunks
 from shards.cli import JobError
 from shards.index import Index
 from shards.reader import MemberReader
-from shards.schema import ShardError, encode_labels
+from shards.schema import ShardError
 from shards.writer import Row
 
 
@@ -29,6 +30,8 @@ class ChunkBatch:
     """[B] the clip of each."""
     chunks: np.ndarray
     """[B] its number in the clip."""
+    views: np.ndarray
+    """[B] the view of it."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,31 @@ class ShardChunks:
     """[R] the clips of the shard."""
     num_chunks: np.ndarray
     """[R] chunks of each."""
+    num_views: int
+    """Of each chunk; those of a clip come view by view."""
 
     @staticmethod
-    def of(index: Index, shard: int, chunking: Chunking) -> ShardChunks:
+    def of(index: Index, shard: int, layout: LabelLayout) -> ShardChunks:
         """Those of shard number ``shard``."""
         rows = np.flatnonzero(index.table.shard == shard)
-        return ShardChunks(rows, chunking.num_chunks(index.table.count[rows]))
+        num_chunks = layout.chunking.num_chunks(index.table.count[rows])
+        return ShardChunks(rows, num_chunks, layout.form.views)
 
     def batches(self, batch_size: int) -> list[ChunkBatch]:
         """All chunks, ``batch_size`` at a time; none if the shard has no clip."""
-        rows = np.repeat(self.rows, self.num_chunks)
-        chunks = np.concatenate([np.arange(n) for n in self.num_chunks] or [rows])
-        starts = range(0, len(rows), batch_size)
+        clips = np.repeat(np.arange(len(self.rows)), self.num_views * self.num_chunks)
+        num_chunks = self.num_chunks[clips]
+        within = np.arange(len(clips)) - self.bounds[clips]
+        columns = self.rows[clips], within % num_chunks, within // num_chunks
         return [
-            ChunkBatch(rows[at : at + batch_size], chunks[at : at + batch_size])
-            for at in starts
+            ChunkBatch(*(column[at : at + batch_size] for column in columns))
+            for at in range(0, len(clips), batch_size)
         ]
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """[R + 1] where each clip begins among all chunks and views."""
+        return np.concatenate([[0], np.cumsum(self.num_views * self.num_chunks)])
 
 
 @dataclass(frozen=True)
@@ -76,22 +88,38 @@ class PcmBatch:
 def read_batch(
     reader: MemberReader,
     batch: ChunkBatch,
-    chunking: Chunking,
+    layout: LabelLayout,
     memory: BatchMemory,
     *,
     forgive: bool,
 ) -> PcmBatch:
-    """The audio of a batch.
+    """The audio of a batch, each chunk in its view.
 
     Raises ShardError naming the first clip that does not decode; to ``forgive`` means
     to give zeros for it, so that the batch has the shape that it always has.
     """
+    chunking = layout.chunking
     try:
         pcm, lengths = read_chunks(reader, batch.rows, batch.chunks, chunking, memory)
-        return PcmBatch(pcm, lengths, {})
+        read = PcmBatch(pcm, lengths, {})
     except ShardError:
         if not forgive:
             raise
+        read = _read_readable(reader, batch, chunking, memory)
+    layout.augmentation.apply(
+        read.pcm,
+        read.lengths,
+        keys=reader.index.table.key[batch.rows],
+        chunks=batch.chunks,
+        views=batch.views,
+    )
+    return read
+
+
+def _read_readable(
+    reader: MemberReader, batch: ChunkBatch, chunking: Chunking, memory: BatchMemory
+) -> PcmBatch:
+    """What read_batch() forgives, chunk by chunk."""
     unreadable: dict[int, str] = {}
     pcm = memory.take((len(batch.rows), chunking.chunk_samples))
     counts = reader.index.table.count[batch.rows]
@@ -109,25 +137,25 @@ def read_batch(
 def label_rows(
     index: Index,
     shard: ShardChunks,
+    layout: LabelLayout,
     probs: np.ndarray,
     unreadable: Mapping[int, str],
     *,
     teacher: str,
 ) -> Iterator[Row]:
-    """The label rows of a shard from the probabilities of its chunks [sum(K), C].
+    """The label rows of a shard from the probabilities of its chunks [V * sum(K), C].
 
     An unreadable clip has a row of no chunks. Raises JobError naming clip and teacher
     where a probability is none.
     """
-    stops = np.cumsum(shard.num_chunks)
-    starts = np.where(
-        np.isin(shard.rows, list(unreadable)), stops, stops - shard.num_chunks
-    )
+    starts, stops = shard.bounds[:-1], shard.bounds[1:]
+    starts = np.where(np.isin(shard.rows, list(unreadable)), stops, starts)
     for row, start, stop in zip(shard.rows.tolist(), starts, stops, strict=True):
         clip_probs = probs[start:stop]
         try:
-            data = encode_labels(clip_probs)
+            data = layout.encode(clip_probs)
         except ValueError as error:
             place = index.place(row)
             raise JobError(f"{place}: from teacher {teacher}: {error}") from None
-        yield Row(key=index.key(row), suffix="npy", data=data, count=len(clip_probs))
+        count = len(clip_probs) // shard.num_views
+        yield Row(key=index.key(row), suffix="npy", data=data, count=count)

@@ -18,11 +18,12 @@ from psl import runtime
 from psl.attempt import Attempt
 from psl.checkpoint import TrainingState, best_steps, load_newest, load_optimizer
 from psl.evaluate import check_fits
-from psl.loader import Batch, TrainingData, check_has_labels, fetch_ahead
+from psl.loader import Batch, fetch_ahead
 from psl.models import build_from_config
 from psl.optim import build_optimizer, learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.step import Stepper
+from psl.training_data import TrainingData, check_has_labels
 from shards.index import Index, open_index
 from shards.plan import Plan
 
@@ -113,6 +114,8 @@ def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
         chunk_seconds=config.data.chunk_seconds,
         alpha=config.data.alpha,
         max_unlabelled=config.data.max_unlabelled,
+        hop_seconds=config.data.hop_seconds,
+        label_settings=config.data.label_settings,
         loader=config.loader,
     )
     plan = data.plan(
@@ -188,7 +191,8 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
     def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
         step, chosen = item
         run.attempt.inject("data", step)
-        return run.data.batch(*chosen, device)
+        views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
+        return run.data.batch(*chosen, device, views)
 
     return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
 

@@ -31,6 +31,7 @@ from psl.checkpoint import (
 )
 from psl.config import STRICT, from_command_line
 from psl.evaluate import measure
+from psl.label_layout import Setting
 from psl.loader import LoaderConfig, WaitMeter
 from psl.models import ModelConfig
 from psl.optim import OptimConfig
@@ -61,6 +62,12 @@ class DataConfig:
     them; 0 refuses such labels."""
     chunk_seconds: float = Field(default=10.0, gt=0)
     """Length of a training example, s; that of the labels if there are any."""
+    hop_seconds: float | None = Field(default=None, gt=0)
+    """From the start of one example to that of the next, s; null for that of the
+    labels if there are any, else for chunk_seconds."""
+    label_settings: dict[str, Setting] | None = None
+    """What labels must say of themselves, such as {teacher_sha256: ...}: properties or
+    provenance in their index.json, by name; null for a name they must not have."""
     alpha: float = Field(default=1.0, ge=0, le=1)
     """Weight of the pseudo labels against the weak ones in the target."""
     balance: float | None = Field(default=None, ge=0, le=1)

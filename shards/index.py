@@ -15,6 +15,7 @@ import numpy as np
 
 from shards.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
 from shards.files import read_bounded, write_atomic
+from shards.label_codec import LabelForm
 from shards.meta import (
     MAX_INDEX_BYTES,
     ShardRecord,
@@ -45,7 +46,8 @@ class Index:
     """Where each shard lies: a path, or a URL."""
     table: Table
     properties: dict[str, Any]
-    """Audio: codec, sample_rate. Labels: chunk_seconds, hop_seconds."""
+    """Audio: codec, sample_rate. Labels: sample_rate, chunk_samples, hop_samples, and
+    what psl/label_layout.py adds for other than dense labels of one view."""
     provenances: tuple[dict[str, Any], ...]
     """What made each folder, from what."""
     fingerprints: tuple[str, ...]
@@ -237,11 +239,11 @@ def _max_count(meta: dict[str, Any]) -> int:
     """Samples, or chunks, that a clip may have."""
     if meta["kind"] == "audio":
         return round(MAX_CLIP_SECONDS * meta["sample_rate"])
-    return np.iinfo(np.int32).max  # the size of its member bounds it
+    return LabelForm.of(meta).max_chunks(meta["num_classes"])
 
 
 def _least_bytes(meta: dict[str, Any]) -> int:
     """Bytes that each sample, or chunk, takes at least."""
     if meta["kind"] == "labels":
-        return 2 * meta["num_classes"]
+        return LabelForm.of(meta).bytes_per_chunk(meta["num_classes"])
     return 2 if meta["codec"] == "wav" else 0

@@ -15,6 +15,8 @@ from shards.index import Index, open_index
 from shards.schema import ShardError
 from shards.table import Table, first_repeat
 
+_MAX_NAMED_SHARDS = 5
+
 
 def open_indexes(folders: Sequence[str | Path], *, kind: str) -> Index:
     """Several dataset folders as one, in the order given.
@@ -98,33 +100,76 @@ def check_unique_keys(index: Index) -> None:
 def check_join(audio: Index, labels: Index) -> None:
     """ShardError unless ``labels`` has exactly the rows of ``audio``, in its order.
 
-    Names the first missing, extra or misplaced key.
+    Says how many keys are missing, extra or misplaced, and where the first are.
     """
-    both = min(len(audio), len(labels))
-    differ = np.flatnonzero(audio.table.key[:both] != labels.table.key[:both])
-    if len(differ):
-        row = int(differ[0])
-        raise ShardError(
-            f"{labels.place(row)}, expected {audio.key(row)!r} from {audio.where}; "
-            "these labels were made for other audio, relabel it"
-        )
-    if len(audio) > len(labels):
-        raise ShardError(
-            f"{labels.where}: no labels for {audio.key(len(labels))!r} and "
-            f"{len(audio) - len(labels) - 1} more clips of {audio.where}; relabel it"
-        )
-    if len(labels) > len(audio):
-        raise ShardError(
-            f"{labels.place(len(audio))} is not in {audio.where}; relabel it"
-        )
+    if not np.array_equal(audio.table.key, labels.table.key):
+        raise ShardError(_describe_mismatch(audio, labels))
     if labels.classes.mids != audio.classes.mids:
-        raise ShardError(
-            f"{labels.where}: labels have another class list than {audio.where}; "
-            "relabel it with a teacher of these classes"
-        )
+        raise ShardError(_describe_classes(audio, labels))
     made_for = tuple(str(p.get("audio_fingerprint")) for p in labels.provenances)
     if made_for != audio.fingerprints:
         raise ShardError(
             f"{labels.where}: made for audio {made_for}, but {audio.where} is "
             f"{audio.fingerprints} (same keys, other content); relabel it"
         )
+
+
+def _describe_mismatch(audio: Index, labels: Index) -> str:
+    """In which rows two indexes differ, of which at least one does."""
+    missing = np.flatnonzero(~np.isin(audio.table.key, labels.table.key))
+    extra = np.flatnonzero(~np.isin(labels.table.key, audio.table.key))
+    if len(missing):
+        return (
+            f"{labels.where}: no labels for {len(missing)} of {len(audio)} clips of "
+            f"{audio.where}: {_describe_rows(audio, missing)}"
+            + (
+                f"; {len(extra)} of its labels are for other clips"
+                if len(extra)
+                else ""
+            )
+            + "; relabel it"
+        )
+    if len(extra):
+        return (
+            f"{labels.where}: labels for {len(extra)} clips that are not in "
+            f"{audio.where}: {_describe_rows(labels, extra)}; relabel it"
+        )
+    differ = np.flatnonzero(audio.table.key != labels.table.key)
+    row = int(differ[0])
+    return (
+        f"{labels.place(row)}, expected {audio.key(row)!r} from {audio.where}; so with "
+        f"{len(differ)} of {len(audio)} clips: the same clips in another order. Name "
+        "label folders in the order of their audio, or relabel"
+    )
+
+
+def _describe_rows(index: Index, rows: np.ndarray) -> str:
+    """How many of ``rows`` [n >= 1] are in which shards, and the first key in each."""
+    shards, first, counts = np.unique(
+        index.table.shard[rows], return_index=True, return_counts=True
+    )
+    named = [
+        f"{count} in {index.places[shard]} (first: {index.key(int(rows[at]))!r})"
+        for shard, at, count in zip(shards, first, counts, strict=True)
+    ]
+    more = len(named) - _MAX_NAMED_SHARDS
+    rest = [f"and more in {more} other shards"] if more > 0 else []
+    return ", ".join(named[:_MAX_NAMED_SHARDS] + rest)
+
+
+def _describe_classes(audio: Index, labels: Index) -> str:
+    """In what two class lists differ."""
+    ours, theirs = audio.classes.mids, labels.classes.mids
+    pairs = enumerate(zip(ours, theirs))
+    at = next((n for n, (one, two) in pairs if one != two), min(len(ours), len(theirs)))
+    found, expected = theirs[at : at + 1], ours[at : at + 1]
+    order = (
+        "the same classes in another order"
+        if set(ours) == set(theirs)
+        else (f"another class list ({len(theirs)} classes, not {len(ours)})")
+    )
+    return (
+        f"{labels.where}: labels have {order} than {audio.where}: column {at} is "
+        f"{', '.join(found) or 'absent'}, expected {', '.join(expected) or 'none'}; "
+        "relabel it with a teacher of these classes, in this order"
+    )

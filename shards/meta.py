@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shards.label_codec import DENSE, TAILS, LabelForm
 from shards.schema import (
     CODECS,
     FORMAT_VERSION,
+    LABEL_FORMS_VERSION,
     SOURCE_CODEC,
     ShardError,
     parse_json,
@@ -22,6 +24,12 @@ from shards.schema import (
 
 MAX_INDEX_BYTES = 256 << 20
 """A longer index.json is refused; full AudioSet's has 4200 shards in 1 MB."""
+
+MAX_GAIN_DB = 24.0
+"""The most that views of a chunk may differ from it in level."""
+
+ROLL_FILLS = ("wrap", "zero")
+"""What comes in at one end of a rolled chunk: what left at the other, or nothing."""
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+,@ ()-]{0,199}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -53,7 +61,7 @@ def make_meta(
 ) -> dict[str, Any]:
     """The content of index.json, with its fingerprint."""
     meta = {
-        "format_version": FORMAT_VERSION,
+        "format_version": format_version(properties),
         "kind": kind,
         "num_clips": num_clips,
         **properties,
@@ -69,6 +77,12 @@ def make_meta(
     return meta
 
 
+def format_version(properties: dict[str, Any]) -> int:
+    """The version of a dataset: the lowest whose readers know all that it holds."""
+    plain = LabelForm.of(properties) == DENSE
+    return FORMAT_VERSION if plain else LABEL_FORMS_VERSION
+
+
 def _fingerprint(meta: dict[str, Any]) -> str:
     hashed = {name: meta[name] for name in meta if name not in _UNHASHED}
     return sha256_of(json.dumps(hashed, sort_keys=True).encode())
@@ -82,10 +96,11 @@ def parse_meta(data: bytes, *, where: str) -> dict[str, Any]:
     meta = parse_json(data, where=f"{where}: not a dataset index")
     if not isinstance(meta, dict) or not _is_count(meta.get("format_version")):
         raise ShardError(f"{where}: not a dataset index: has no format_version")
-    if meta["format_version"] != FORMAT_VERSION:
+    expected = format_version(meta)
+    if meta["format_version"] != expected:
         raise ShardError(
             f"{where}: format version {meta['format_version']}, expected "
-            f"{FORMAT_VERSION}; use the version of this program that wrote it"
+            f"{expected}; use the version of this program that wrote it"
         )
     for name, is_right in _FIELDS.items():
         if not is_right(meta.get(name)):
@@ -113,6 +128,11 @@ def _check_properties(meta: dict[str, Any], where: str) -> None:
                 f"{where}: field {name} is missing or not what it should be: "
                 f"{_shown(meta.get(name))}; restore the file"
             )
+    if meta["kind"] == "labels":
+        try:
+            LabelForm.of(meta).check(meta["num_classes"])
+        except ValueError as error:
+            raise ShardError(f"{where}: {error}; restore the file") from None
 
 
 def _check_shards(meta: dict[str, Any], where: str) -> None:
@@ -185,4 +205,11 @@ _PROPERTIES: dict[str, Callable[[Any], bool]] = {
     "sample_rate": _is_positive,
     "chunk_samples": _is_positive,
     "hop_samples": _is_positive,
+    "views": _is_positive,
+    "top_k": _is_positive,
+    "tail": lambda value: value in TAILS,
+    "augment_seed": _is_count,
+    "gain_db": lambda value: type(value) in (int, float) and 0 < value <= MAX_GAIN_DB,
+    "roll_samples": _is_positive,
+    "roll_fill": lambda value: value in ROLL_FILLS,
 }

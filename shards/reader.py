@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shards import audio, schema
+from shards import audio
 from shards.cache import ShardCache, num_open_shards
 from shards.index import Index
+from shards.label_codec import LabelForm, expand_labels, open_labels
 from shards.remote import is_url
 from shards.schema import ShardError
 
@@ -29,6 +30,7 @@ class MemberReader:
     def __init__(self, index: Index, cache: ShardCache | None = None) -> None:
         """``cache`` is for remote shards; by default the user's."""
         self.index = index
+        self.form = LabelForm.of(index.properties)  # of the members of a label dataset
         self.cache = cache or ShardCache()
         self._remote = {
             place: shard
@@ -148,11 +150,41 @@ class MemberReader:
             pieces.append(data[first:last])
         return pieces
 
-    def labels(self, row: int) -> np.ndarray:
-        """Chunk labels [K, C] float16 of a label row, all in [0, 1]."""
-        shape = int(self.index.table.count[row]), len(self.index.classes)
+    def labels(self, row: int, view: int = 0) -> np.ndarray:
+        """Chunk labels [K, C] float16 of a view of a label row, all in [0, 1]."""
         with self._named(row):
-            return schema.decode_labels(self.member(row), *shape)
+            opened = self._label_array(row)
+            return expand_labels(opened[view], len(self.index.classes), self.form)
+
+    def chunk_labels(
+        self, rows: np.ndarray, chunks: np.ndarray, views: np.ndarray
+    ) -> np.ndarray:
+        """Labels [B, C] float16 of chunk ``chunks[i]`` of view ``views[i]`` of rows.
+
+        All in [0, 1]; copies, as a view of a remote shard keeps it in the cache. Other
+        chunks of the rows are not looked at.
+        """
+        parts: np.ndarray | None = None
+        places = zip(rows.tolist(), views.tolist(), chunks.tolist(), strict=True)
+        for number, (row, view, chunk) in enumerate(places):
+            with self._named(row):
+                opened = self._label_array(row)
+            if parts is None:
+                parts = np.empty((len(rows), *opened.shape[2:]), opened.dtype)
+            parts[number] = opened[view, chunk]
+        assert parts is not None
+        num_classes = len(self.index.classes)
+        try:
+            return expand_labels(parts, num_classes, self.form)
+        except ShardError:
+            for number, row in enumerate(rows.tolist()):
+                with self._named(row):
+                    expand_labels(parts[number : number + 1], num_classes, self.form)
+            raise
+
+    def _label_array(self, row: int) -> np.ndarray:
+        count, num_classes = int(self.index.table.count[row]), len(self.index.classes)
+        return open_labels(self.member(row), count, num_classes, self.form)
 
     @contextlib.contextmanager
     def _named(self, row: int) -> Iterator[None]:

@@ -13,6 +13,7 @@ from shards import __version__, audio
 from shards.classes import Classes
 from shards.files import file_sha256, read_bounded
 from shards.index import INDEX_NAME, write_index
+from shards.label_codec import LabelForm, count_label_chunks, decode_labels
 from shards.meta import MAX_INDEX_BYTES, ShardRecord, parse_meta, properties_of
 from shards.schema import (
     CODECS,
@@ -20,8 +21,6 @@ from shards.schema import (
     ClipInfo,
     ShardError,
     check_key,
-    count_label_chunks,
-    decode_labels,
     naming,
 )
 from shards.tar import Member, read_member, read_members
@@ -50,7 +49,8 @@ def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
             "copy what is missing, remove what is not of this dataset"
         )
     function = _index_labels if kind == "labels" else _index_audio
-    tasks = [Task(1, function, (path, classes)) for path in paths]
+    more = (LabelForm.of(properties),) if kind == "labels" else ()
+    tasks = [Task(1, function, (path, classes, *more)) for path in paths]
     results = run_tasks(tasks, workers, unit="shard", title="rebuild")
     forms = [form for _, form in results if form] or [{}]
     if kind == "audio" and any(form != forms[0] for form in forms):
@@ -108,15 +108,20 @@ def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
     return _part(path, rows), form[0] if form else {}
 
 
-def _index_labels(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
+def _index_labels(
+    path: Path, classes: Classes, form: LabelForm
+) -> tuple[Part, dict[str, Any]]:
     """The record of one label shard."""
     rows = []
     with open(path, "rb") as stream:
         for member in read_members(path):
             where, data = f"{path}: {member.name}", read_member(stream, member)
-            num_chunks = count_label_chunks(len(data), len(classes))
+            num_chunks = count_label_chunks(len(data), len(classes), form)
             with naming(where):
-                decode_labels(data, num_chunks, len(classes))
+                if num_chunks > form.max_chunks(len(classes)):
+                    raise ShardError(f"{num_chunks} chunks are too many")
+                for view in range(form.views):
+                    decode_labels(data, num_chunks, len(classes), form, view=view)
             key = check_key(member.stem, where=where)
             rows.append(part_row(key, member.offset, data, num_chunks, ()))
     return _part(path, rows), {}

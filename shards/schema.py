@@ -1,15 +1,13 @@
-"""The on-disk contract: keys, member names, JSON and label members, errors.
+"""The on-disk contract: keys, member names, JSON members, errors.
 
-Owns what a byte sequence inside a shard means. Does not open files (reader.py,
-writer.py) and knows no audio codec (audio.py).
+Owns what a byte sequence inside a shard means, but for audio (audio.py) and labels
+(label_codec.py). Does not open files (reader.py, writer.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import io
 import json
 import math
 import re
@@ -19,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import numpy as np
-
 FORMAT_VERSION = 2
-"""Version of index.json, clips.npz and of the members; readers refuse any other."""
+"""Version of index.json, clips.npz and of the members."""
+
+LABEL_FORMS_VERSION = 3
+"""Version of label datasets in another form than dense labels of one view, which
+readers of version 2 do not know. Readers refuse any other than these two."""
 
 KEY_MAX_CHARS = 90
 """USTAR names end at 100 characters; the rest is for the suffix."""
@@ -186,52 +186,3 @@ def _check_value(value: Any, depth: int) -> None:
     elif isinstance(value, list):
         for inner in value:
             _check_value(inner, depth - 1)
-
-
-def encode_labels(probs: np.ndarray) -> bytes:
-    """A float16 ``.npy`` member from probabilities [K, C] in [0, 1]."""
-    probs = np.asarray(probs)
-    if probs.ndim != 2 or not np.isfinite(probs).all():
-        raise ValueError(f"labels must be finite [K, C], found shape {probs.shape}")
-    if probs.min(initial=0.0) < 0.0 or probs.max(initial=0.0) > 1.0:
-        raise ValueError("labels must be probabilities in [0, 1]")
-    return _npy_header(*probs.shape) + probs.astype("<f2").tobytes()
-
-
-def decode_labels(
-    data: bytes | memoryview, num_chunks: int, num_classes: int
-) -> np.ndarray:
-    """Probabilities [K, C] float16 from a ``.npy`` member, without copying.
-
-    The header must be exactly the one that encode_labels writes for this shape, so
-    nothing in the member is interpreted before it is known to be right. Raises
-    ShardError if it is not, or a value is no probability.
-    """
-    header = _npy_header(num_chunks, num_classes)
-    num_bytes = len(header) + 2 * num_chunks * num_classes
-    if len(data) != num_bytes or bytes(data[: len(header)]) != header:
-        raise ShardError(
-            f"not a float16 label array of shape [{num_chunks}, {num_classes}] "
-            f"(expected {num_bytes} bytes, found {len(data)}); relabel this shard"
-        )
-    probs = np.frombuffer(data, "<f2", offset=len(header))
-    if not ((probs >= 0) & (probs <= 1)).all():
-        raise ShardError("labels outside [0, 1] or not finite; relabel this shard")
-    return probs.reshape(num_chunks, num_classes)
-
-
-def count_label_chunks(num_bytes: int, num_classes: int) -> int:
-    """Chunks in a label member of ``num_bytes``, if it is one."""
-    return max(0, num_bytes - len(_npy_header(1, num_classes))) // (2 * num_classes)
-
-
-@functools.lru_cache(maxsize=1024)
-def _npy_header(num_chunks: int, num_classes: int) -> bytes:
-    buffer = io.BytesIO()
-    shape = {
-        "descr": "<f2",
-        "fortran_order": False,
-        "shape": (num_chunks, num_classes),
-    }
-    np.lib.format.write_array_header_1_0(buffer, shape)
-    return buffer.getvalue()

@@ -159,7 +159,8 @@ def _check_row(
     if (found := next(members, None)) != expected:
         raise ShardError(f"found {found}, expected {expected}")
     if index.kind == "labels":
-        reader.labels(row)
+        for view in range(reader.form.views):
+            reader.labels(row, view)
     else:
         _check_clip(index, reader, row, next(members, None), path)
     _check_crc32(index, reader, row)

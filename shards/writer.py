@@ -26,8 +26,8 @@ from shards.classes import Classes
 from shards.files import open_atomic, remove_leftovers, write_atomic
 from shards.index import INDEX_NAME, Index, open_index, write_index
 from shards.join import check_unique_keys, concatenate_tables
-from shards.meta import ShardRecord
-from shards.schema import FORMAT_VERSION, ShardError, check_key
+from shards.meta import ShardRecord, format_version
+from shards.schema import ShardError, check_key
 from shards.table import Table
 
 PARTS_NAME = ".parts"
@@ -297,7 +297,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What must be the same when a dataset is made in more than one go."""
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": format_version(properties),
         "kind": kind,
         **properties,
         **provenance,

@@ -25,8 +25,9 @@ from shards.classes import Classes
 from shards.cli import run_main
 from shards.index import Index, open_index
 from shards.join import check_join, open_indexes
+from shards.label_codec import encode_labels
 from shards.reader import MemberReader
-from shards.schema import ClipInfo, ShardError, encode_labels
+from shards.schema import ClipInfo, ShardError
 from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, RATE, Run, Source, write_source
@@ -646,7 +647,11 @@ def test_a_missing_label_shard_is_refused(
 ) -> None:
     """Else clips train on no labels, or on those of others."""
     build_labels(tmp_path / "labels", audio, label_rows(KEYS[:2]))
-    words = ("no labels for 'a2_0' and 1 more", str(tmp_path / "audio"), "relabel")
+    words = (
+        f"no labels for 2 of 4 clips of {tmp_path / 'audio'}: 2 in",
+        "audio/000001.tar (first: 'a2_0')",
+        "relabel",
+    )
     join_is_refused(refused, tmp_path, *words)
 
 
@@ -655,7 +660,7 @@ def test_labels_short_by_one_clip_are_refused(
 ) -> None:
     """Else every label after the gap goes to the clip before."""
     build_labels(tmp_path / "labels", audio, label_rows([KEYS[0], *KEYS[2:]]))
-    words = ("key 'a2_0' at row 1, expected 'a1_0'", "relabel")
+    words = ("no labels for 1 of 4", "000000.tar (first: 'a1_0'); relabel")
     join_is_refused(refused, tmp_path, *words)
 
 
@@ -665,7 +670,11 @@ def test_reordered_labels_are_refused(
     """Else clips swap labels in silence."""
     order = [KEYS[n] for n in (0, 1, 3, 2)]
     build_labels(tmp_path / "labels", audio, label_rows(order))
-    words = ("000001.tar: key 'a3_0' at row 0, expected 'a2_0'", "relabel")
+    words = (
+        "000001.tar: key 'a3_0' at row 0, expected 'a2_0'",
+        "so with 2 of 4 clips",
+        "relabel",
+    )
     join_is_refused(refused, tmp_path, *words)
 
 
@@ -674,7 +683,7 @@ def test_labels_of_more_clips_are_refused(
 ) -> None:
     """Else labels of a larger set pass for those of this one."""
     build_labels(tmp_path / "labels", audio, label_rows([*KEYS, "a4_0"]))
-    words = ("000002.tar: key 'a4_0' at row 0 is not in", "relabel")
+    words = ("labels for 1 clips that are not in", "000002.tar (first: 'a4_0')")
     join_is_refused(refused, tmp_path, *words)
 
 
@@ -693,7 +702,20 @@ def test_labels_of_other_classes_are_refused(
 ) -> None:
     """Else a student learns cats from the probabilities of dogs."""
     build_labels(tmp_path / "labels", audio, classes=Classes(MIDS[::-1], MIDS))
-    join_is_refused(refused, tmp_path, "another class list", "relabel")
+    found = f"column 0 is {MIDS[2]}, expected {MIDS[0]}"
+    words = ("the same classes in another order", found, "relabel")
+    join_is_refused(refused, tmp_path, *words)
+
+
+def test_labels_of_one_class_more_are_refused(
+    tmp_path: Path, audio: Index, refused: Refused
+) -> None:
+    """Else a teacher of a newer class list teaches columns that nobody has."""
+    mids = (*MIDS, "/m/more")
+    rows = [Row(key, "npy", encode_labels(np.full((2, 4), 0.5)), 2) for key in KEYS]
+    build_labels(tmp_path / "labels", audio, rows, classes=Classes(mids, mids))
+    words = ("another class list (4 classes, not 3)", "column 3 is /m/more", "relabel")
+    join_is_refused(refused, tmp_path, *words)
 
 
 def test_labels_of_several_folders_must_come_in_the_order_of_the_audio(

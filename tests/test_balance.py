@@ -10,7 +10,7 @@ import pytest
 from psl import train
 from psl.checkpoint import load_newest
 from psl.chunking import Chunking
-from psl.loader import TrainingData
+from psl.training_data import TrainingData
 from shards.balance import balanced_weights, sampling_weights
 from shards.index import open_index
 from shards.plan import Plan

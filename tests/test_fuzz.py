@@ -25,8 +25,9 @@ from shards.audio import decode
 from shards.classes import read_classes
 from shards.decode import load_segment
 from shards.index import Index, open_index
+from shards.label_codec import decode_labels
 from shards.reader import MemberReader
-from shards.schema import ClipInfo, ShardError, decode_labels
+from shards.schema import ClipInfo, ShardError
 from shards.segments import read_segments
 from shards.tar import read_members
 from shards.verify import verify

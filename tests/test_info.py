@@ -8,7 +8,7 @@ import pytest
 
 from shards import info
 from shards.classes import Classes
-from shards.schema import encode_labels
+from shards.label_codec import encode_labels
 from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, Run

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from shards.classes import Classes
 from shards.index import open_index
 from shards.join import open_indexes
+from shards.label_codec import decode_labels, encode_labels
 from shards.reader import MemberReader
-from shards.schema import ShardError, decode_labels, encode_labels, make_key
+from shards.schema import ShardError, make_key
 from shards.segments import Segment, find_audio
 from shards.writer import DatasetBuilder, Row
 

@@ -15,7 +15,7 @@ import pytest
 
 from shards.cli import run_main
 from shards.index import open_index
-from shards.schema import encode_labels
+from shards.label_codec import encode_labels
 from shards.writer import DatasetBuilder, Row
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")

@@ -20,7 +20,7 @@ import pytest
 from psl import label, train
 from shards.classes import Classes
 from shards.files import open_atomic, remove_leftovers
-from shards.schema import encode_labels
+from shards.label_codec import encode_labels
 from shards.verify import verify
 from shards.writer import DatasetBuilder, Row
 
