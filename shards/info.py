@@ -15,6 +15,7 @@ import numpy as np
 
 from shards.cli import run_main
 from shards.index import Index, open_index
+from shards.label_codec import LabelForm
 
 DEFAULT_CLASSES = 20
 
@@ -173,7 +174,14 @@ def _label_facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "chunks", text
     if report["clips_unlabelled"]:
         yield "unlabelled", f"{report['clips_unlabelled']:,} clips that did not decode"
-    yield "classes", f"{report['num_classes']:,}"
+    properties = report["properties"]
+    form = LabelForm.of(properties)
+    kept = f"; the {form.top_k} most probable of each chunk, tail {form.tail}"
+    yield "classes", f"{report['num_classes']:,}" + (kept if form.top_k else "")
+    if form.views > 1:
+        names = ("augment_seed", "gain_db", "roll_samples", "roll_fill")
+        how = [f"{name} {properties[name]}" for name in names if name in properties]
+        yield "views", f"{form.views}; {', '.join(how)}"
 
 
 def _plain(value: Any) -> str:

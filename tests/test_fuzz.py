@@ -15,7 +15,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from shards.audio import decode
 from shards.classes import read_classes
 from shards.decode import load_segment
 from shards.index import Index, open_index
-from shards.label_codec import decode_labels
+from shards.label_codec import LabelForm, decode_labels, encode_labels
 from shards.reader import MemberReader
 from shards.schema import ClipInfo, ShardError
 from shards.segments import read_segments
@@ -425,6 +425,31 @@ def test_a_damaged_label_member_is_refused_or_reads_as_numpy_reads_it() -> None:
         assert (0 <= expected).all() and (expected <= 1).all()
 
     fuzz("labels", 1000, case)
+
+
+@pytest.mark.parametrize("tail", ["zero", "mean"])
+def test_a_damaged_top_k_member_is_refused_or_reads_as_its_fields_say(
+    tail: Literal["zero", "mean"],
+) -> None:
+    """Else labels from anyone write past an array, or are no probabilities."""
+    form = LabelForm(views=2, top_k=2, tail=tail)
+    probs = np.random.default_rng(0).random((2, 3, 5))
+    whole = encode_labels(probs, form)
+
+    def case(rng: random.Random) -> None:
+        data, view = mutated(rng, whole, block=2), rng.randrange(2)
+        found = decode_labels(data, 3, 5, form, view=view)
+        assert found.shape == (3, 5)
+        assert (0 <= found).all() and (found <= 1).all()
+        records = np.load(io.BytesIO(data), allow_pickle=False)[view]
+        for row, record in zip(found, records, strict=True):
+            assert len(set(record["classes"].tolist())) == 2
+            rest = record["rest"] if tail == "mean" else 0
+            expected = dict.fromkeys(range(5), rest)
+            expected.update(zip(record["classes"].tolist(), record["probs"]))
+            assert row.tolist() == [expected[n] for n in range(5)]
+
+    fuzz(f"top-k {tail}", 1000, case)
 
 
 @pytest.mark.parametrize("codec", ["wav", "flac"])

@@ -26,7 +26,7 @@ import torch
 
 from psl import label, label_job, train
 from psl.label_status import measure
-from psl.loader import TrainingData
+from psl.training_data import TrainingData
 from shards.claims import Held, Holder
 from shards.cli import JobError
 from shards.index import open_index
