@@ -49,13 +49,13 @@ DENSE_3_VIEWS = LabelForm(views=3)
 
 def test_top_k_labels_are_the_largest_and_ties_go_to_the_lower_class() -> None:
     """Else a teacher's best guesses are lost, or depend on how a sort was written."""
-    probs = [[0.1, 0.9, 0.2, 0.5], [0.25, 0.25, 0.25, 0.25], [0.0, -0.0, 0.0, 0.0]]
+    probs = [[0.1, 0.9, 0.2, 0.5], [0.25, 0.25, 0.25, 0.25], [-0.0, 0.5, 0.0, 0.5]]
     zero = decode_labels(encode_labels(np.array(probs), TOP_2_ZERO), 3, 4, TOP_2_ZERO)
-    expected = [[0, 0.9, 0, 0.5], [0.25, 0.25, 0, 0], [0, 0, 0, 0]]
+    expected = [[0, 0.9, 0, 0.5], [0.25, 0.25, 0, 0], [0, 0.5, 0, 0.5]]
     np.testing.assert_array_equal(zero, np.array(expected, np.float16))
     mean = decode_labels(encode_labels(np.array(probs), TOP_2), 3, 4, TOP_2)
     rest = np.float16((float(np.float16(0.1)) + float(np.float16(0.2))) / 2)
-    expected = [[rest, 0.9, rest, 0.5], [0.25] * 4, [0] * 4]
+    expected = [[rest, 0.9, rest, 0.5], [0.25] * 4, [0, 0.5, 0, 0.5]]
     np.testing.assert_array_equal(mean, np.array(expected, np.float16))
 
 
@@ -298,6 +298,21 @@ def test_top_k_labels_that_would_fill_the_memory_are_refused(tmp_path: Path) -> 
     builder.publish(["000000.tar"])
     with pytest.raises(ShardError, match=f"count {most + 1} is impossible"):
         open_index(tmp_path / "x", kind="labels")
+
+
+def test_verify_looks_at_every_view(tmp_path: Path) -> None:
+    """Else a student meets the NaN that verify called whole, weeks into training."""
+    data = encode_labels(np.full((3, 2, 4), 0.5), DENSE_3_VIEWS)[:-2] + b"\xff\xff"
+    properties = DENSE_3_VIEWS.properties
+    classes = write_classes(tmp_path, 4)
+    builder = DatasetBuilder(tmp_path / "x", "labels", classes, properties, {})
+    builder.begin()
+    builder.add("000000.tar", [Row("c_0", "npy", data, 2)])
+    assert builder.publish(["000000.tar"])
+    with pytest.raises(ShardError, match="key 'c_0' at row 0: labels outside"):
+        verify(tmp_path / "x")
+    with pytest.raises(ShardError, match="c_0.npy: labels outside"):
+        rebuild(tmp_path / "x", classes=classes)
 
 
 @pytest.mark.parametrize("form", [TOP_2, DENSE_3_VIEWS, TOP_2_OF_3_VIEWS])

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from psl import runtime
+from psl.augment import Augmentation
 from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
+from psl.label_layout import LabelLayout
 from psl.label_rows import ShardChunks, read_batch
 from psl.loader import LoaderConfig, to_waveform
 from psl.models import build_model
@@ -36,6 +38,7 @@ from shards.claims import Claims
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.index import Index, open_index
+from shards.label_codec import LabelForm
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.writer import DatasetBuilder, Row
@@ -87,12 +90,10 @@ def in_memory(work: Work) -> list[tuple[Tensor, Tensor]]:
     """Waveforms and lengths of all batches of the job, on the device."""
     batches, memory, index = [], BatchMemory(), work.reader.index
     for shard in range(len(index.shards)):
-        for chunks in ShardChunks.of(index, shard, work.chunking).batches(
+        for chunks in ShardChunks.of(index, shard, work.layout).batches(
             work.batch_size
         ):
-            batch = read_batch(
-                work.reader, chunks, work.chunking, memory, forgive=False
-            )
+            batch = read_batch(work.reader, chunks, work.layout, memory, forgive=False)
             waveform = to_waveform(torch.from_numpy(batch.pcm)).to(work.device)
             batches.append((waveform, torch.from_numpy(batch.lengths).to(work.device)))
     return batches
@@ -161,7 +162,11 @@ def turns(
         timed = Timed(score)
         work = Work(
             reader=MemberReader(index),
-            chunking=Chunking.of(2.0, index.properties["sample_rate"]),
+            layout=LabelLayout(
+                Chunking.of(2.0, index.properties["sample_rate"]),
+                LabelForm(),
+                Augmentation.of({}),
+            ),
             builder=DatasetBuilder(
                 folder / f"turn{turn}", "labels", index.classes, {}, {}
             ),
