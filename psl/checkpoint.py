@@ -75,7 +75,7 @@ def save_checkpoint(
     folder: Path,
     *,
     model: nn.Module,
-    optimizer: optim.Optimizer | None,
+    optimizer: dict[str, Tensor],
     model_config: ModelConfig,
     classes: Classes,
     training: TrainingState,
@@ -83,12 +83,10 @@ def save_checkpoint(
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
-    Without ``optimizer`` the checkpoint serves evaluation, but not resuming.
+    ``model`` must be whole, and ``optimizer`` what ``optimizer_tensors`` gives.
     ``before_last`` is called when only the manifest is missing.
     """
-    files = {_MODEL: save(_contiguous(model.state_dict()))}
-    if optimizer is not None:
-        files[_OPTIMIZER] = save(_flatten(optimizer))
+    files = {_MODEL: save(_contiguous(model.state_dict())), _OPTIMIZER: save(optimizer)}
     state = {
         "model": TypeAdapter(ModelConfig).dump_python(model_config),
         "classes": asdict(classes),
@@ -133,8 +131,8 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def _flatten(optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors by ``<parameter number>.<name>``."""
+def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a plain optimizer, by ``<parameter number>.<name>``."""
     return _contiguous(
         {
             f"{number}.{name}": tensor
@@ -202,18 +200,24 @@ def _read_checked(path: Path, sha256: dict[str, str]) -> bytes:
     return data
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: optim.Optimizer) -> None:
-    """Put the checkpoint's optimizer tensors into ``optimizer``.
+def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The optimizer tensors of a checkpoint, by ``<parameter number>.<name>``.
 
     Raises ValueError if the checkpoint was saved without them.
     """
     sha256 = _read_manifest(checkpoint.folder)
     if _OPTIMIZER not in sha256:
         raise ValueError(
-            f"{checkpoint.folder}: saved under DeepSpeed, without optimizer state, and "
-            "cannot be resumed; choose another run_dir"
+            f"{checkpoint.folder}: an older version saved it under DeepSpeed, without "
+            "optimizer state, and it cannot be resumed; choose another run_dir"
         )
-    tensors = load(_read_checked(checkpoint.folder / _OPTIMIZER, sha256))
+    return load(_read_checked(checkpoint.folder / _OPTIMIZER, sha256))
+
+
+def put_optimizer_tensors(
+    tensors: dict[str, Tensor], optimizer: optim.Optimizer
+) -> None:
+    """Make ``tensors`` the state of a plain optimizer."""
     full: dict[str, Any] = optimizer.state_dict()
     full["state"] = {}
     for name, tensor in tensors.items():

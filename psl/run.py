@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
-from psl import runtime
+from psl import runtime, zero
 from psl.attempt import Attempt
-from psl.checkpoint import TrainingState, best_steps, load_newest, load_optimizer
+from psl.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    best_steps,
+    load_newest,
+    load_optimizer,
+    optimizer_tensors,
+    put_optimizer_tensors,
+)
 from psl.evaluate import check_fits
 from psl.loader import Batch, fetch_ahead
 from psl.models import build_from_config
@@ -47,6 +55,30 @@ class Run:
     @property
     def bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.step.model)
+
+    def whole_model(self) -> nn.Module:
+        """The model with all weights, BatchNorm statistics of all ranks. Collective.
+
+        A copy where ranks hold a part each: they could run their own only in step,
+        and in validation they have unequal numbers of batches.
+        """
+        model = self.bare_model
+        runtime.average_norm_statistics(model)
+        if not runtime.splits_weights(self.accelerator):
+            return model
+        whole = build_from_config(self.config.model, len(self.valid.classes))
+        whole.load_state_dict(zero.gather_weights(model))
+        return runtime.place(whole, self.accelerator.device)
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The whole state of the optimizer, as a checkpoint keeps it. Collective.
+
+        Only for the main process, where it is gathered.
+        """
+        keep, optimizer = self.accelerator.is_main_process, self.step.optimizer
+        if runtime.is_deepspeed(self.accelerator):
+            return zero.gather_optimizer(self.bare_model, optimizer, keep=keep)
+        return optimizer_tensors(optimizer) if keep else {}
 
     def learning_rate(self, step: int) -> float:
         """Of optimizer step number ``step`` (from 1)."""
@@ -82,7 +114,11 @@ def begin_run(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(model, config.optim)
     fingerprint = plan.fingerprint(f"{data.fingerprint}+{valid.fingerprint}")
-    state = _resume(config, model, optimizer, fingerprint)
+    checkpoint = _load(config, model, fingerprint)
+    state = checkpoint.training if checkpoint else TrainingState(0, 0, (), fingerprint)
+    tensors: dict[str, Tensor] = {}
+    if checkpoint is not None and not is_done(state, config):
+        tensors = load_optimizer(checkpoint)
     runtime.check_agreement(accelerator, f"{fingerprint} {state}")
     if accelerator.is_main_process and not state.history:
         write_first_files(config.run_dir, config, accelerator.num_processes)
@@ -96,7 +132,7 @@ def begin_run(
     )
     step = Stepper(
         accelerator,
-        *accelerator.prepare(model, optimizer),
+        *_prepare(accelerator, model, optimizer, tensors),
         seed=config.seed,
         precision=config.precision,
         clip_grad_norm=config.optim.clip_grad_norm,
@@ -148,13 +184,12 @@ def _check_shares(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> 
         raise ValueError("nonfinite: DeepSpeed cannot skip an update here; use stop")
 
 
-def _resume(
-    config: TrainConfig, model: nn.Module, optimizer: optim.Optimizer, fingerprint: str
-) -> TrainingState:
-    """The state to go on from, with its weights loaded; fresh if there is none."""
+def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint to go on from, its weights put into ``model``; None if there is
+    none."""
     checkpoint = load_newest(config.run_dir)
     if checkpoint is None:
-        return TrainingState(0, 0, (), fingerprint)
+        return None
     check_same_config(config.run_dir, config)
     if checkpoint.training.plan_fingerprint != fingerprint:
         raise ValueError(
@@ -163,9 +198,23 @@ def _resume(
             f"{fingerprint[:12]}); restore the data, or choose another run_dir"
         )
     model.load_state_dict(checkpoint.weights)
-    if not is_done(checkpoint.training, config):
-        load_optimizer(checkpoint, optimizer)
-    return checkpoint.training
+    return checkpoint
+
+
+def _prepare(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    tensors: dict[str, Tensor],
+) -> tuple[nn.Module, optim.Optimizer]:
+    """Both, wrapped for the strategy, the optimizer with ``tensors``. Collective."""
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if runtime.is_deepspeed(accelerator):
+        bare_model = accelerator.unwrap_model(model)
+        zero.deal_out_optimizer(tensors, bare_model, optimizer)
+    else:
+        put_optimizer_tensors(tensors, optimizer)
+    return model, optimizer
 
 
 def is_done(state: TrainingState, config: TrainConfig) -> bool:

@@ -29,7 +29,7 @@ CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
 RESULT_NAME = "result.json"
 FREE_TO_CHANGE = (
     *("run_dir", "data", "loader", "log_every", "save_every", "keep_best"),
-    *("accumulation_steps", "nonfinite", "max_skipped_steps", "attempt"),
+    *("accumulation_steps", "nonfinite", "max_skipped_steps", "attempt", "strategy"),
 )
 """Keys that may differ when a run is resumed: they do not change its result, or no more
 than another number of processes does. Where the data lies may change; what it holds is

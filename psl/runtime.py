@@ -1,8 +1,8 @@
 """The processes of a job: who am I, where do I compute, when do we part.
 
 The only module that reads the environment of a launcher (RANK, WORLD_SIZE,
-ACCELERATE_*), and the only one that knows accelerate and DeepSpeed start-up rules.
-Ranks talk through the few functions here.
+ACCELERATE_*), and the only one that knows accelerate's start-up rules; those of
+DeepSpeed are in psl/zero.py. Ranks talk through the few functions here.
 """
 
 from __future__ import annotations
@@ -13,29 +13,79 @@ import warnings
 from datetime import timedelta
 from typing import Any, Literal
 
+import accelerate
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
+    DeepSpeedPlugin,
     DistributedDataParallelKwargs,
     DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     KwargsHandler,
+    is_deepspeed_available,
 )
 from torch import Tensor, nn
 
+from psl import zero
 from shards.cli import JobError
 from shards.schema import sha256_of
 
 Precision = Literal["no", "bf16"]
+Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
+ZERO_STRATEGIES: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
 GROUP_SECONDS = 120.0
 """Added to the timeout of the process group, so that slow starts do not fail."""
+
+
+def agreed_precision(precision: Precision | None) -> Precision:
+    """What the config says, else accelerate launch, else no.
+
+    Raises ValueError if both say something and differ. accelerate launch says no also
+    where nobody asked for it, so that counts as nothing.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "bf16"):
+        raise ValueError(
+            f"accelerate launch says mixed_precision {asked}, expected no or bf16"
+        )
+    if asked == "bf16" and precision == "no":
+        raise ValueError(
+            f"accelerate launch says mixed_precision {asked}, the config precision "
+            f"{precision}; make them agree"
+        )
+    return precision or ("bf16" if asked == "bf16" else "no")
+
+
+def agreed_strategy(strategy: Strategy | None) -> Strategy:
+    """What the config says, else accelerate launch, else ddp.
+
+    Raises ValueError if both say something and differ, or the launcher asks for what
+    there is not.
+    """
+    for other in ("FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{other}", "false").lower() == "true":
+            raise ValueError(
+                f"accelerate launch asks for {other}; use its distributed_type "
+                "MULTI_GPU, or DEEPSPEED (see launch/accelerate)"
+            )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
+        return strategy or "ddp"
+    stage = zero.stage_of(DeepSpeedPlugin().deepspeed_config)
+    asked: Strategy = ZERO_STRATEGIES[stage - 1]
+    if strategy not in (None, asked):
+        raise ValueError(
+            f"accelerate launch says DeepSpeed with ZeRO stage {stage}, the config "
+            f"strategy {strategy}; make them agree"
+        )
+    return asked
 
 
 def start(
     *,
     precision: Precision | None = None,
+    strategy: Strategy | None = None,
     global_batch_size: int | None = None,
     clip_grad_norm: float | None = None,
     accumulation_steps: int = 1,
@@ -44,54 +94,70 @@ def start(
     """Join the job this process was launched for: alone, torchrun, accelerate launch.
 
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
-    gloo. Under ``accelerate launch`` with a DeepSpeed config, the batch size and the
-    clipping are written into that config, since DeepSpeed reads neither from us.
-    ``timeout_seconds`` is that of psl/watchdog.py, which names whom a rank waits for;
-    the process group's own, which cannot, is longer.
+    gloo. DeepSpeed reads its own configuration only: that of ``accelerate launch``, or
+    one made here, where what ours says is written in. ``timeout_seconds`` is that of
+    psl/watchdog.py, which names whom a rank waits for; the process group's own, which
+    cannot, is longer.
 
     Raises ValueError if the launcher asks for what is not supported or contradicts the
     config, and JobError if its world is not the one accelerate sees.
     """
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", precision)
-    if precision is not None and asked != precision:
-        raise ValueError(
-            f"accelerate launch says mixed_precision {asked}, the config precision "
-            f"{precision}; make them agree"
-        )
+    precision, strategy = agreed_precision(precision), agreed_strategy(strategy)
     _check_launcher(accumulation_steps)
     cuda = torch.cuda.is_available()
     if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # accelerate 1.15 passes the name that torch 2.13 deprecates
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+    # DeepSpeed 0.19 calls them at every step of ZeRO-3
+    warnings.filterwarnings("ignore", message="`torch.distributed.*` is deprecated")
     handlers: list[KwargsHandler] = [
         DistributedDataParallelKwargs(broadcast_buffers=False)
     ]
-    if deepspeed and precision == "bf16":
-        raise ValueError("precision bf16 is not supported under DeepSpeed yet; use no")
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
         backend = "nccl" if cuda else "gloo"
         timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
+    plugin = _deepspeed_plugin(strategy) if strategy != "ddp" else None
+    if plugin is not None and global_batch_size is not None:
+        world_size = rank_and_world_size()[1]
+        zero.complete(
+            plugin.deepspeed_config,
+            micro_batch_size=global_batch_size // (world_size * accumulation_steps),
+            num_processes=world_size,
+            accumulation_steps=accumulation_steps,
+            clip_grad_norm=clip_grad_norm,
+            bf16=precision == "bf16",
+        )
     # cpu=True would make accelerate drop DeepSpeed without a word
     accelerator = Accelerator(
-        cpu=not cuda and not deepspeed,
-        mixed_precision="no",  # psl.train has an autocast of its own
+        cpu=not cuda and plugin is None,
+        mixed_precision="no",  # psl.step has an autocast of its own
         # given as steps, the launcher's default of 1 would override it
         gradient_accumulation_plugin=GradientAccumulationPlugin(accumulation_steps),
+        deepspeed_plugin=plugin,
         kwargs_handlers=handlers,
     )
-    _check_world(accelerator, deepspeed)
-    if deepspeed and global_batch_size is not None:
-        settings = accelerator.state.deepspeed_plugin.deepspeed_config
-        world_size = accelerator.num_processes
-        parts = world_size * accumulation_steps
-        settings["train_micro_batch_size_per_gpu"] = global_batch_size // parts
-        settings["gradient_accumulation_steps"] = accumulation_steps
-        # absent, DeepSpeed 0.19 clips at 1.0
-        settings["gradient_clipping"] = clip_grad_norm or 0.0
+    _check_world(accelerator, plugin is not None)
     return accelerator
+
+
+def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
+    """What accelerate launch says of DeepSpeed, or ``strategy`` with all defaults."""
+    if not is_deepspeed_available():
+        raise JobError(
+            f"strategy {strategy} needs DeepSpeed; install the extra: "
+            "pip install 'psl-audio[deepspeed]'"
+        )
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError(
+            f"strategy {strategy} needs a launcher, for one process too: "
+            "torchrun --nproc-per-node 1 -m psl.train ..."
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
+        return DeepSpeedPlugin()
+    stage = ZERO_STRATEGIES.index(strategy) + 1
+    return DeepSpeedPlugin(zero_stage=stage, zero3_init_flag=False)
 
 
 def _check_launcher(accumulation_steps: int) -> None:
@@ -120,16 +186,21 @@ def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
         )
     if deepspeed != is_deepspeed(accelerator):
         raise JobError(
-            "the launcher asked for DeepSpeed, but accelerate did not start it; "
-            "install the extra: pip install 'psl-audio[deepspeed]'"
+            "DeepSpeed was asked for, but accelerate did not start it; this is "
+            f"accelerate {accelerate.__version__}, and 1.15 is known to start it"
         )
-    if deepspeed and accelerator.state.deepspeed_plugin.zero_stage == 3:
-        raise ValueError("ZeRO-3 splits the weights, which is not supported yet; use 2")
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
     """Whether DeepSpeed holds the optimizer's state, a part of it on each rank."""
     return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def splits_weights(accelerator: Accelerator) -> bool:
+    """Whether a rank holds only a part of the weights, between uses (ZeRO-3)."""
+    if not is_deepspeed(accelerator):
+        return False
+    return zero.stage_of(accelerator.state.deepspeed_plugin.deepspeed_config) == 3
 
 
 def finish(accelerator: Accelerator) -> None:

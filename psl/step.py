@@ -47,14 +47,17 @@ class Stepper:
         optimizer: optim.Optimizer,
         *,
         seed: int,
-        precision: runtime.Precision,
+        precision: runtime.Precision | None,
         clip_grad_norm: float | None,
         accumulation_steps: int,
         nonfinite: Nonfinite,
         compile_model: bool,
     ) -> None:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
-        self._seed, self._precision = seed, precision
+        self._seed = seed
+        # DeepSpeed turns autocast off around its forward, and has its own (psl/zero.py)
+        split = runtime.is_deepspeed(accelerator)
+        self._autocast = precision == "bf16" and not split
         self._clip, self._num_parts = clip_grad_norm, accumulation_steps
         # around DDP, which then splits the graph so that communication overlaps
         self._forward = torch.compile(model) if compile_model else model
@@ -87,6 +90,8 @@ class Stepper:
         mean_loss = torch.stack(losses).mean()
         if not deepspeed:
             problem, any_stop = self._agree(mean_loss, self._gradient_norm(), stop)
+        elif problem is None and self.optimizer.step_was_skipped:  # type: ignore
+            problem = "gradient norm is not finite"
         if problem is None:
             self.optimizer.step()
         else:
@@ -97,7 +102,7 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
             clip_probs, _ = self._forward(batch.waveform, batch.num_samples)
         return psl_loss(clip_probs, batch.targets)
 

@@ -99,8 +99,13 @@ class TrainConfig:
     """Validations without a better mAP after which training ends; null for never."""
     keep_best: int = Field(default=4, gt=0)
     """Checkpoints kept by validation mAP, beside the newest two."""
-    precision: runtime.Precision = "no"
-    """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs)."""
+    precision: runtime.Precision | None = None
+    """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs); null
+    for what accelerate launch says, or else no."""
+    strategy: runtime.Strategy | None = None
+    """What each process holds: ddp everything; zero1 a part of Adam's state, zero2 also
+    of the gradients, zero3 also of the weights, all three by DeepSpeed; null for what
+    accelerate launch says, or else ddp. A run may go on with another one."""
     seed: int = Field(default=0, ge=0)
     """Of the initial weights, the order of chunks and dropout."""
     log_every: int = Field(default=20, gt=0)
@@ -168,10 +173,9 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
 
 def _validate(run: Run, state: TrainingState) -> TrainingState:
     """The state after the epoch, with its validation mAP. Collective."""
-    model, step = run.bare_model, run.steps_done(state)
+    step = run.steps_done(state)
     run.attempt.mark("evaluate", step)
-    runtime.average_norm_statistics(model)
-    model.eval()
+    model = run.whole_model().eval()
 
     def check(number: int) -> None:
         run.attempt.at("evaluate", step)
@@ -197,14 +201,13 @@ def _save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective."""
     step = run.steps_done(state)
     run.attempt.at("checkpoint.before", step)
-    runtime.average_norm_statistics(run.bare_model)
-    assert_finite(run.bare_model)
-    split = runtime.is_deepspeed(run.accelerator)
+    model, optimizer = run.whole_model(), run.optimizer_tensors()
+    assert_finite(model)
     if run.accelerator.is_main_process:
         save_checkpoint(
             checkpoint_folder(run.config.run_dir, step),
-            model=run.bare_model,
-            optimizer=None if split else run.step.optimizer,
+            model=model,
+            optimizer=optimizer,
             model_config=run.config.model,
             classes=run.valid.classes,
             training=state,
@@ -260,8 +263,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Attempt(
         config.run_dir, config.attempt, lambda step: describe_batch(config, step)
     ) as attempt:
+        config = dataclasses.replace(
+            config,
+            precision=runtime.agreed_precision(config.precision),
+            strategy=runtime.agreed_strategy(config.strategy),
+        )
         accelerator = runtime.start(
             precision=config.precision,
+            strategy=config.strategy,
             global_batch_size=config.global_batch_size,
             clip_grad_norm=config.optim.clip_grad_norm,
             accumulation_steps=config.accumulation_steps,

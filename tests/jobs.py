@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -78,10 +78,12 @@ def start(
     ranks: int = 1,
     fault: str | None = None,
     fixed_statistics: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Job:
     """Start ``psl.train WORDS`` on ``ranks`` processes over gloo.
 
     With ``fixed_statistics`` BatchNorm uses its running statistics, as in evaluation.
+    Given an ``environment``, the processes have it, and one alone is launched, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
@@ -89,8 +91,8 @@ def start(
     processes = []
     for rank, output in enumerate(outputs):
         output.touch()
-        variables = {"PSL_FAULT": fault} if fault else {}
-        if ranks > 1:
+        variables = {**(environment or {})} | ({"PSL_FAULT": fault} if fault else {})
+        if ranks > 1 or environment is not None:
             variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             variables |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             variables |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}

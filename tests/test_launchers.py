@@ -12,10 +12,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from psl.checkpoint import list_checkpoints, load_checkpoint
+from psl import train, zero
+from psl.checkpoint import list_checkpoints
 from psl.status import read_status
 from tests.jobs import start, step_reached
-from tests.learning import REPOSITORY, distance_moved, losses, tiny_config, torchrun
+from tests.learning import (
+    REPOSITORY,
+    distance_moved,
+    losses,
+    state,
+    tiny_config,
+    torchrun,
+)
 
 
 def accelerate_launch(config: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -118,24 +126,6 @@ def test_a_request_to_stop_ends_torchrun_with_a_checkpoint_and_no_restart(
     assert list_checkpoints(tmp_path / "run")[-1].name == f"step_{ended.step:08d}"
 
 
-def test_deepspeed_trains_on_two_ranks_and_its_weights_load_anywhere(
-    tmp_path: Path, dataset: Path
-) -> None:
-    """Every rank would believe it is alone, or the optimizer's half be saved as all."""
-    pytest.importorskip("deepspeed")
-    words = tiny_config(tmp_path, dataset, "epochs=2")
-    result = accelerate_launch("zero2.yaml", *words)
-    assert result.returncode == 0, result.stderr[-3000:]
-    logged = losses(tmp_path / "run")
-    assert len(logged) == 12 and logged[12] < logged[1]
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
-    checkpoint = load_checkpoint(tmp_path / "run")
-    checkpoint.build_model()
-    (tmp_path / "run" / "checkpoints" / "step_00000012").rename(tmp_path / "lost")
-    again = accelerate_launch("zero2.yaml", *words)
-    assert again.returncode != 0 and "cannot be resumed" in again.stderr
-
-
 def test_deepspeed_clips_gradients_as_the_config_says(
     tmp_path: Path, dataset: Path
 ) -> None:
@@ -148,3 +138,63 @@ def test_deepspeed_clips_gradients_as_the_config_says(
     result = accelerate_launch("zero2.yaml", *words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert distance_moved(tmp_path / "run") < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stage", "place"),
+    [
+        ("ddp", "2", "stage 2, the config strategy ddp"),
+        ("zero1", "3", "strategy zero1"),
+    ],
+)
+def test_a_launcher_that_asks_for_another_strategy_is_contradicted(
+    tmp_path: Path,
+    dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    stage: str,
+    place: str,
+) -> None:
+    """Somebody who measures two strategies would measure one twice."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
+    with pytest.raises(ValueError, match=place):
+        train.main(tiny_config(tmp_path, dataset, f"strategy={strategy}"))
+    assert state(tmp_path / "run") == "bad_config"
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"gradient_clipping": 1.0}, "gradient_clipping 1.0, ours 0.0"),
+        ({"train_batch_size": 64}, "train_batch_size 64, ours 8"),
+        ({"bf16": {"enabled": True}}, "enables bf16"),
+        ({"zero_optimization": {"stage": 0}}, "stage 0, expected 1, 2 or 3"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+            "offload_optimizer.device cpu",
+        ),
+    ],
+)
+def test_a_deepspeed_file_that_says_otherwise_is_refused(
+    settings: dict[str, object], place: str
+) -> None:
+    """DeepSpeed would go by its file, and the run's config.yaml tell a lie."""
+    settings = {"zero_optimization": {"stage": 2}, **settings}
+    with pytest.raises(ValueError, match=place):
+        zero.stage_of(settings)
+        zero.complete(
+            settings,
+            micro_batch_size=4,
+            num_processes=2,
+            accumulation_steps=1,
+            clip_grad_norm=None,
+            bf16=False,
+        )
+
+
+def test_zero_without_a_launcher_is_refused(tmp_path: Path, dataset: Path) -> None:
+    """DeepSpeed would look for an MPI, and fail with a traceback."""
+    pytest.importorskip("deepspeed")
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 1"):
+        train.main(tiny_config(tmp_path, dataset, "strategy=zero2"))

@@ -250,7 +250,7 @@ def test_a_launcher_that_asks_for_another_precision_is_contradicted(
     """`accelerate launch --mixed_precision bf16` would train in float32 in silence."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     with pytest.raises(ValueError, match="bf16, the config precision no"):
-        train.main(tiny_config(tmp_path, dataset))
+        train.main(tiny_config(tmp_path, dataset, "precision=no"))
 
 
 def test_labels_of_another_dataset_are_refused(

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from psl import runtime
 from psl.attempt import Attempt
-from psl.checkpoint import TrainingState, save_checkpoint
+from psl.checkpoint import TrainingState, optimizer_tensors, save_checkpoint
 from psl.config import parse
 from psl.loader import Batch, WaitMeter
 from psl.run import Run, batches, begin_run
@@ -164,7 +164,7 @@ def _time_checkpoint(run: Run, state: TrainingState) -> float:
         save_checkpoint(
             Path(run.config.run_dir, "timed", str(number)),
             model=run.bare_model,
-            optimizer=run.step.optimizer,
+            optimizer=optimizer_tensors(run.step.optimizer),
             model_config=run.config.model,
             classes=run.valid.classes,
             training=state,
