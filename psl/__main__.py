@@ -13,6 +13,7 @@ COMMANDS = {
     "info": ("shards.info", "what is in a dataset"),
     "verify": ("shards.verify", "re-read a dataset and compare it with its index"),
     "label": ("psl.label", "teacher + audio shards -> label shards"),
+    "label_report": ("psl.label_report", "how good pseudo labels are"),
     "train": ("psl.train", "train on weak or pseudo strong labels"),
     "status": ("psl.status", "how a run stands"),
     "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
@@ -23,7 +24,7 @@ def main() -> None:
     """Dispatch to a command; without one, list them."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        lines = [f"  {key:9} {purpose}" for key, (_, purpose) in COMMANDS.items()]
+        lines = [f"  {key:12} {purpose}" for key, (_, purpose) in COMMANDS.items()]
         print("usage: psl COMMAND ...\n\n" + "\n".join(lines))
         print("\npsl COMMAND --help says more.")
         sys.exit(0 if name in ("--help", "-h") else 2)

@@ -92,8 +92,15 @@ def average_precision(positive: np.ndarray, scores: np.ndarray) -> float:
     """Sum of precision times gain in recall over thresholds; NaN without positives."""
     if not positive.any():
         return float("nan")
-    true, false = _counts_by_threshold(positive, scores)
-    gain = np.diff(true, prepend=0) / positive.sum()
+    return average_precision_of_counts(*_counts_by_threshold(positive, scores))
+
+
+def average_precision_of_counts(true: np.ndarray, false: np.ndarray) -> float:
+    """The same from true and false positives [U] at each threshold, highest first.
+
+    The last threshold takes in all, at least one positive; none takes in nothing.
+    """
+    gain = np.diff(true, prepend=0) / true[-1]
     return float((gain * true / (true + false)).sum())
 
 

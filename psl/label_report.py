@@ -1,0 +1,302 @@
+"""How good pseudo labels are: numbers, a table by class, and pictures.
+
+Owns the command, the files it writes and what they say. The numbers are defined in
+label_quality.py, the pictures drawn in label_pictures.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from psl import label_quality as quality
+from psl.chunking import Chunking, check_label_chunks
+from psl.events import Events, read_events
+from psl.label_clip import find_clip, view_clip
+from psl.label_markdown import render
+from psl.label_tally import Tally, Truth, tally
+from shards.cli import run_main
+from shards.files import write_atomic
+from shards.index import Index, open_index
+from shards.join import check_join
+from shards.schema import ShardError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose."""
+
+    labels: str
+    """Label dataset."""
+    audio: str
+    """The audio dataset it was made for."""
+    strong: str | None
+    """CSV of true events."""
+    threshold: float
+    """A label that reaches it says that the class is there."""
+    min_overlap: float
+    """Seconds of an event in a chunk, unless half of it lies there."""
+    max_left_out: float
+    """Largest share of events of these clips that cannot be used."""
+    clip: str | None
+    """Key of the clip to draw; None for the most telling one."""
+
+    def check(self) -> None:
+        """ValueError naming a number out of its range."""
+        if not 0.0 < self.threshold <= 1.0:
+            raise ValueError(f"--threshold {self.threshold}; expected 0 < t <= 1")
+        if not 0.0 < self.min_overlap < 1e6:
+            raise ValueError(
+                f"--min-overlap {self.min_overlap}; expected more than 0 s"
+            )
+        if not 0.0 <= self.max_left_out <= 1.0:
+            raise ValueError(f"--max-left-out {self.max_left_out}; expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The labels under study, with all that belongs to them."""
+
+    settings: Settings
+    audio: Index
+    labels: Index
+    chunking: Chunking
+    truth: Truth | None
+    tally: Tally
+    clip: int | None
+    """Row of the clip to draw; None if there is none."""
+
+
+def study_labels(settings: Settings) -> Study:
+    """Read everything once.
+
+    Raises ShardError if labels and audio do not belong together, labels cannot be
+    read, or the CSV is not of these clips, ValueError for a setting out of its range.
+    """
+    settings.check()
+    audio = open_index(settings.audio, kind="audio")
+    labels = open_index(settings.labels, kind="labels")
+    check_join(audio, labels)
+    chunking = chunking_of(labels)
+    check_label_chunks(labels, audio, chunking)
+    chosen = None if settings.clip is None else find_clip(labels, settings.clip)
+    truth = None
+    if settings.strong is not None:
+        events = read_events(settings.strong, audio, max_left_out=settings.max_left_out)
+        rate = audio.properties["sample_rate"]
+        truth = Truth(events, max(1, round(settings.min_overlap * rate)))
+    seen = tally(audio, labels, chunking, truth, threshold=settings.threshold)
+    if chosen is None and seen.most_telling is not None:
+        chosen = seen.most_telling[1]
+    return Study(settings, audio, labels, chunking, truth, seen, chosen)
+
+
+def chunking_of(labels: Index) -> Chunking:
+    """How the labels' clips were cut; ShardError if their index does not say."""
+    try:
+        return Chunking(*(labels.properties[f"{w}_samples"] for w in ("chunk", "hop")))
+    except KeyError as error:
+        raise ShardError(
+            f"{labels.where}: its index has no {error.args[0]}; label again"
+        ) from None
+
+
+def make_report(study: Study) -> dict[str, Any]:
+    """All numbers, as plain values for JSON."""
+    seen, settings = study.tally, study.settings
+    rate = study.audio.properties["sample_rate"]
+    report = {
+        "labels": settings.labels,
+        "audio": settings.audio,
+        "strong": settings.strong,
+        "threshold": settings.threshold,
+        "chunk_seconds": study.chunking.chunk_samples / rate,
+        "hop_seconds": study.chunking.hop_samples / rate,
+        "num_clips": len(study.labels),
+        "num_clips_without_labels": seen.num_unlabelled,
+        "num_chunks": seen.num_chunks,
+        "num_classes": len(study.audio.classes),
+        "provenance": list(study.labels.provenances),
+        "distribution": quality.distribution(seen),
+        "weak_agreement": quality.weak_agreement(seen),
+    }
+    if study.truth is not None:
+        ap = quality.chunk_precision(seen)
+        report["events"] = describe_events(study.truth.events) | {
+            "min_overlap_seconds": settings.min_overlap
+        }
+        report["chunk_ap"] = {name: quality.macro(v) for name, v in ap.items()} | {
+            "num_classes": int(np.isfinite(ap["pseudo"]).sum())
+        }
+        report["recovery"] = quality.recovery(seen, settings.threshold)
+        report["localisation"] = quality.localisation(seen)
+        report["calibration"] = quality.calibration(seen)
+    classes, columns = study.audio.classes, quality.per_class(seen, settings.threshold)
+    report["per_class"] = [
+        {"mid": classes.mids[c], "name": classes.names[c]}
+        | {name: plain(values[c]) for name, values in columns.items()}
+        for c in range(len(classes))
+    ]
+    return json.loads(json.dumps(report, default=plain, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """A NumPy value for JSON; None for NaN."""
+    if isinstance(value, np.ndarray | np.integer):
+        return value.tolist()
+    return quality.finite(value)
+
+
+def describe_events(events: Events) -> dict[str, Any]:
+    """What was used of the CSV, and what was not."""
+    return {
+        "used": len(events.row),
+        "clips": int(events.covered.sum()),
+        "clips_not_in_csv": int((~events.covered).sum()),
+        "classes": len(np.unique(events.label)),
+        "cut_at_clip_end": events.num_cut,
+        "left_out_nothing_in_clip": events.num_outside,
+        "left_out_unknown_mid": sum(events.unknown.values()),
+        "unknown_mids": events.unknown,
+        "of_other_segments": events.num_elsewhere,
+        "other_segments": events.num_segments_elsewhere,
+    }
+
+
+def per_class_csv(report: dict[str, Any]) -> str:
+    """The per-class table, a class a line, in class order; empty where undefined."""
+    buffer = io.StringIO()
+    rows = report["per_class"]
+    writer = csv.DictWriter(buffer, ["index", *rows[0]], lineterminator="\n")
+    writer.writeheader()
+    for number, row in enumerate(rows):
+        short = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
+        writer.writerow({"index": number} | row | short)
+    return buffer.getvalue()
+
+
+def write_report(report: dict[str, Any], out: Path) -> None:
+    """per_class.csv, report.md, and report.json last."""
+    write_atomic(out / "per_class.csv", per_class_csv(report))
+    write_atomic(out / "report.md", render(report))
+    write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
+
+
+def pictures() -> ModuleType:
+    """label_pictures; ValueError where matplotlib, which it needs, is missing."""
+    try:
+        return importlib.import_module("psl.label_pictures")
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise ValueError(
+            "matplotlib is not installed; pip install 'psl-audio[report]', or ask for "
+            "the numbers alone with --no-pictures"
+        ) from None
+
+
+def draw_report(study: Study, report: dict[str, Any], out: Path) -> None:
+    """clip.png, and with events calibration.png and recovery.png."""
+    draw = pictures()
+    if study.clip is not None:
+        view = view_clip(
+            *(study.audio, study.labels, study.chunking, study.clip),
+            events=study.truth.events if study.truth else None,
+            threshold=study.settings.threshold,
+            why=_why(study),
+        )
+        draw.save(out / "clip.png", draw.draw_clip, view)
+    if study.truth is not None:
+        draw.save(out / "calibration.png", draw.draw_calibration, report)
+        draw.save(out / "recovery.png", draw.draw_recovery, report)
+
+
+def _why(study: Study) -> str:
+    """Why this clip is drawn."""
+    if study.settings.clip is not None:
+        return "chosen by hand"
+    if study.truth is not None:
+        return f"mends most of its weak labels at {study.settings.threshold:g}"
+    return "most change over time"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m psl.label_report",
+        description="Say how good pseudo labels are, in numbers and pictures: against "
+        "true events if there is a CSV of them, else by themselves.",
+        epilog="example: python -m psl.label_report data/labels_2s "
+        "--audio data/balanced --strong audioset_train_strong.tsv --out runs/report",
+    )
+    add = parser.add_argument
+    add("labels", metavar="DIR", help="label dataset")
+    add("--audio", required=True, help="the audio dataset it was made for")
+    add("--out", required=True, type=Path, help="folder for the report")
+    add(
+        "--strong",
+        metavar="CSV",
+        help="true events: segment_id (the clip's key), start_time_seconds, "
+        "end_time_seconds, label (mid), parted by tabs or commas",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="a label that reaches it says that the class is there (default 0.5)",
+    )
+    add(
+        "--min-overlap",
+        type=float,
+        default=0.25,
+        metavar="S",
+        help="an event counts for a chunk if S seconds or half of it lie there "
+        "(default 0.25)",
+    )
+    add(
+        "--max-left-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the clips' events that may have an unknown mid or lie outside "
+        "their clip (default 0)",
+    )
+    add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
+    add("--no-pictures", action="store_true", help="write numbers only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m psl.label_report``."""
+    args = _parser().parse_args(argv)
+    settings = Settings(
+        labels=args.labels,
+        audio=args.audio,
+        strong=args.strong,
+        threshold=args.threshold,
+        min_overlap=args.min_overlap,
+        max_left_out=args.max_left_out,
+        clip=args.clip,
+    )
+    if not args.no_pictures:
+        pictures()  # a missing library is said before the work, not after
+    study = study_labels(settings)
+    report = make_report(study)
+    if not args.no_pictures:
+        draw_report(study, report, args.out)
+    write_report(report, args.out)
+    print(render(report))
+
+
+if __name__ == "__main__":
+    run_main(main)
