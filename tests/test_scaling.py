@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_the_projection_is_the_ring_less_what_a_step_hides() -> None:
     ]
 
 
+def test_the_interval_between_checkpoints_is_what_gives_them_their_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever sets save_every by it would save too often."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    bench = importlib.import_module("bench_scaling")
+    # 0.1 s of saving after 19 steps of 0.1 s is a twentieth of 2 s
+    assert bench.steps_per_checkpoint(0.1, 0.1) == 19
+    assert bench.steps_per_checkpoint(0.25, 0.5) == 10
+
+
 def test_two_processes_are_measured_beside_one_and_two_strangers(
     tmp_path: Path,
 ) -> None:
@@ -62,3 +74,4 @@ def test_two_processes_are_measured_beside_one_and_two_strangers(
         assert process["communication_seconds"] < process["step_seconds"]
     assert both[0]["checkpoint_seconds"] > 0
     assert "two together" in result.stdout
+    assert "% of the time if every " in result.stdout

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -43,6 +44,8 @@ from shards.schema import ClipInfo
 from shards.writer import DatasetBuilder, Row
 
 RATE, CLIP_SECONDS, NUM_SHARDS = 16000, 10, 4
+CHECKPOINT_SHARE = 0.05
+"""Of the time of training, that checkpoints may take."""
 LAYOUTS = {"one": (1, 1), "two_strangers": (2, 1), "two_together": (1, 2)}
 """Jobs at the same time, and processes in each."""
 
@@ -65,29 +68,32 @@ class Figures:
     """What a process gives to the others in each step."""
 
 
-def make_dataset(folder: Path, num_clips: int) -> None:
+def make_dataset(folder: Path, num_clips: int, *, num_classes: int = 2) -> None:
     """``num_clips`` clips of noise with one weak label each."""
+    classes = [f"/m/{number}" for number in range(num_classes)]
     rng = np.random.default_rng(0)
     builder = DatasetBuilder(
         folder=folder,
         kind="audio",
-        classes=Classes(("/m/a", "/m/b"), ("A", "B")),
+        classes=Classes(tuple(classes), tuple(classes)),
         properties={"codec": "wav", "sample_rate": RATE},
         provenance={"made_by": "bench_scaling"},
     )
     builder.begin()
     names = [f"{number:06d}.tar" for number in range(NUM_SHARDS)]
     for number, name in enumerate(names):
-        builder.add(name, _noise(rng, range(number, num_clips, NUM_SHARDS)))
+        builder.add(name, _noise(rng, range(number, num_clips, NUM_SHARDS), classes))
     builder.publish(names)
 
 
-def _noise(rng: np.random.Generator, numbers: Sequence[int]) -> Iterator[Row]:
+def _noise(
+    rng: np.random.Generator, numbers: Sequence[int], classes: Sequence[str]
+) -> Iterator[Row]:
     num_samples = RATE * CLIP_SECONDS
     for number in numbers:
         samples = rng.integers(-9999, 9999, num_samples).astype(np.int16)
-        label = number % 2
-        info = ClipInfo(f"n{number}", 0.0, num_samples, RATE, ("/m/" + "ab"[label],))
+        label = number % len(classes)
+        info = ClipInfo(f"n{number}", 0.0, num_samples, RATE, (classes[label],))
         yield Row(
             key=f"Yn{number}_0",
             suffix="wav",
@@ -118,7 +124,7 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
 
 def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
     run.step.model.train()
-    fetched = WaitMeter(_endless(run, state))
+    fetched = WaitMeter(endless(run, state))
     times: dict[bool, list[float]] = {True: [], False: []}
     waits = []
     share_of_rank = run.config.global_batch_size // run.accelerator.num_processes
@@ -143,7 +149,8 @@ def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
     )
 
 
-def _endless(run: Run, state: TrainingState) -> Iterator[Batch]:
+def endless(run: Run, state: TrainingState) -> Iterator[Batch]:
+    """This rank's batches, epoch after epoch."""
     for epoch in itertools.count():
         yield from batches(run, replace(state, epoch=epoch))
 
@@ -229,13 +236,21 @@ def _run_layout(
     return [json.loads(path.read_text()) for path in sorted(folder.glob("job*.json"))]
 
 
+def steps_per_checkpoint(checkpoint_seconds: float, step_seconds: float) -> int:
+    """Steps between checkpoints that then take CHECKPOINT_SHARE of the time."""
+    factor = 1 / CHECKPOINT_SHARE - 1
+    return math.ceil(factor * (checkpoint_seconds / step_seconds))
+
+
 def _table(result: dict[str, Any], together: list[list[dict[str, float]]]) -> str:
     speeds = result["chunks_per_second"]
     ranks = [process for round in together for process in round]
-    first = [round[0] for round in together]
+    step = median(process["step_seconds"] for process in ranks)
+    saving = median(round[0]["checkpoint_seconds"] for round in together)
 
-    def milliseconds(processes: list[dict[str, float]], name: str) -> str:
-        return f"{1000 * median(process[name] for process in processes):.1f} ms"
+    def part(name: str) -> str:
+        seconds = median(process[name] for process in ranks)
+        return f"{1000 * seconds:8.1f} ms, {seconds / step:.1%} of the step"
 
     return "\n".join(
         [
@@ -244,10 +259,11 @@ def _table(result: dict[str, Any], together: list[list[dict[str, float]]]) -> st
             f"({result['efficiency_of_strangers']:.3f} of twice one)",
             f"two together           {speeds['two']:8.1f} chunks/s "
             f"({result['efficiency']:.3f} of twice one)",
-            f"step together          {milliseconds(ranks, 'step_seconds')}",
-            f"  waiting for data     {milliseconds(ranks, 'data_seconds')}",
-            f"  communication seen   {milliseconds(ranks, 'communication_seconds')}",
-            f"a checkpoint           {milliseconds(first, 'checkpoint_seconds')}",
+            f"step together          {1000 * step:8.1f} ms",
+            f"  waiting for data     {part('data_seconds')}",
+            f"  communication seen   {part('communication_seconds')}",
+            f"a checkpoint           {1000 * saving:8.1f} ms, {CHECKPOINT_SHARE:.0%} "
+            f"of the time if every {steps_per_checkpoint(saving, step)} steps",
         ]
     )
 
@@ -255,7 +271,7 @@ def _table(result: dict[str, Any], together: list[list[dict[str, float]]]) -> st
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n")[0],
-        epilog="example: python tools/bench_scaling.py --out scaling.json",
+        epilog="example: python tools/bench_scaling.py --steps 40 --out scaling.json",
     )
     add = parser.add_argument
     add("--steps", type=int, default=60, help="of each process in a round")
