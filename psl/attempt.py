@@ -114,7 +114,7 @@ class Attempt:
         if self._status.futile_starts > self._config.max_futile_starts:
             raise JobError.ending_with(EXIT_STUCK, self._why_stuck(before, reached))
         if not runtime.restart_count():
-            self._stop.clear()
+            self._stop.clear_old()
         write_status(self._run_dir, self._status)
 
     def _why_stuck(self, before: Status | None, reached: int) -> str:

@@ -6,6 +6,8 @@ the step is made (psl/step.py).
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from pathlib import Path
@@ -61,6 +63,29 @@ class StopRequest:
         """Remove the file, so that the next start trains."""
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+
+    def clear_old(self) -> None:
+        """Remove the file if it is older than this process.
+
+        One that came while the program was importing is meant for this start.
+        """
+        if self._file is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            age = time.time() - self._file.stat().st_mtime
+            if age > _seconds_alive():
+                self._file.unlink(missing_ok=True)
+
+
+def _seconds_alive() -> float:
+    """How long this process has been running; 0 where the system does not tell."""
+    try:
+        # field 22 of proc_pid_stat(5): clock ticks after boot. The name may hold blanks
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def name_of(reason: int) -> str:

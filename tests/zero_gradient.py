@@ -1,0 +1,59 @@
+"""What test_zero.py runs on two ranks: a gradient that is infinite, its loss not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from psl import runtime
+from psl.loader import Batch
+from psl.models import build_model
+from psl.optim import OptimConfig, build_optimizer
+from psl.step import Stepper
+from tests.learning import TINY_MODEL
+
+
+def main() -> None:
+    """Collective."""
+    accelerator = runtime.start(strategy="zero2", global_batch_size=4)
+    model = build_model(num_classes=2, **TINY_MODEL)
+    bias = model.get_parameter("classifier.1.bias")
+    model, optimizer = accelerator.prepare(model, build_optimizer(model, OptimConfig()))
+    step = Stepper(
+        accelerator,
+        model,
+        optimizer,
+        seed=0,
+        precision="no",
+        clip_grad_norm=None,
+        accumulation_steps=1,
+        nonfinite="stop",
+        compile_model=False,
+    )
+    pcm = torch.randint(-999, 999, (2, 16000), dtype=torch.int16)
+    batch = Batch(
+        pcm=pcm, num_samples=torch.full((2,), 16000), targets=torch.ones(2, 2)
+    )
+    before = bias.detach().clone()
+    handle = bias.register_hook(_infinite if accelerator.process_index else _same)
+    outcome = step(batch, 1, learning_rate=0.1, stop=False)
+    assert torch.isfinite(outcome.loss) and torch.equal(bias, before)
+    print(f"problem: {outcome.problem}")
+    handle.remove()
+    assert step(batch, 2, learning_rate=0.1, stop=False).problem is None
+    assert not torch.equal(bias, before)
+    print("then it goes on")
+    del model, optimizer, step, bias, handle
+    runtime.finish(accelerator)
+
+
+def _infinite(gradient: Tensor) -> Tensor:
+    return gradient * torch.inf
+
+
+def _same(gradient: Tensor) -> Tensor:
+    return gradient
+
+
+if __name__ == "__main__":
+    main()
