@@ -49,7 +49,7 @@ def test_the_check_tries_everything_and_says_what_it_left_out(tmp_path: Path) ->
     assert steps["evaluate"]["figures"]["num_clips"] == 40
     assert steps["ranks"]["figures"]["ranks"] == 2
     assert steps["resume"]["figures"]["steps_bit_for_bit"] == 10  # on a CPU
-    assert 0 < steps["bf16"]["figures"]["largest"] <= 0.05
+    assert 0 < steps["bf16"]["figures"]["largest"] <= 0.1
     for speed in steps["train_speed"]["figures"].values():
         assert speed["chunks_per_second"] > 0
         assert 0 <= speed["wait_share"] < 1

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,9 +45,12 @@ class Size:
     chunk_seconds: int
     batch_size: int
     model: Mapping[str, Any]
+    bf16_tolerance: float
+    """As FULL_TOLERANCE of gpu_steps.py."""
     speed_clips: int
     """Clips of 10 s to measure with."""
     speed_batches: tuple[int, ...]
+    speed_precisions: tuple[str, ...]
     speed_chunks: int
     """Chunks of 2 s that a measurement takes."""
 
@@ -59,8 +63,10 @@ SIZES = {
         chunk_seconds=2,
         batch_size=32,
         model={"dropout": 0.0},
+        bf16_tolerance=0.02,  # the full-size model made 0.0009 on a CPU (2026-11-23)
         speed_clips=4096,
         speed_batches=(32, 256),
+        speed_precisions=("no", "bf16"),
         speed_chunks=15360,
     ),
     "cpu": Size(  # shows that the tool works
@@ -73,8 +79,10 @@ SIZES = {
             **{"width": 0.25, "last_channels": 32, "time_stride": 16, "dropout": 0.0},
             "front_end": {"n_fft": 1024, "hop_length": 320, "n_mels": 32},
         },
+        bf16_tolerance=0.1,  # statistics of few values: 0.028 was seen
         speed_clips=8,
         speed_batches=(8,),
+        speed_precisions=("no",),
         speed_chunks=32,
     ),
 }
@@ -113,7 +121,7 @@ class Check:
         words: Sequence[str | Path],
         *,
         succeeds: bool = True,
-        **variables: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """``python WORDS``, its output in logs/``name``.txt.
 
@@ -138,7 +146,8 @@ class Check:
         name = name or what
         out = self.folder / f"{name}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        words = [REPOSITORY / "tools/gpu_speed.py", what, json.dumps(task), out]
+        tool = str(REPOSITORY / "tools/gpu_speed.py")
+        words = [tool, what, json.dumps(task), str(out)]
         self.run(name, words)
         return json.loads(out.read_text())
 
@@ -148,7 +157,7 @@ class Check:
         *words: str,
         launcher: Sequence[str] = (),
         succeeds: bool = True,
-        **variables: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[int, float]:
         """``psl.train`` one epoch of the clips into ``name``; the loss of each step."""
         size = self.size
@@ -163,7 +172,7 @@ class Check:
             "attempt.timeout_seconds=60",
         ]
         command = [*launcher, "-m", "psl.train", *values, *words]
-        self.run(name, command, succeeds=succeeds, **variables)
+        self.run(name, command, succeeds=succeeds, variables=variables)
         path = self.folder / name / "metrics.jsonl"
         records = [json.loads(line) for line in path.read_text().splitlines()]
         losses = {r["step"]: r["loss"] for r in records if "loss" in r}

@@ -26,9 +26,10 @@ from gpu_runner import (
 )
 
 RATE = 16000
-FULL_TOLERANCE, BF16_TOLERANCE = 0.01, 0.05
+FULL_TOLERANCE = 0.005
 """Largest difference of a step's loss over that loss, from the plain float32 run (on a
-GPU its convolutions are TF32, with 10 bits after the point)."""
+GPU its convolutions are TF32, with 10 bits after the point). On a CPU, in 8 steps of
+the full-size model, another memory layout made 0.0004 (2026-11-23)."""
 SAVE_EVERY, KILLED_AT = 3, 8
 """Steps; of the run that is killed, between checkpoints and when."""
 
@@ -122,13 +123,15 @@ def cpu(check: Check) -> dict[str, Any]:
     """The same losses on the CPU: what reached the GPU is what was read."""
     if check.device == "cpu":
         raise Skipped("--device cpu: there is no other device to compare with")
-    losses = check.train("on_cpu", **WITHOUT_GPU)
+    losses = check.train("on_cpu", variables=WITHOUT_GPU)
     return compare(losses, _plain(check), FULL_TOLERANCE)
 
 
 def bf16(check: Check) -> dict[str, Any]:
     """precision=bf16."""
-    return compare(_plain(check), check.train("bf16", "precision=bf16"), BF16_TOLERANCE)
+    return compare(
+        _plain(check), check.train("bf16", "precision=bf16"), check.size.bf16_tolerance
+    )
 
 
 def compiled(check: Check) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def compiled_bf16(check: Check) -> dict[str, Any]:
     if check.device == "cpu":
         raise Skipped("--device cpu: the C++ compiler takes minutes for the model")
     losses = check.train("compiled_bf16", "compile=true", "precision=bf16")
-    return compare(_plain(check), losses, BF16_TOLERANCE)
+    return compare(_plain(check), losses, check.size.bf16_tolerance)
 
 
 def ranks(check: Check) -> dict[str, Any]:
@@ -187,7 +190,13 @@ def resume(check: Check) -> dict[str, Any]:
         else _plain(check)
     )
     start = time.monotonic()
-    check.train("killed", *words, launcher=launcher, succeeds=False, PSL_FAULT=fault)
+    check.train(
+        "killed",
+        *words,
+        launcher=launcher,
+        succeeds=False,
+        variables={"PSL_FAULT": fault},
+    )
     seconds = time.monotonic() - start
     losses = check.train("killed", *words, launcher=launcher)
     same = [step for step, loss in losses.items() if loss == undisturbed[step]]
@@ -232,7 +241,7 @@ def train_speed(check: Check) -> dict[str, Any]:
     """Chunks of 2 s per second in training, by batch size and precision."""
     found = {}
     for batch_size in check.size.speed_batches:
-        for precision in ("no", "bf16"):
+        for precision in check.size.speed_precisions:
             name = f"batch_{batch_size}_{precision}"
             values = {
                 "run_dir": str(check.folder / "speed_runs" / name),
