@@ -224,6 +224,18 @@ def put_optimizer_tensors(
         number, _, field = name.partition(".")
         full["state"].setdefault(int(number), {})[field] = tensor
     optimizer.load_state_dict(full)
+    _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: optim.Optimizer) -> None:
+    """Give state the strides of its parameter, channels-last for most convolutions.
+
+    With others Adam computes the same, but on a GPU one tensor at a time.
+    """
+    for parameter, entry in optimizer.state.items():
+        for name, tensor in entry.items():
+            if tensor.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter).copy_(tensor)
 
 
 def newest_step(run_dir: str | Path) -> int:

@@ -21,8 +21,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from psl import label, train
-from psl.checkpoint import best_steps, list_checkpoints, load_checkpoint, load_newest
+from psl.checkpoint import (
+    best_steps,
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    load_optimizer,
+    put_optimizer_tensors,
+)
 from psl.models import build_from_config
+from psl.runtime import place
 from psl.training_data import TrainingData
 from shards.index import open_index
 from shards.reader import MemberReader
@@ -398,3 +406,18 @@ def test_a_wrong_key_ends_in_one_line_and_status_78(run: Run, tmp_path: Path) ->
 def test_weights_are_stored_under_the_paper_s_class_order(teacher: Path) -> None:
     """A model could be used with another class list."""
     assert load_checkpoint(teacher).classes.mids == MIDS
+
+
+def test_a_resumed_optimizer_is_laid_out_in_memory_as_the_weights_are(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """A resumed run would be slower on a GPU, where Adam updates all tensors at once
+    only if their strides agree."""
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    checkpoint = load_checkpoint(tmp_path / "run")
+    model = place(checkpoint.build_model(), torch.device("cpu"))
+    optimizer = torch.optim.Adam(model.parameters())
+    put_optimizer_tensors(load_optimizer(checkpoint), optimizer)
+    for parameter in model.parameters():
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert optimizer.state[parameter][name].stride() == parameter.stride()
