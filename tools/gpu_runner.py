@@ -236,7 +236,13 @@ def compare(
     differences = {
         step: abs(found[step] - loss) / abs(loss) for step, loss in expected.items()
     }
-    worst = max(differences, key=lambda step: differences[step])
+    # NaN is neither more nor less than anything, and would not be found
+    worst = max(
+        differences,
+        key=lambda step: (
+            math.inf if math.isnan(differences[step]) else differences[step]
+        ),
+    )
     if not differences[worst] <= tolerance:
         raise StepFailed(
             f"loss of step {worst} is {found[worst]:.6g}, in the plain run "
