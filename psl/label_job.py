@@ -276,7 +276,8 @@ class ShardWorker:
                 self.unreadable = notes[-1][2]
             self._on_written(len(shard.chunks.rows))
         except ClaimLost:
-            print(f"{claim.name}: taken over by another process, which labels it")
+            text = "taken over by another process, which labels it"
+            print(f"{claim.name}: {text}", flush=True)
         finally:
             claim.release()
 

@@ -16,7 +16,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
     return folder
 
 
+Start = Callable[..., Job]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """``start_workers``; what a failed test leaves, frozen or not, is killed."""
+    jobs: list[Job] = []
+
+    def start_and_note(*arguments: Any, **named: Any) -> Job:
+        jobs.append(start_workers(*arguments, **named))
+        return jobs[-1]
+
+    yield start_and_note
+    for job in jobs:
+        job.kill()
+
+
 def records(folder: Path) -> int:
     """Shards of ``folder`` that are done."""
     return len(list((folder / ".parts").glob("*.tar.json")))
@@ -92,6 +109,19 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def names(folder: Path) -> set[str]:
+    """The shards of ``folder`` that are written."""
+    return {path.name for path in folder.glob("*.tar")}
+
+
+def claim_elsewhere(out: Path, name: str, *, age: float = 0.0) -> None:
+    """Claim a shard for a process of another machine, last heard of ``age`` s ago."""
+    holder = Holder("feed", "elsewhere", 1, "another boot", 1, 0.0, 60.0)
+    path = out / ".parts" / f"{name}.claim"
+    path.write_text(json.dumps(vars(holder)))
+    os.utime(path, (time.time() - age,) * 2)
 
 
 def hold(job: Job, happens: Callable[[], bool]) -> int:
@@ -109,8 +139,8 @@ def hold(job: Job, happens: Callable[[], bool]) -> int:
 
 def assert_labelled_once(job_folder: Path, out: Path, whole: Path) -> None:
     """No shard was recorded twice, and the end is that of an undisturbed run."""
-    names = Counter((job_folder / "recorded").read_text().splitlines())
-    assert set(names.values()) == {1} and len(names) <= NUM_SHARDS
+    times = Counter((job_folder / "recorded").read_text().splitlines())
+    assert set(times.values()) == {1} and len(times) <= NUM_SHARDS
     assert folder_bytes(out) == folder_bytes(whole)
 
 
@@ -118,81 +148,80 @@ def assert_labelled_once(job_folder: Path, out: Path, whole: Path) -> None:
 
 
 def test_twenty_kills_of_three_workers_change_no_byte_and_repeat_no_shard(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """A month on nodes that come and go would end in labels that nobody trusts."""
     rng, out, folder = random.Random(5), tmp_path / "out", tmp_path / "job"
     words = [*words, f"out={out}", "lease_seconds=600"]
-    jobs = [start_workers(folder, words, seconds=0.05) for _ in range(3)]
+    jobs = [start(folder, words, seconds=0.05) for _ in range(3)]
     for number in range(20):
         time.sleep(rng.random() * 0.5)
         jobs.pop(rng.randrange(len(jobs))).kill()
         for _ in range(max(0, rng.randint(1, 3) - len(jobs))):  # another count
-            jobs.append(start_workers(folder, words, seconds=0.05))
+            jobs.append(start(folder, words, seconds=0.05))
         assert not (out / "index.json").exists(), f"done before kill {number}"
     for job in jobs:
         job.kill()
     assert 0 < records(out) < NUM_SHARDS
     (folder / GO_NAME).touch()
-    last = start_workers(folder, words, number=2)
+    last = start(folder, words, number=2)
     assert last.wait() == [0, 0], last.output
     assert_labelled_once(folder, out, whole)
 
 
 def test_a_worker_frozen_past_its_lease_is_replaced_and_spoils_nothing(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """A node that hangs for an hour would stop the job, or come back and overwrite."""
     out, folder = tmp_path / "out", tmp_path / "job"
     words = [*words, f"out={out}", "lease_seconds=1"]
-    frozen = start_workers(folder, words, seconds=0.05)
+    frozen = start(folder, words, seconds=0.05)
     frozen.wait_until(lambda: records(out) > 1)
-    rank = hold(frozen, lambda: bool(claimed(out)))
+    pid = hold(frozen, lambda: bool(claimed(out)))
+    held = {path.name.removesuffix(".claim") for path in claimed(out)}
+    last = next(name for name in names(whole) if name not in held | names(out))
+    claim_elsewhere(out, last)  # so that the set is not finished meanwhile
     (folder / GO_NAME).touch()
-    other = start_workers(folder, words)
-    assert other.wait() == [0], other.output
-    assert (out / "index.json").exists()
-    os.kill(rank, signal.SIGCONT)
-    assert frozen.wait() == [0], frozen.output
+    other = start(folder, words)
+    other.wait_until(lambda: records(out) == NUM_SHARDS - 1)
+    os.kill(pid, signal.SIGCONT)
+    frozen.wait_until(lambda: "taken over by another process" in frozen.output)
+    assert (folder / "recorded").read_text().count("tar") == NUM_SHARDS - 1
+    (out / ".parts" / f"{last}.claim").unlink()
+    assert other.wait() == [0] and frozen.wait() == [0], frozen.output
     assert_labelled_once(folder, out, whole)
 
 
 def test_the_shards_of_a_dead_machine_are_taken_and_those_of_a_living_are_not(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """The job would never end, or two machines would label the same."""
     out = tmp_path / "out"
-    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=10)
+    job = start(tmp_path / "job", [*words, f"out={out}"], seconds=10)
     job.wait_until(lambda: bool(claimed(out)))
     job.kill()
     for path in claimed(out):
         path.unlink()
-    holder = Holder("feed", "elsewhere", 1, "another boot", 1, 0.0, 60.0)
-    for name, age in (("000003.tar", 90), ("000007.tar", 0)):
-        path = out / ".parts" / f"{name}.claim"
-        path.write_text(json.dumps(vars(holder)))
-        os.utime(path, (time.time() - age,) * 2)
+    claim_elsewhere(out, "000003.tar", age=90)
+    claim_elsewhere(out, "000007.tar")
     more = [f"out={out}", "wait=false"]
-    job = start_workers(tmp_path / "job", [*words, *more])
+    job = start(tmp_path / "job", [*words, *more])
     assert job.wait() == [0] and "other shards are still missing" in job.output
-    missing = {path.name for path in whole.glob("*.tar")} - {
-        path.name for path in out.glob("*.tar")
-    }
-    assert missing == {"000007.tar"}
+    assert names(whole) - names(out) == {"000007.tar"}
     (out / ".parts" / "000007.tar.claim").unlink()
     label.main([*words, *more])
     assert folder_bytes(out) == folder_bytes(whole)
 
 
 def test_a_worker_waits_for_the_others_and_does_what_they_leave(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """The last shards would be lost with whoever dies last, until somebody looks."""
     out, folder = tmp_path / "out", tmp_path / "job"
     words = [*words, f"out={out}", "lease_seconds=600"]
-    slow = start_workers(folder, words, seconds=100)
+    slow = start(folder, words, seconds=100)
     slow.wait_until(lambda: bool(claimed(out)))
-    waiting = start_workers(tmp_path / "fast", words)
+    waiting = start(tmp_path / "fast", words)
     waiting.wait_until(lambda: records(out) + len(claimed(out)) == NUM_SHARDS)
     time.sleep(0.5)
     assert waiting.ranks[0].is_alive() and not (out / "index.json").exists()
@@ -203,12 +232,12 @@ def test_a_worker_waits_for_the_others_and_does_what_they_leave(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_worker_that_is_asked_to_stop_gives_its_claims_back_and_ends(
-    words: list[str], whole: Path, tmp_path: Path, number: signal.Signals
+    start: Start, words: list[str], whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Others would wait for its lease, and a batch script not know to requeue."""
     out, folder = tmp_path / "out", tmp_path / "job"
     words = [*words, f"out={out}", "lease_seconds=600"]
-    job = start_workers(folder, words, seconds=0.2)
+    job = start(folder, words, seconds=0.2)
     job.wait_until(lambda: records(out) > 0 and bool(claimed(out)))
     pid = job.ranks[0].pid
     assert pid is not None
@@ -222,18 +251,22 @@ def test_a_worker_that_is_asked_to_stop_gives_its_claims_back_and_ends(
 
 
 def test_of_two_settings_in_one_folder_at_one_moment_one_is_refused(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], tmp_path: Path
 ) -> None:
-    """The set would hold labels of two kinds, in shards that look alike."""
+    """The set would hold labels of two kinds, in shards that look alike.
+
+    Both found the folder empty, and the other was the last to say what it is for.
+    """
     out = tmp_path / "out"
-    words = [*words, f"out={out}"]
-    first = start_workers(tmp_path / "1", words, seconds=0.02)
-    second = start_workers(tmp_path / "2", [*words, "precision=bf16"], seconds=0.02)
-    ended = {first.wait()[0]: first, second.wait()[0]: second}
-    assert ended.keys() == {0, 78}, first.output + second.output
-    assert "already holds labels made with precision" in ended[78].output
-    if ended[0] is first:
-        assert folder_bytes(out) == folder_bytes(whole)
+    job = start(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
+    job.wait_until(lambda: records(out) > 0)
+    path = out / ".parts" / "settings.json"
+    settings = json.loads(path.read_text())
+    assert settings["precision"] == "no"
+    path.write_text(json.dumps({**settings, "precision": "bf16"}))
+    assert job.wait() == [78]
+    assert "made with precision = 'bf16', not 'no'" in job.output
+    assert records(out) < NUM_SHARDS and not claimed(out)
 
 
 def test_a_disk_full_at_the_first_shard_leaves_it_to_be_taken_again(
@@ -305,7 +338,11 @@ def test_progress_counts_what_is_done_claimed_and_left_and_how_fast() -> None:
 
 
 def test_the_status_of_a_job_is_shown_before_during_and_after(
-    words: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Start,
+    words: list[str],
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A batch script could not tell a set that is done from one that died."""
 
@@ -317,7 +354,7 @@ def test_the_status_of_a_job_is_shown_before_during_and_after(
     with pytest.raises(ShardError, match="no label job was begun there"):
         label.main([f"--status={tmp_path}"])
     out = tmp_path / "out"
-    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
+    job = start(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
     job.wait_until(lambda: records(out) > 8)
     hold(job, lambda: bool(claimed(out)))
     assert len(claimed(out)) <= 4  # three in hand, and one at the instant of its end
@@ -516,11 +553,11 @@ def assert_close(one: Path, other: Path, tolerance: float) -> None:
 
 
 def test_a_shard_that_lost_its_tar_is_made_again_before_the_index(
-    words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """A set would be published with a hole, or never."""
     out = tmp_path / "out"
-    job = start_workers(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
+    job = start(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
     job.wait_until(lambda: records(out) > 2)
     job.kill()
     next(out.glob("*.tar")).unlink()

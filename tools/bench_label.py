@@ -29,8 +29,8 @@ from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.label_layout import LabelLayout
-from psl.label_rows import ShardChunks, read_batch
-from psl.loader import LoaderConfig, to_waveform
+from psl.label_rows import PcmBatch, ShardChunks, read_batch
+from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.models import build_model
 from psl.stop import StopRequest
 from shards.audio import encode
@@ -86,25 +86,25 @@ def _clip(key: str, codec: str, seed: int) -> Row:
     return Row(key=key, suffix=codec, data=data, count=length)
 
 
-def in_memory(work: Work) -> list[tuple[Tensor, Tensor]]:
-    """Waveforms and lengths of all batches of the job, on the device."""
+def in_memory(work: Work) -> list[PcmBatch]:
+    """All batches of the job, as the reader makes them."""
     batches, memory, index = [], BatchMemory(), work.reader.index
     for shard in range(len(index.shards)):
-        for chunks in ShardChunks.of(index, shard, work.layout).batches(
-            work.batch_size
-        ):
-            batch = read_batch(work.reader, chunks, work.layout, memory, forgive=False)
-            waveform = to_waveform(torch.from_numpy(batch.pcm)).to(work.device)
-            batches.append((waveform, torch.from_numpy(batch.lengths).to(work.device)))
+        chunks = ShardChunks.of(index, shard, work.layout)
+        for batch in chunks.batches(work.batch_size):
+            batches.append(
+                read_batch(work.reader, batch, work.layout, memory, forgive=False)
+            )
     return batches
 
 
-def bare_seconds(score: Score, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def bare_seconds(work: Work, batches: Sequence[PcmBatch]) -> float:
     """Seconds in which the teacher scores ``batches``."""
     start = time.perf_counter()
-    for waveform, lengths in batches:
-        score(waveform, lengths)
-    if batches[0][0].is_cuda:
+    for batch in batches:
+        waveform = to_waveform(to_device(batch.pcm, work.device))
+        work.score(waveform, to_device(batch.lengths, work.device))
+    if work.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -178,11 +178,14 @@ def turns(
             forgive=False,
         )
         batches = in_memory(work)
-        chunks = sum(len(lengths) for _, lengths in batches)
-        bare = bare_seconds(score, batches)
-        del batches
+        chunks = sum(len(batch.lengths) for batch in batches)
+        if turn % 2:  # each is first in half of the turns
+            bare, timed.seconds = bare_seconds(work, batches), 0.0
         job = job_seconds(work)
-        found.append(Turn(chunks / bare, chunks / job, timed.seconds / job))
+        busy = timed.seconds / job
+        if not turn % 2:
+            bare = bare_seconds(work, batches)
+        found.append(Turn(chunks / bare, chunks / job, busy))
         print(f"turn {turn} of {number}: {found[-1]}", file=sys.stderr)
     return found[1:]
 
