@@ -54,7 +54,7 @@ def test_top_k_labels_are_the_largest_and_ties_go_to_the_lower_class() -> None:
     expected = [[0, 0.9, 0, 0.5], [0.25, 0.25, 0, 0], [0, 0.5, 0, 0.5]]
     np.testing.assert_array_equal(zero, np.array(expected, np.float16))
     mean = decode_labels(encode_labels(np.array(probs), TOP_2), 3, 4, TOP_2)
-    rest = np.float16((float(np.float16(0.1)) + float(np.float16(0.2))) / 2)
+    rest = float(np.float16((float(np.float16(0.1)) + float(np.float16(0.2))) / 2))
     expected = [[rest, 0.9, rest, 0.5], [0.25] * 4, [0, 0.5, 0, 0.5]]
     np.testing.assert_array_equal(mean, np.array(expected, np.float16))
 
