@@ -131,6 +131,12 @@ def _chunk_ap(report: dict[str, Any]) -> str:
 
 def _recovery(report: dict[str, Any]) -> str:
     found = report["recovery"]
+    if not found["missing"]:
+        return (
+            "## Missing weak labels\n\n"
+            f"None of {found['true_pairs']:,} true (clip, class) pairs lacks its weak "
+            f"label; {found['weak_without_event']:,} weak labels have no event."
+        )
     point = found["at_threshold"]
     best = max(found["curve"], key=lambda p: p["f1"] or 0.0)
     lines = [

@@ -206,7 +206,7 @@ def pictures() -> ModuleType:
 
 
 def draw_report(study: Study, report: dict[str, Any], out: Path) -> None:
-    """clip.png, and with events calibration.png and recovery.png."""
+    """clip.png; with events calibration.png, and recovery.png if any is missing."""
     draw = pictures()
     if study.clip is not None:
         view = view_clip(
@@ -218,6 +218,7 @@ def draw_report(study: Study, report: dict[str, Any], out: Path) -> None:
         draw.save(out / "clip.png", draw.draw_clip, view)
     if study.truth is not None:
         draw.save(out / "calibration.png", draw.draw_calibration, report)
+    if study.truth is not None and report["recovery"]["missing"]:
         draw.save(out / "recovery.png", draw.draw_recovery, report)
 
 

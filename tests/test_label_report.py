@@ -18,7 +18,8 @@ from sklearn.metrics import average_precision_score
 from psl import label_report
 from psl.chunking import Chunking
 from psl.events import events_in_chunks, read_events
-from psl.label_tally import tally
+from psl.label_clip import view_clip
+from psl.label_tally import Block, localise, tally, telling_by_events
 from psl.score_counts import ScoreCounts, calibration_error, rank_precision, reliability
 from shards.index import Index, open_index
 from shards.schema import ShardError, encode_labels
@@ -402,6 +403,64 @@ def test_the_picture_shows_the_clip_that_mends_most(
     axes = drawn["clip.png"].axes[0]
     assert "clip5_0 (chosen by hand)" in axes.get_title()
     assert axes.get_yticklabels()[0].get_text() == "Tone mid \u25cf"
+
+
+def make_block(probs: list[Any], weak: list[Any], truth: list[Any]) -> Block:
+    """Clips of two chunks each; a clip has the classes that its chunks have."""
+    in_chunks = np.array(truth, np.uint8)
+    return Block(
+        rows=np.arange(len(weak)),
+        lengths=np.full(len(weak), 2),
+        probs=np.array(probs, np.float16),
+        weak=np.array(weak, bool),
+        clip_truth=in_chunks.reshape(len(weak), 2, -1).max(axis=1),
+        chunk_truth=in_chunks,
+    )
+
+
+def test_a_label_that_does_not_change_knows_half_of_when() -> None:
+    """Labels copied from the clip would seem to know less than weak labels, or more."""
+    block = make_block([[0.5], [0.5], [0.2], [0.6]], [[1], [1]], [[1], [0], [1], [0]])
+    expected = [[0.5, 0.5, 0.5], [0.0, 0.2, 0.6]]
+    np.testing.assert_allclose(localise(block), expected, atol=1e-3)
+
+
+def test_a_mended_class_tells_more_than_any_number_of_chunks() -> None:
+    """The picture would show where sounds are, not which weak labels are missing."""
+    weak = [[1, 1, 1], [1, 1, 0], [1, 1, 0]]
+    truth = [[1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0]]
+    probs = [[1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0]]
+    scores = telling_by_events(make_block(probs, weak, truth), 0.5)
+    # three cells mended; a class and the one cell of it; a cell made worse
+    assert scores.tolist() == pytest.approx([1.5 / 7, 1 + 0.5 / 7, -0.5 / 7])
+
+
+def test_overlapping_chunks_are_drawn_between_their_middles(
+    case: Any, audio: Index
+) -> None:
+    """Labels would stand beside the events they speak of."""
+    labels = open_index(case[0] / "labels", kind="labels")
+    view = view_clip(
+        *(audio, labels, Chunking(12000, 6000), 0),
+        events=None,
+        threshold=0.5,
+        why="",
+    )
+    assert (view.edges * RATE).tolist() == [0, 9000, 15000, 21000, 30000]
+
+
+def test_complete_weak_labels_are_said_to_lack_nothing(
+    case: Any, dataset: Path, tmp_path: Path
+) -> None:
+    """A report of an evaluation set would show a table and a curve of nothing."""
+    strong = write_events(tmp_path / "strong.csv", EVENTS[:1])
+    words = ["--strong", str(strong), "--no-pictures"]
+    report = make_report(case[0] / "labels", dataset, tmp_path / "out", *words)
+    assert report["recovery"]["at_threshold"]["recall"] is None
+    assert report["events"]["classes"] == 1
+    summary = (tmp_path / "out" / "report.md").read_text()
+    assert "None of 1 true (clip, class) pairs lacks its weak label" in summary
+    assert "2 classes have no event" in summary
 
 
 @pytest.mark.parametrize(
