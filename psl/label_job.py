@@ -146,6 +146,8 @@ class ShardWorker:
         self._batches: Iterator[ChunkBatch] = iter(())
         self._writes: deque[Future[None]] = deque()
         self._num_reading = 0
+        self.waited_seconds = 0.0
+        """In which there was no batch to score."""
         self.num_unreadable = 0
         """Clips that did not decode, in shards that this process has written."""
         self.unreadable = ""
@@ -187,7 +189,10 @@ class ShardWorker:
                     pending.append((self._reading, readers.submit(self._read, batch)))
                 if pending:
                     shard, future = pending.popleft()
-                    yield shard, future.result()
+                    start = time.perf_counter()
+                    batch_read = future.result()
+                    self.waited_seconds += time.perf_counter() - start
+                    yield shard, batch_read
                 elif self._writes:  # too much in hand to take another shard
                     self._wait_for_write()
                 else:

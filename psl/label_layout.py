@@ -108,11 +108,11 @@ def open_labels(
             f"hop_seconds ask for {asked}; set chunk_seconds to the labels', "
             "hop_seconds to theirs or null, or label again"
         )
-    _check_counts(labels, asked.num_chunks(audio.table.count))
+    check_counts(labels, asked.num_chunks(audio.table.count))
     return labels, layout
 
 
-def _check_counts(labels: Index, expected: np.ndarray) -> None:
+def check_counts(labels: Index, expected: np.ndarray) -> None:
     """ValueError unless each row has as many chunks as its clip has, or none."""
     labelled = labels.table.count > 0  # the others, psl/unlabelled.py limits
     wrong = np.flatnonzero(labelled & (labels.table.count != expected))

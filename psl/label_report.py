@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from psl import label_quality as quality
-from psl.chunking import Chunking, check_label_chunks
+from psl.chunking import Chunking
 from psl.events import Events, read_events
 from psl.label_clip import find_clip, view_clip
+from psl.label_layout import check_counts
 from psl.label_markdown import render
 from psl.label_tally import Tally, Truth, tally
 from shards.cli import run_main
@@ -88,7 +89,7 @@ def study_labels(settings: Settings) -> Study:
     labels = open_index(settings.labels, kind="labels")
     check_join(audio, labels)
     chunking = chunking_of(labels)
-    check_label_chunks(labels, audio, chunking)
+    check_counts(labels, chunking.num_chunks(audio.table.count))
     chosen = None if settings.clip is None else find_clip(labels, settings.clip)
     truth = None
     if settings.strong is not None:

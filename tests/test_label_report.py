@@ -22,7 +22,8 @@ from psl.label_clip import view_clip
 from psl.label_tally import Block, localise, tally, telling_by_events
 from psl.score_counts import ScoreCounts, calibration_error, rank_precision, reliability
 from shards.index import Index, open_index
-from shards.schema import ShardError, encode_labels
+from shards.label_codec import encode_labels
+from shards.schema import ShardError
 from shards.writer import DatasetBuilder, Row
 from tests.conftest import MIDS, RATE, Run
 
@@ -54,7 +55,9 @@ def write_labels(folder: Path, audio: Index, probs: dict[str, Any]) -> Path:
     )
     assert builder.begin()
     for number, shard in enumerate(audio.shards):
-        keys = [audio.key(row) for row in np.flatnonzero(audio.table.shard == number)]
+        keys = [
+            audio.key(int(row)) for row in np.flatnonzero(audio.table.shard == number)
+        ]
         members = [np.array(probs.get(key, np.full((4, 3), 0.01))) for key in keys]
         rows = [Row(key, "npy", encode_labels(m), 4) for key, m in zip(keys, members)]
         builder.add(shard.name, rows)
@@ -172,7 +175,7 @@ def test_all_of_it_agrees_with_scikit_learn_on_random_labels(
     """What holds for three clips would fail for a whole set read in blocks."""
     monkeypatch.setattr("psl.label_tally.BLOCK_VALUES", 100)
     rng = np.random.default_rng(0)
-    keys = [audio.key(row) for row in range(24)]
+    keys = [audio.key(int(row)) for row in range(24)]
     probs = {key: rng.integers(0, 20, (4, 3)) / 20 for key in keys}
     events = []
     for key in keys:
@@ -265,7 +268,7 @@ def test_events_lie_in_the_same_chunks_as_sample_by_sample(data: Any) -> None:
 def test_counting_by_value_loses_no_rank() -> None:
     """Average precision of a large set would not be that of its labels."""
     rng = np.random.default_rng(1)
-    scores = np.float16(rng.random((5000, 4)) ** 4)
+    scores = (rng.random((5000, 4)) ** 4).astype(np.float16)
     scores[:7, 0] = -0.0  # a probability that has a bit more
     true = rng.random((5000, 4)) < 0.05
     counts = ScoreCounts(2, 4)

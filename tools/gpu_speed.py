@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +20,8 @@ from bench_scaling import endless, make_dataset
 from psl import label, runtime
 from psl.attempt import Attempt
 from psl.config import parse
-from psl.loader import WaitMeter, fetch_ahead
+from psl.label_job import ShardWorker
+from psl.loader import WaitMeter
 from psl.run import begin_run
 from psl.train import TrainConfig
 from shards.index import open_index
@@ -100,23 +100,23 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
 
 
 def time_labelling(config: label.LabelConfig) -> dict[str, Any]:
-    """Figures of psl.label, from its first batch on."""
-    meters: list[WaitMeter] = []
+    """Figures of psl.label, from its first claim on."""
+    workers: list[ShardWorker] = []
     start = 0.0
 
-    def metered(*arguments: Any) -> Iterator[Any]:
+    def made(*arguments: Any, **options: Any) -> ShardWorker:
         nonlocal start
-        start = start or time.perf_counter()
-        meters.append(WaitMeter(fetch_ahead(*arguments)))
-        return meters[-1]
+        workers.append(ShardWorker(*arguments, **options))
+        start = time.perf_counter()
+        return workers[-1]
 
-    with mock.patch.object(label, "fetch_ahead", metered):
-        label.label(config, 0, 1)
+    with mock.patch.object(label, "ShardWorker", made):
+        label.label(config)
     seconds = time.perf_counter() - start
     num_chunks = _num_chunks(Path(config.out))
     return {
         "chunks_per_second": round(num_chunks / seconds, 1),
-        "wait_share": round(sum(m.waited_seconds for m in meters) / seconds, 4),
+        "wait_share": round(sum(w.waited_seconds for w in workers) / seconds, 4),
         "chunks": num_chunks,
         "peak_gb": _peak_gb(),
     }
