@@ -86,8 +86,9 @@ def describe(cls: type) -> Iterator[tuple[str, str]]:
     def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         for name, field in node.get("properties", {}).items():
             refs = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
-            inner = [r["$ref"].split("/")[-1] for r in refs if "$ref" in r]
-            if not inner:
+            items = [r["items"] for r in refs if "$ref" in r.get("items", {})]
+            inner = [r["$ref"].split("/")[-1] for r in refs + items if "$ref" in r]
+            if not inner or items:
                 default = f" (default {field['default']})" if "default" in field else ""
                 text = " ".join(field.get("description", "").split())
                 yield prefix + name, text + default

@@ -23,14 +23,13 @@ from tqdm import tqdm
 
 from psl import label_status, runtime
 from psl.augment import AugmentConfig
-from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
-from psl.evaluate import check_checkpoint_fits
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.label_layout import LabelLayout
 from psl.loader import LoaderConfig, cache_share, open_cache
 from psl.stop import StopRequest, name_of
+from psl.teachers import Teacher, TeacherList, load_teacher
 from psl.unlabelled import check_report, too_many
 from shards import __version__
 from shards.claims import Claims
@@ -49,8 +48,8 @@ WAIT_SECONDS = 0.1
 class LabelConfig:
     """Which teacher labels what, how finely."""
 
-    teacher: str
-    """A run folder (its best checkpoint) or a checkpoint folder."""
+    teacher: TeacherList
+    """Who labels, by path; several give the mean of their probabilities."""
     audio: str
     """Audio dataset to label."""
     out: str
@@ -95,8 +94,8 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
     """
     stop = stop or StopRequest(config.out, watch_file=False)
     index = open_index(config.audio, kind="audio")
-    teacher = load_checkpoint(config.teacher)
-    check_checkpoint_fits(index, teacher)
+    cache = open_cache(config.loader)
+    teacher = load_teacher(config.teacher, index, cache=cache)
     layout = LabelLayout.from_config(config, index)
     builder = _builder(config, index, teacher, layout)
     names = [shard.name for shard in index.shards]
@@ -106,16 +105,14 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
     label_status.note_job(builder, index)
     device = runtime.local_device()
     work = Work(
-        reader=MemberReader(index, open_cache(config.loader)),
+        reader=MemberReader(index, cache),
         layout=layout,
         builder=builder,
-        score=_score(
-            runtime.place(teacher.build_model(), device), config, layout.chunking
-        ),
+        score=_score(runtime.place(teacher.model, device), config, layout.chunking),
         device=device,
         batch_size=config.batch_size,
         loader=config.loader,
-        teacher=config.teacher,
+        teacher=teacher,
         forgive=config.max_unlabelled > 0,
     )
     with builder.unless_published(), Claims(
@@ -128,7 +125,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
 
 
 def _builder(
-    config: LabelConfig, index: Index, teacher: Checkpoint, layout: LabelLayout
+    config: LabelConfig, index: Index, teacher: Teacher, layout: LabelLayout
 ) -> DatasetBuilder:
     return DatasetBuilder(
         folder=Path(config.out),
@@ -140,7 +137,8 @@ def _builder(
         },
         provenance={
             "labelled_by": f"psl {__version__}",
-            "teacher_sha256": teacher.model_sha256,
+            "teacher_sha256": teacher.identity,
+            "teachers": teacher.members,
             "audio_fingerprint": index.fingerprint,
             "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
@@ -166,7 +164,7 @@ def _score(model: nn.Module, config: LabelConfig, chunking: Chunking) -> Score:
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
         ):
-            clip_probs, _ = forward(waveform, lengths)
+            clip_probs = forward(waveform, lengths)
         return clip_probs[:size].float()
 
     return score

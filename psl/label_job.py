@@ -23,6 +23,7 @@ from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_b
 from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.runtime import default_threads
 from psl.stop import StopRequest
+from psl.teachers import Teacher
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
@@ -50,8 +51,8 @@ class Work:
     device: torch.device
     batch_size: int
     loader: LoaderConfig
-    teacher: str
-    """Its name, for messages."""
+    teacher: Teacher
+    """Whose model ``score`` asks; for messages."""
     forgive: bool
     """Whether a clip that does not decode is counted, rather than an error."""
 
@@ -267,7 +268,7 @@ class ShardWorker:
             work.layout,
             probs,
             shard.unreadable,
-            teacher=work.teacher,
+            teacher=work.teacher.blame(),
         )
         notes = [
             [index.key(row), "unlabelled", reason]

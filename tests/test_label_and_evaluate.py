@@ -111,8 +111,8 @@ def test_a_teacher_that_gives_no_probability_is_named_with_the_clip(
 ) -> None:
     """NaN would go into the labels, and from there into every student."""
 
-    def broken(waveform: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return torch.full((len(waveform), 3), torch.nan), None
+    def broken(waveform: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(waveform), 3), torch.nan)
 
     monkeypatch.setattr("psl.runtime.place", lambda model, _: Broken(broken))
     with pytest.raises(JobError, match=r"key 'clip\d+_0' at row 0: from teacher .*run"):

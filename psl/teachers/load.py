@@ -1,0 +1,135 @@
+"""TeacherConfigs -> one Teacher that fits the audio.
+
+Owns the mean over several, and who is to blame for what is no probability.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from psl.checkpoint import load_checkpoint
+from psl.evaluate import check_checkpoint_fits
+from psl.teachers import huggingface, upstream
+from psl.teachers.config import TeacherConfig, kind_of
+from psl.teachers.member import FittedMember, Member
+from shards.cache import ShardCache
+from shards.index import Index
+from shards.schema import sha256_of
+
+
+class Ensemble(nn.Module):
+    """The weighted mean of the probabilities of one or more members."""
+
+    def __init__(
+        self, members: Sequence[FittedMember], weights: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.shares = [weight / sum(weights) for weight in weights]
+
+    def num_bad(self) -> list[int]:
+        """Batches of each member that held what is no probability."""
+        return [int(member.get_buffer("num_bad")) for member in self.members]
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """Probabilities [B, C] float32 of waveforms [B, N] with lengths [B]."""
+        probs = [
+            share * member(waveform, lengths)
+            for share, member in zip(self.shares, self.members, strict=True)
+        ]
+        return torch.stack(probs).sum(dim=0).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What labels chunks."""
+
+    names: tuple[str, ...]
+    """The path of each member, for messages."""
+    model: Ensemble
+    """Waveforms [B, N] float32 in [-1, 1) at the audio's rate and their lengths [B]
+    int64 -> probabilities [B, C] float32 of the audio's classes; an example's do not
+    depend on its batch. NaN for what is none."""
+    sample_rate: int
+    """Of the waveforms, Hz."""
+    members: list[dict[str, Any]]
+    """For provenance: of each member, what decides its probabilities."""
+
+    @property
+    def identity(self) -> str:
+        """Hex SHA-256 of weights and settings of all members."""
+        return sha256_of(json.dumps(self.members, sort_keys=True).encode())
+
+    def blame(self) -> str:
+        """The teacher's name, or the members' that have given what is no probability.
+
+        Waits for the device.
+        """
+        number = len(self.names)
+        bad = [
+            f"{name} (member {place} of {number})"
+            for place, (name, count) in enumerate(
+                zip(self.names, self.model.num_bad(), strict=True)
+            )
+            if count and number > 1
+        ]
+        return " and ".join(bad or self.names)
+
+
+def load_teacher(
+    configs: Sequence[TeacherConfig], audio: Index, *, cache: ShardCache
+) -> Teacher:
+    """The teacher of ``configs`` for ``audio``, on the CPU, in evaluation mode.
+
+    Files at a URL are kept beside the shards of ``cache``. Raises ValueError or
+    ShardError if a teacher is not there, damaged, or has not all classes of the audio.
+    """
+    members = [_load_member(config, audio, cache) for config in configs]
+    rate = audio.properties["sample_rate"]
+    total = sum(config.weight for config in configs)
+    return Teacher(
+        names=tuple(config.path for config in configs),
+        model=Ensemble(
+            [FittedMember(member, rate) for member in members],
+            [config.weight for config in configs],
+        ).eval(),
+        sample_rate=rate,
+        members=[
+            member.identity
+            | {"sample_rate": member.sample_rate}
+            | ({"share": config.weight / total} if len(configs) > 1 else {})
+            for config, member in zip(configs, members, strict=True)
+        ],
+    )
+
+
+def _load_member(config: TeacherConfig, audio: Index, cache: ShardCache) -> Member:
+    match kind_of(config):
+        case "upstream":
+            return upstream.load(config, audio.classes, cache)
+        case "huggingface":
+            return huggingface.load(config, audio.classes)
+        case _:
+            return _load_run(config, audio)
+
+
+def _load_run(config: TeacherConfig, audio: Index) -> Member:
+    """Our own checkpoint, which must have the audio's rate and classes."""
+    checkpoint = load_checkpoint(config.path)
+    check_checkpoint_fits(audio, checkpoint)
+    return Member(
+        model=upstream.ClipProbs(checkpoint.build_model()),
+        sample_rate=checkpoint.model_config.front_end.sample_rate,
+        columns=None,
+        identity={
+            "kind": "run",
+            "weights_sha256": checkpoint.model_sha256,
+            "model": asdict(checkpoint.model_config),
+        },
+    )

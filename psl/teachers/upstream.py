@@ -1,0 +1,164 @@
+"""Checkpoint files of the published PSL code, and files with the same names.
+
+Owns what such a file may hold: tensors, under the names of our MobileNetV2, which are
+upstream's. Nothing in it is unpickled but tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from psl.models import build_model
+from psl.models.mobilenetv2 import MobileNetV2Config
+from psl.teachers.config import TeacherConfig
+from psl.teachers.member import Member, match_stated, tensors_sha256
+from shards.cache import ShardCache
+from shards.classes import Classes, read_classes
+from shards.files import read_bounded, write_atomic
+from shards.remote import check_place, is_url, read_url
+from shards.schema import ShardError, sha256_of
+
+MAX_BYTES = 4 << 30
+"""A longer file is refused; upstream's have 12 MB."""
+FOLDER_NAME = "teachers"
+"""In the cache folder, which leaves it alone."""
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+_HEAD = "classifier.1.weight"
+
+
+class ClipProbs(nn.Module):
+    """The clip probabilities of one of our models, alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """[B, C]"""
+        return self.model(waveform, lengths)[0]
+
+
+def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
+    """The model of a file or URL; what is fetched by its sha256 is kept.
+
+    Raises ShardError if the file is not there, damaged or not the one of ``sha256``,
+    ValueError if it is no such model, or not for these classes.
+    """
+    where = f"teacher {config.path}"
+    weights = find_weights(_load_tensors(_read(config, cache), where), where)
+    if _HEAD not in weights or weights[_HEAD].dim() != 2:
+        raise ValueError(
+            f"{where}: no tensor {_HEAD} of two dimensions among {len(weights)}; "
+            "expected a state_dict with the names of upstream's MobileNetV2"
+        )
+    num_outputs = len(weights[_HEAD])
+    stated = classes if config.classes is None else read_classes(config.classes)
+    columns = match_stated(stated, num_outputs, classes, where=where)
+    return Member(
+        model=ClipProbs(_build(weights, num_outputs, where)),
+        sample_rate=MobileNetV2Config().front_end.sample_rate,
+        columns=columns,
+        identity={
+            "kind": "upstream",
+            "weights_sha256": tensors_sha256(weights),
+            "outputs_sha256": stated.sha256,
+        },
+    )
+
+
+def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
+    """The bytes of the file, checked."""
+    place = check_place(config.path)
+    kept = None
+    if is_url(place) and config.sha256:  # without, the server's may be another by now
+        kept = cache.folder / FOLDER_NAME / config.sha256
+    if not is_url(place):
+        data = read_bounded(place, MAX_BYTES)
+    elif kept and kept.exists():
+        data = read_bounded(kept, MAX_BYTES)
+    else:
+        data = read_url(place, max_bytes=MAX_BYTES, retry=cache.retry)
+    if config.sha256 and (found := sha256_of(data)) != config.sha256:
+        raise ShardError(
+            f"teacher {config.path}: sha256 is {found}, expected {config.sha256}; "
+            "fetch the right file, or correct teacher.sha256"
+        )
+    if kept and not kept.exists():
+        write_atomic(kept, data)
+    return data
+
+
+def _load_tensors(data: bytes, where: str) -> Any:
+    """What torch.save wrote, if it is tensors and plain containers."""
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{where}: holds more than tensors, or is no file of torch.save, and is "
+            f"not unpickled, as that may run any code ({reason}); save the state_dict "
+            "alone: torch.save(model.state_dict(), PATH)"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ShardError(
+            f"{where}: cannot be read as a file of torch.save ({error!r:.200}); fetch "
+            "it again"
+        ) from None
+
+
+def find_weights(content: Any, where: str) -> dict[str, Tensor]:
+    """The state_dict in what a file held: itself, or in a wrapping dict.
+
+    The prefix ``module.`` that DDP puts before every name is taken off. Raises
+    ValueError if there is none.
+    """
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(
+            f"{where}: holds {type(content).__name__}, expected a state_dict, or a "
+            f"dict with one under {', '.join(_WRAPPERS)}"
+        )
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{where}: {key!r} is {type(value).__name__}, expected tensors by "
+                "name; save the state_dict alone"
+            )
+    names = [str(name) for name in content]
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    return {str(n).removeprefix(prefix): tensor for n, tensor in content.items()}
+
+
+def _build(weights: Mapping[str, Tensor], num_outputs: int, where: str) -> nn.Module:
+    """The model with these weights; constants of the front end may be missing."""
+    model = build_model("mobilenetv2", num_classes=num_outputs)
+    own = model.state_dict()
+    missing = sorted(n for n in own.keys() - weights.keys() if _is_weight(n))
+    if missing or (unknown := sorted(weights.keys() - own.keys())):
+        which, names = ("missing", missing) if missing else ("unknown", unknown)
+        raise ValueError(
+            f"{where}: {len(names)} names are {which}, such as {names[0]}; expected "
+            "those of upstream's MobileNetV2"
+        )
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"{where}: {name} has shape {list(tensor.shape)}, expected "
+                f"{list(own[name].shape)}; only upstream's sizes and front end "
+                "(16 kHz, 64 mels) can be loaded"
+            )
+    model.load_state_dict({**own, **weights})
+    return model.eval()
+
+
+def _is_weight(name: str) -> bool:
+    return not name.startswith("front_end.")

@@ -1,0 +1,575 @@
+"""Teachers of every kind: what they give is what their models give, in our order."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import pickle
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from psl import label
+from psl.models import build_model
+from psl.teachers import TeacherConfig, load_teacher
+from psl.teachers.member import resample
+from shards.cache import ShardCache
+from shards.cli import JobError
+from shards.index import open_index
+from shards.reader import MemberReader
+from shards.schema import ShardError
+from tests.conftest import Run, write_source
+
+UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
+    """Six clips of 1.3 s in two shards, with chunks of 1 s one whole and one of 0.3 s
+    that is dropped, with chunks of 0.5 s the last one padded; not to be changed."""
+    folder = tmp_path_factory.mktemp("audio")
+    source = write_source(folder / "source", num_clips=6, seconds=1.3)
+    words = [*source.pack_arguments(folder / "packed"), "--clips-per-shard", "3"]
+    result = run("shards.pack", *words)
+    assert result.returncode == 0, result.stderr
+    return folder / "packed"
+
+
+def stored(teacher: object, audio: Path, out: Path, *more: str) -> np.ndarray:
+    """All label rows [chunks, C], as ``psl.label`` writes them."""
+    teacher = teacher if isinstance(teacher, Path) else json.dumps(teacher)
+    words = [f"teacher={teacher}", f"audio={audio}", f"out={out}"]
+    label.main([*words, "chunk_seconds=0.5", *more])
+    labels = MemberReader(open_index(out, kind="labels"))
+    return np.concatenate([labels.labels(row) for row in range(len(labels.index))])
+
+
+def chunks(audio: Path) -> list[np.ndarray]:
+    """The chunks of 0.5 s in the order of the rows, float32, none padded."""
+    reader = MemberReader(open_index(audio, kind="audio"))
+    bounds = ((0, 8000), (8000, 16000), (16000, 20800))
+    return [
+        reader.samples(row, *where).astype(np.float32) / 32768
+        for row in range(6)
+        for where in bounds
+    ]
+
+
+# Files with upstream's names
+
+
+def upstream_weights(num_classes: int) -> dict[str, torch.Tensor]:
+    """Random weights with upstream's names, shapes and front end."""
+    torch.manual_seed(num_classes)
+    weights = build_model(num_classes=num_classes).state_dict()
+    shapes = json.loads(UPSTREAM.read_text())
+    assert weights.keys() == shapes.keys()
+    return weights
+
+
+@pytest.fixture(scope="module")
+def upstream_probs(audio: Path) -> np.ndarray:
+    """[18, 3] what the model of ``upstream_weights(3)`` says of each chunk."""
+    model = build_model(num_classes=3).eval()
+    model.load_state_dict(upstream_weights(3))
+    with torch.inference_mode():
+        found = []
+        for chunk in chunks(audio):
+            waveform = torch.zeros(1, 8000)
+            waveform[0, : len(chunk)] = torch.from_numpy(chunk)
+            found.append(model(waveform, torch.tensor([len(chunk)]))[0].numpy())
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("form", ["plain", "model", "state_dict", "ddp"])
+def test_a_file_with_upstream_s_names_labels_in_whatever_wrapping(
+    audio: Path, tmp_path: Path, upstream_probs: np.ndarray, form: str
+) -> None:
+    """Owners of the published teachers could not label with them."""
+    weights: Any = upstream_weights(3)
+    if form == "ddp":
+        weights = {f"module.{name}": tensor for name, tensor in weights.items()}
+    elif form != "plain":
+        weights = {form: weights, "epoch": 3}
+    torch.save(weights, tmp_path / "teacher.pt")
+    found = stored(tmp_path / "teacher.pt", audio, tmp_path / "out")
+    np.testing.assert_allclose(found, upstream_probs, atol=5e-4)
+
+
+def test_outputs_are_put_into_the_audio_s_order_by_the_stated_class_list(
+    audio: Path, tmp_path: Path, upstream_probs: np.ndarray
+) -> None:
+    """Columns of the labels would mean other classes."""
+    weights = upstream_weights(3)
+    order = [2, 0, 1]  # high, low, mid, and one more that the audio has not
+    for name in ("classifier.1.weight", "classifier.1.bias"):
+        rows = weights[name][order]
+        weights[name] = torch.cat([rows, torch.ones_like(rows[:1])])
+    torch.save(weights, tmp_path / "teacher.pt")
+    teacher = {"path": str(tmp_path / "teacher.pt")}
+    with pytest.raises(ValueError, match="4 outputs, but the class list .* 3 classes"):
+        stored(teacher, audio, tmp_path / "out")
+    mids = ["/m/high", "/m/low", "/m/mid", "/m/more"]
+    lines = [f"{i},{mid},{mid[3:]}" for i, mid in enumerate(mids)]
+    classes = tmp_path / "classes.csv"
+    classes.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
+    found = stored(teacher | {"classes": str(classes)}, audio, tmp_path / "out")
+    np.testing.assert_allclose(found, upstream_probs, atol=5e-4)
+    classes.write_text(classes.read_text().replace("/m/mid", "/m/mud"))
+    with pytest.raises(ValueError, match=r"1 of 3 classes .*: 'Tone mid' \(/m/mid\)"):
+        stored(teacher | {"classes": str(classes)}, audio, tmp_path / "other")
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("form", ["torch.save", "pickle", "whole model"])
+def test_a_file_that_needs_unpickling_is_refused_and_nothing_in_it_runs(
+    audio: Path, tmp_path: Path, form: str
+) -> None:
+    """A downloaded teacher could do whatever it likes on the user's machine."""
+    path, trace = tmp_path / "teacher.pt", tmp_path / "was_run"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"model": Evil(trace)}))
+    else:
+        evil = Evil(trace) if form == "torch.save" else build_model(num_classes=3)
+        torch.save({"model": evil}, path)
+    with pytest.raises(ValueError, match="teacher.pt: holds more than tensors"):
+        stored(path, audio, tmp_path / "out")
+    assert not trace.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("another name", "1 names are missing, such as features.0.0.weight"),
+        ("another shape", r"features.0.0.weight has shape \[8, 1, 3, 3\], expected"),
+        ("no head", "no tensor classifier.1.weight"),
+        ("a number", "'lr' is float, expected tensors by name"),
+        ("a list", "holds list, expected a state_dict"),
+        ("half of it", "cannot be read as a file of torch.save"),
+    ],
+)
+def test_a_file_of_something_else_is_named_with_what_is_wrong(
+    audio: Path, tmp_path: Path, change: str, message: str
+) -> None:
+    """Labels of a half-random model, or an error that helps nobody."""
+    weights: Any = dict(upstream_weights(3))
+    first = weights["features.0.0.weight"]
+    if change == "another name":
+        weights["features.zero.weight"] = weights.pop("features.0.0.weight")
+    elif change == "another shape":
+        weights["features.0.0.weight"] = first[:8].clone()
+    elif change == "no head":
+        del weights["classifier.1.weight"]
+    elif change == "a number":
+        weights["lr"] = 0.1
+    path = tmp_path / "teacher.pt"
+    torch.save([first] if change == "a list" else weights, path)
+    if change == "half of it":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises((ValueError, ShardError), match=f"teacher.pt: .*{message}"):
+        stored(path, audio, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder without a word."""
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_file_at_a_url_is_checked_and_fetched_once(
+    audio: Path, tmp_path: Path, upstream_probs: np.ndarray
+) -> None:
+    """A month of labelling would fetch it at every start, or take another file."""
+    files, cache = tmp_path / "files", tmp_path / "cache"
+    files.mkdir()
+    torch.save(upstream_weights(3), files / "teacher.pt")
+    sha256 = hashlib.sha256((files / "teacher.pt").read_bytes()).hexdigest()
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(files))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/teacher.pt"
+    more = f"loader.cache={cache}"
+    with pytest.raises(ShardError, match=f"sha256 is {sha256}, expected 000"):
+        stored({"path": url, "sha256": "0" * 64}, audio, tmp_path / "0", more)
+    assert not cache.exists()
+    teacher = {"path": url, "sha256": sha256}
+    found = stored(teacher, audio, tmp_path / "1", more)
+    np.testing.assert_allclose(found, upstream_probs, atol=5e-4)
+    server.shutdown()
+    server.server_close()
+    again = stored(teacher, audio, tmp_path / "2", more)
+    np.testing.assert_array_equal(again, found)
+
+
+# Hugging Face
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model in a folder, and what it says of the chunks of ``audio``."""
+
+    folder: Path
+    logits: np.ndarray
+    """[18, outputs]"""
+
+
+def save_hub_model(
+    folder: Path, model: Any, extractor: Any, parts: list[np.ndarray]
+) -> HubModel:
+    """Save both, and ask them about each chunk alone."""
+    model.eval().save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    with torch.inference_mode():
+        logits = [
+            model(**extractor(part, sampling_rate=16000, return_tensors="pt")).logits
+            for part in parts
+        ]
+    return HubModel(folder, torch.cat(logits).numpy())
+
+
+@pytest.fixture(scope="module")
+def spectrogram_transformer(
+    audio: Path, tmp_path_factory: pytest.TempPathFactory
+) -> HubModel:
+    """An AST with random weights, and outputs mid, something else, high, low."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    names = ("Tone mid", "Speech", "Tone high", "Tone low")
+    config = transformers.ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_length=64,
+        num_mel_bins=32,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        initializer_range=0.5,
+    )
+    return save_hub_model(
+        tmp_path_factory.mktemp("ast"),
+        transformers.ASTForAudioClassification(config),
+        transformers.ASTFeatureExtractor(max_length=64, num_mel_bins=32),
+        chunks(audio),
+    )
+
+
+@pytest.fixture(scope="module")
+def wave_transformer(audio: Path, tmp_path_factory: pytest.TempPathFactory) -> HubModel:
+    """A wav2vec 2.0 with random weights, whose outputs are mids, for one label."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_stride=(20, 16),
+        conv_kernel=(40, 16),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8,
+        id2label={0: "/m/high", 1: "/m/low", 2: "/m/mid"},
+        problem_type="single_label_classification",
+        initializer_range=0.5,
+    )
+    return save_hub_model(
+        tmp_path_factory.mktemp("wav2vec2"),
+        transformers.Wav2Vec2ForSequenceClassification(config),
+        transformers.Wav2Vec2FeatureExtractor(),
+        chunks(audio),
+    )
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponents / exponents.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_an_ast_labels_by_name_the_same_in_any_batch(
+    audio: Path, tmp_path: Path, spectrogram_transformer: HubModel, batch_size: int
+) -> None:
+    """The best public tagger could not teach, or would teach the wrong classes."""
+    found = stored(
+        spectrogram_transformer.folder,
+        audio,
+        tmp_path / "out",
+        f"batch_size={batch_size}",
+    )
+    expected = sigmoid(spectrogram_transformer.logits)[:, [3, 0, 2]]
+    assert expected.std(axis=0).min() > 0.01  # else anything would be right
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_a_model_of_waveforms_gives_each_chunk_what_it_gives_it_alone(
+    audio: Path, tmp_path: Path, wave_transformer: HubModel, batch_size: int
+) -> None:
+    """A short chunk's label would depend on the padding that its batch asks for."""
+    found = stored(
+        wave_transformer.folder, audio, tmp_path / "out", f"batch_size={batch_size}"
+    )
+    expected = softmax(wave_transformer.logits)[:, [1, 2, 0]]
+    assert expected.std(axis=0).min() > 0.001
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+
+
+def test_the_activation_is_the_one_that_is_stated(
+    audio: Path, tmp_path: Path, wave_transformer: HubModel
+) -> None:
+    """A model whose configuration is silent or wrong could not be used."""
+    teacher = {"path": str(wave_transformer.folder), "activation": "sigmoid"}
+    found = stored(teacher, audio, tmp_path / "out")
+    expected = sigmoid(wave_transformer.logits)[:, [1, 2, 0]]
+    np.testing.assert_allclose(found, expected, atol=5e-4)
+    with pytest.raises(JobError, match="key 'clip._0' at row 0: from teacher .*wav2ve"):
+        stored(teacher | {"activation": "none"}, audio, tmp_path / "logits")
+
+
+def changed(model: HubModel, folder: Path, name: str, **values: Any) -> Path:
+    """A copy of the model's folder with other ``values`` in its file ``name``."""
+    shutil.copytree(model.folder, folder)
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | values))
+    return folder
+
+
+def test_classes_that_a_model_does_not_have_are_named(
+    audio: Path, tmp_path: Path, spectrogram_transformer: HubModel
+) -> None:
+    """Labels of another class list would train a student of nonsense."""
+    names = {"0": "Tone mid", "1": "Speech", "2": "tone high", "3": "LABEL_3"}
+    folder = changed(
+        spectrogram_transformer, tmp_path / "ast", "config.json", id2label=names
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 3 classes .*: 'Tone low' \(/m/low\), 'Tone high' \(/m/high\)",
+    ):
+        stored(folder, audio, tmp_path / "out")
+    names["1"] = "Tone mid"
+    folder = changed(
+        spectrogram_transformer, tmp_path / "two", "config.json", id2label=names
+    )
+    with pytest.raises(ValueError, match="2 outputs are called 'Tone mid'"):
+        stored(folder, audio, tmp_path / "out")
+
+
+def test_weights_are_taken_from_safetensors_alone_and_none_is_left_random(
+    audio: Path, tmp_path: Path, spectrogram_transformer: HubModel
+) -> None:
+    """A pickle could run anything; a fresh head would label at random."""
+    pickled = shutil.copytree(spectrogram_transformer.folder, tmp_path / "pickled")
+    weights = safetensors.torch.load_file(pickled / "model.safetensors")
+    (pickled / "model.safetensors").unlink()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pickled: transformers cannot load it: .*saf"):
+        stored(pickled, audio, tmp_path / "out")
+    (pickled / "pytorch_model.bin").unlink()
+    headless = {n: w for n, w in weights.items() if not n.startswith("classifier.den")}
+    path = pickled / "model.safetensors"
+    safetensors.torch.save_file(headless, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="2 missing keys, such as classifier.dense.bi"):
+        stored(pickled, audio, tmp_path / "out")
+
+
+def test_audio_of_another_rate_is_resampled_for_the_model() -> None:
+    """Everything would sound an octave too high to the teacher.
+
+    A tone is the same tone at any rate; only the ends, where the filter looks past the
+    audio, are left out.
+    """
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(16001) / 16000)[None]
+    found, lengths = resample(tone, torch.tensor([16001]), 16000, 24000)
+    assert found.shape == (1, 24002) and lengths.tolist() == [24002]
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(24002) / 24000)
+    torch.testing.assert_close(
+        found[0, 200:-200], expected[200:-200], atol=2e-3, rtol=0
+    )
+
+
+def test_a_model_of_another_rate_hears_resampled_audio(
+    audio: Path, tmp_path: Path, wave_transformer: HubModel
+) -> None:
+    """Models at 8 or 32 kHz could not teach, or would be given the wrong pitch."""
+    folder = changed(
+        wave_transformer,
+        tmp_path / "8k",
+        "preprocessor_config.json",
+        sampling_rate=8000,
+    )
+    stored(folder, audio, tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    (member,) = index["provenance"]["teachers"]
+    assert member["sample_rate"] == 8000 and member["kind"] == "huggingface"
+
+
+REMOTE_CODE = """
+from pathlib import Path
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
+Path({trace!r}).touch()
+class OwnConfig(PretrainedConfig):
+    model_type = "own_tagger"
+class OwnExtractor(SequenceFeatureExtractor):
+    def __init__(self, feature_size=1, sampling_rate=16000, padding_value=0.0, **more):
+        super().__init__(feature_size, sampling_rate, padding_value, **more)
+    def __call__(self, samples, sampling_rate, return_tensors):
+        return {{"loudness": torch.tensor([abs(samples).max()])}}
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.factors = torch.nn.Parameter(torch.zeros(3))
+        self.post_init()
+    def forward(self, loudness):
+        return SequenceClassifierOutput(logits=loudness[:, None] * self.factors)
+"""
+
+
+def test_code_of_a_model_runs_only_where_the_user_says_so(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CED needs its own code; nobody else's must run by the way."""
+    utils = pytest.importorskip("transformers.dynamic_module_utils")
+    monkeypatch.setattr(utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    folder, trace = tmp_path / "own", tmp_path / "was_run"
+    folder.mkdir()
+    (folder / "own.py").write_text(REMOTE_CODE.format(trace=str(trace)))
+    names = {"0": "Tone low", "1": "Tone mid", "2": "Tone high"}
+    config = {"model_type": "own_tagger", "id2label": names}
+    config["auto_map"] = {
+        "AutoConfig": "own.OwnConfig",
+        "AutoModelForAudioClassification": "own.OwnModel",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    extractor = {"auto_map": {"AutoFeatureExtractor": "own.OwnExtractor"}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    factors = {"factors": torch.tensor([0.25, 0.5, 1.0])}
+    path = folder / "model.safetensors"
+    safetensors.torch.save_file(factors, path, metadata={"format": "pt"})
+    teacher: dict[str, Any] = {"path": str(folder), "activation": "none"}
+    with pytest.raises(ValueError, match="own: transformers cannot load it"):
+        stored(teacher, audio, tmp_path / "out")
+    assert not trace.exists()
+    found = stored(teacher | {"trust_remote_code": True}, audio, tmp_path / "out")
+    loudest = np.array([abs(chunk).max() for chunk in chunks(audio)])
+    np.testing.assert_allclose(found, loudest[:, None] * [0.25, 0.5, 1.0], atol=5e-4)
+
+
+# Several, and what goes wrong with each kind
+
+
+def test_several_teachers_give_the_weighted_mean_of_their_probabilities(
+    audio: Path,
+    tmp_path: Path,
+    upstream_probs: np.ndarray,
+    spectrogram_transformer: HubModel,
+) -> None:
+    """The usual way to better labels would not be there, or not be what it says."""
+    torch.save(upstream_weights(3), tmp_path / "teacher.pt")
+    first = {"path": str(tmp_path / "teacher.pt"), "weight": 3}
+    teachers = [first, str(spectrogram_transformer.folder)]
+    found = stored(teachers, audio, tmp_path / "out")
+    others = sigmoid(spectrogram_transformer.logits)[:, [3, 0, 2]]
+    np.testing.assert_allclose(found, 0.75 * upstream_probs + 0.25 * others, atol=5e-4)
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    members = index["provenance"]["teachers"]
+    assert [member["share"] for member in members] == [0.75, 0.25]
+    with pytest.raises(ShardError, match="made with teacher"):
+        stored([first | {"weight": 1}, teachers[1]], audio, tmp_path / "out")
+
+
+def test_nan_is_an_error_that_names_the_clip_and_the_member(
+    audio: Path, tmp_path: Path
+) -> None:
+    """NaN would go into the labels, and nobody would know from whom."""
+    weights = upstream_weights(3)
+    torch.save(weights, tmp_path / "good.pt")
+    weights["classifier.1.bias"] = torch.full((3,), torch.nan)
+    torch.save(weights, tmp_path / "bad.pt")
+    teachers = [str(tmp_path / "good.pt"), str(tmp_path / "bad.pt")]
+    expected = (
+        r"key 'clip\d_0' at row \d: from teacher \S*bad.pt \(member 1 of 2\): lab"
+    )
+    with pytest.raises(JobError, match=expected):
+        stored(teachers, audio, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"path": "a", "activation": "sigmoid"}, "activation is not for .* kind run"),
+        ({"path": "a.pt", "revision": "b"}, "revision is not for .* kind upstream"),
+        ({"path": "http://a/b", "trust_remote_code": True}, "of kind upstream"),
+        ({"path": "a", "knd": "run"}, "'teacher.0.knd'; did you mean 'teacher.kind'"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(
+    audio: Path, tmp_path: Path, teacher: object, message: str
+) -> None:
+    """Users would believe that it had done what they asked for."""
+    with pytest.raises(ValueError, match=message):
+        stored(teacher, audio, tmp_path / "out")
+
+
+def test_the_identity_changes_with_whatever_decides_the_labels(
+    audio: Path, spectrogram_transformer: HubModel, tmp_path: Path
+) -> None:
+    """Labels of two teachers could end up in one folder."""
+    torch.save(upstream_weights(3), tmp_path / "a.pt")
+    other = upstream_weights(3)
+    other["classifier.1.bias"][0] += 1e-3
+    torch.save(other, tmp_path / "b.pt")
+    ast = str(spectrogram_transformer.folder)
+    settings: list[list[dict[str, Any]]] = [
+        [{"path": str(tmp_path / "a.pt")}],
+        [{"path": str(tmp_path / "b.pt")}],
+        [{"path": ast}],
+        [{"path": ast, "activation": "softmax"}],
+        [{"path": ast}, {"path": str(tmp_path / "a.pt")}],
+        [{"path": ast, "weight": 2.0}, {"path": str(tmp_path / "a.pt")}],
+    ]
+    index = open_index(audio, kind="audio")
+    found = [
+        load_teacher(
+            [TeacherConfig(**entry) for entry in entries], index, cache=ShardCache()
+        ).identity
+        for entries in settings
+    ]
+    assert len(set(found)) == len(settings)
+    copy = shutil.copy(tmp_path / "a.pt", tmp_path / "copy.pt")
+    config = TeacherConfig(path=str(copy))
+    assert load_teacher([config], index, cache=ShardCache()).identity == found[0]
