@@ -19,6 +19,8 @@ from shards.workers import default_workers
 _EXAMPLES = """examples:
   python -m shards.pack --audio wavs --segments balanced_train_segments.csv \\
       --class-labels class_labels_indices.csv --out data/balanced --max-missing 0.2
+  python -m shards.pack --audio more_wavs --unlabelled \\
+      --class-labels class_labels_indices.csv --out data/more
   python -m shards.pack --tsv labels/balanced.csv \\
       --class-labels class_labels_indices.csv --out data/balanced
   python -m shards.pack --webdataset audioset_tars --label-field tag \\
@@ -75,6 +77,11 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add("--parquet", nargs="+", metavar="PLACE", help="Parquet files, or folders")
     add = parser.add_argument_group("about the source").add_argument
     add("--segments", help="with --audio: segments CSV in AudioSet's form")
+    add(
+        "--unlabelled",
+        action="store_true",
+        help="with --audio: each file is a clip without labels, for a teacher to label",
+    )
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
     add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
     add("--label-field", default="labels", help="with --webdataset: field of the JSON")
@@ -86,8 +93,13 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
     """The clips of the source that the command line names."""
     if args.audio:
-        if not args.segments:
-            raise ValueError("--audio needs --segments, the CSV of clips and labels")
+        if args.unlabelled == bool(args.segments):
+            raise ValueError(
+                "--audio needs --segments, the CSV of clips and labels, or else "
+                "--unlabelled, for each file to be a clip without labels"
+            )
+        if args.unlabelled:
+            return folder.list_unlabelled(args.audio, classes)
         return folder.list_clips(args.audio, args.segments, classes)
     if args.tsv:
         return hdf5.list_clips(args.tsv, classes, file=args.hdf5, rate=args.source_rate)

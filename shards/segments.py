@@ -106,14 +106,9 @@ def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Pat
     milliseconds) and the same after a ``Y``, with any audio suffix; the most specific
     name wins. Raises ShardError if ``folder`` is none, or two files share a name.
     """
-    if not Path(folder).is_dir():
-        raise ShardError(f"{folder}: no such folder; give the one with the audio files")
     by_stem: dict[str, list[Path]] = {}
-    for place, names in _walk(folder):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES:
-                by_stem.setdefault(stem, []).append(Path(place, name))
+    for path in walk_audio(folder):
+        by_stem.setdefault(path.stem, []).append(path)
     found = {}
     ids = {segment.clip_id for segment in segments}
     for segment in segments:
@@ -127,6 +122,19 @@ def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Pat
             )
         found[segment.key] = matches[0]
     return found
+
+
+def walk_audio(folder: str | Path) -> Iterator[Path]:
+    """The audio files in ``folder`` and below, by their suffix, in no order.
+
+    Raises ShardError if ``folder`` is none, or one below cannot be listed.
+    """
+    if not Path(folder).is_dir():
+        raise ShardError(f"{folder}: no such folder; give the one with the audio files")
+    for place, names in _walk(folder):
+        for name in names:
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
+                yield Path(place, name)
 
 
 def _walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:

@@ -1,17 +1,18 @@
-"""A segments CSV in AudioSet's form and a folder of audio files."""
+"""A folder of audio files, with a segments CSV in AudioSet's form or without labels."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from shards.classes import Classes
-from shards.decode import load_segment
+from shards.decode import load_clip, load_segment
 from shards.files import file_sha256
-from shards.schema import ShardError
-from shards.segments import find_audio, read_segments
+from shards.schema import ShardError, sha256_of
+from shards.segments import find_audio, read_segments, walk_audio
 from shards.sources import Clip, Listing
 
 
@@ -43,6 +44,38 @@ def list_clips(
     ]
     provenance = {"segments_sha256": file_sha256(segments_csv)}
     return Listing(str(audio), clips, missing, provenance, load)
+
+
+def list_unlabelled(audio: str | Path, classes: Classes) -> Listing:
+    """Every audio file in the folder ``audio`` and below, a clip without labels each.
+
+    Id and start of a clip are those that its file's name tells. Raises ShardError if
+    there is no file, or two have names for the same key.
+    """
+    clips: dict[str, Clip] = {}
+    for path in sorted(walk_audio(audio)):
+        where = str(path)
+        clip = Clip.named(path.stem, None, (where,), classes=classes, where=where)
+        if clip.key in clips:
+            raise ShardError(
+                f"{clips[clip.key].place[0]} and {path} are both clip {clip.key!r}; "
+                "rename one of them"
+            )
+        clips[clip.key] = clip
+    if not clips:
+        raise ShardError(f"{audio}: no audio file in it; expected one of each clip")
+    names = "\n".join(os.path.relpath(clip.place[0], audio) for clip in clips.values())
+    provenance = {"files_sha256": sha256_of(names.encode())}
+    return Listing(str(audio), list(clips.values()), [], provenance, load_whole)
+
+
+def load_whole(clip: Clip, sample_rate: int) -> np.ndarray:
+    """Samples [N] int16 of a file that is a clip."""
+    (path,) = clip.place
+    try:
+        return load_clip(path, sample_rate=sample_rate)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: gone since it was listed; fetch it again") from None
 
 
 def load(clip: Clip, sample_rate: int) -> np.ndarray:
