@@ -5,6 +5,8 @@ Owns what the student is asked for and how far off it is.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +15,10 @@ SMALLEST_PROB, LARGEST_PROB = 1e-30, 1.0 - 2.0**-24
 """Float32 can tell these from 0 and 1, and take their logarithms."""
 
 
-def mix_targets(pseudo: np.ndarray, weak: np.ndarray, alpha: float) -> np.ndarray:
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def mix_targets(pseudo: Array, weak: Array, alpha: float) -> Array:
     """``alpha * pseudo + (1 - alpha) * weak``, [B, C] each (paper, section 2).
 
     alpha is 1 in the paper's table 2 and 0.5 in its table 3.

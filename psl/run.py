@@ -26,12 +26,15 @@ from psl.checkpoint import (
     put_optimizer_tensors,
 )
 from psl.evaluate import check_fits
-from psl.loader import Batch, fetch_ahead
+from psl.loader import Batch, fetch_ahead, open_cache
 from psl.models import build_from_config
+from psl.online import OnlineTeacher
 from psl.optim import build_optimizer, learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.step import Stepper
+from psl.teachers import load_teacher
 from psl.training_data import TrainingData, check_has_labels
+from shards.cli import JobError
 from shards.index import Index, open_index
 from shards.plan import Plan
 
@@ -51,6 +54,8 @@ class Run:
     plan: Plan
     step: Stepper
     log: RunLog
+    online: OnlineTeacher | None
+    """Who makes the targets; None if they are stored, or weak."""
 
     @property
     def bare_model(self) -> nn.Module:
@@ -104,6 +109,8 @@ def begin_run(
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
     check_has_labels(valid, "validate against")
     _check_shares(config, plan, accelerator)
+    # before the seed, as building a model draws random numbers
+    online = _open_teacher(config, data.audio.index, accelerator.device)
     torch.manual_seed(config.seed)
     model = runtime.place(
         build_from_config(config.model, len(classes)),
@@ -113,7 +120,8 @@ def begin_run(
     if config.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(model, config.optim)
-    fingerprint = plan.fingerprint(f"{data.fingerprint}+{valid.fingerprint}")
+    targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
+    fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
     checkpoint = _load(config, model, fingerprint)
     state = checkpoint.training if checkpoint else TrainingState(0, 0, (), fingerprint)
     tensors: dict[str, Tensor] = {}
@@ -140,13 +148,33 @@ def begin_run(
         nonfinite=config.nonfinite,
         compile_model=config.compile,
     )
-    return Run(config, accelerator, attempt, data, valid, plan, step, log), state
+    run = Run(config, accelerator, attempt, data, valid, plan, step, log, online)
+    return run, state
+
+
+def _open_teacher(
+    config: TrainConfig, audio: Index, device: torch.device
+) -> OnlineTeacher | None:
+    """Who makes the targets, on ``device``, if labels are made online."""
+    if config.data.teacher is None:
+        return None
+    cache = open_cache(config.loader)
+    teacher = load_teacher(config.data.teacher, audio, cache=cache)
+    runtime.place(teacher.model.requires_grad_(False), device)
+    return OnlineTeacher(teacher, alpha=config.data.alpha)
 
 
 def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
+    online = config.data.labels == "online"
+    if online != (config.data.teacher is not None):
+        raise ValueError(
+            "data.labels=online and data.teacher=PATH belong together; set both, or "
+            "neither"
+        )
     data = TrainingData.open(
         config.data.audio,
-        config.data.labels,
+        None if config.data.labels == "online" else config.data.labels,
+        online=online,
         chunk_seconds=config.data.chunk_seconds,
         alpha=config.data.alpha,
         max_unlabelled=config.data.max_unlabelled,
@@ -243,7 +271,26 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
         return run.data.batch(*chosen, device, views)
 
-    return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
+    fetched = fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
+    return run.online.teach(fetched) if run.online else fetched
+
+
+def check_teacher(run: Run, step: int) -> None:
+    """JobError naming clip and teacher if the targets of a step were no probabilities.
+
+    Collective.
+    """
+    if run.online is None:
+        return
+    bad = run.accelerator.gather(run.online.bad_chunks.int()).tolist()
+    if 1 in bad:
+        epoch, done = divmod(step - 1, run.plan.num_steps)
+        rows, _ = next(run.plan.steps(epoch, start=done))
+        place = run.data.audio.index.place(int(rows[bad.index(1)]))
+        raise JobError(
+            f"{place}: from teacher {run.online.blame()}: no probabilities (step "
+            f"{step}); use another teacher, or leave the clip out"
+        )
 
 
 def batch_keys(

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -35,10 +35,19 @@ from psl.label_layout import Setting
 from psl.loader import LoaderConfig, WaitMeter
 from psl.models import ModelConfig
 from psl.optim import OptimConfig
-from psl.run import Run, batch_keys, batches, begin_run, describe_batch, is_done
+from psl.run import (
+    Run,
+    batch_keys,
+    batches,
+    begin_run,
+    check_teacher,
+    describe_batch,
+    is_done,
+)
 from psl.run_log import LossSummary, LossWindow, write_result
 from psl.status import note_bad_config
 from psl.step import Nonfinite, Outcome
+from psl.teachers import TeacherList
 from shards.cli import JobError, run_main
 
 VALID_BATCH_SIZE = 32
@@ -55,8 +64,11 @@ class DataConfig:
     """Audio datasets to train on, taken together."""
     valid: str
     """Audio dataset that chooses the best checkpoint; not the one you report."""
-    labels: list[str] | None = None
-    """Label datasets, one for each of audio; null trains on the weak labels."""
+    labels: Literal["online"] | list[str] | None = None
+    """Label datasets, one for each of audio; null trains on the weak labels; online has
+    data.teacher label each batch as it comes."""
+    teacher: TeacherList | None = None
+    """With labels online: who labels, by path, as for psl.label."""
     max_unlabelled: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the clips that may be left out because psl.label could not label
     them; 0 refuses such labels."""
@@ -232,6 +244,7 @@ def _skip(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
     config, step = run.config, run.steps_done(state)
     losses = run.accelerator.gather(outcome.loss.reshape(1)).tolist()
     bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+    check_teacher(run, step)
     keys = batch_keys(run.data, run.plan, step, len(losses), bad)
     problem = f"step {step}: {outcome.problem}, nothing was updated; batch of {keys}"
     if config.nonfinite == "stop":

@@ -73,18 +73,20 @@ class TrainingData:
         hop_seconds: float | None = None,
         label_settings: Mapping[str, Setting] | None = None,
         max_unlabelled: float = 0.0,
+        online: bool = False,
         loader: LoaderConfig | None = None,
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit.
 
         Up to ``max_unlabelled`` of the clips may have a label row of no chunks; they
-        are left out of the plan.
+        are left out of the plan. With ``online`` a teacher makes the targets of what
+        this gives (psl/online.py), and no weak label is needed.
         """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
         folders = open_each(audio_folders, kind="audio")
         audio = concatenate(folders)
-        if label_folders is None or alpha < 1:
+        if (label_folders is None and not online) or alpha < 1:
             check_has_labels(audio, "train on weak labels")
         labels, layout = None, None
         if label_folders is not None:
