@@ -112,7 +112,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         device=device,
         batch_size=config.batch_size,
         loader=config.loader,
-        teacher=teacher,
+        blame=teacher.blame,
         forgive=config.max_unlabelled > 0,
     )
     with builder.unless_published(), Claims(

@@ -23,7 +23,6 @@ from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_b
 from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.runtime import default_threads
 from psl.stop import StopRequest
-from psl.teachers import Teacher
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
@@ -51,8 +50,8 @@ class Work:
     device: torch.device
     batch_size: int
     loader: LoaderConfig
-    teacher: Teacher
-    """Whose model ``score`` asks; for messages."""
+    blame: Callable[[], str]
+    """Names whoever gave what is no probability; may wait for the device."""
     forgive: bool
     """Whether a clip that does not decode is counted, rather than an error."""
 
@@ -268,7 +267,7 @@ class ShardWorker:
             work.layout,
             probs,
             shard.unreadable,
-            teacher=work.teacher.blame(),
+            teacher=work.blame(),
         )
         notes = [
             [index.key(row), "unlabelled", reason]

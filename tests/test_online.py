@@ -13,10 +13,10 @@ import torch
 
 from psl import label, train
 from psl.checkpoint import load_checkpoint
-from psl.loader import TrainingData
 from psl.models import build_model
 from psl.online import OnlineTeacher
 from psl.teachers import TeacherConfig, load_teacher
+from psl.training_data import TrainingData
 from shards.cache import ShardCache
 from shards.cli import JobError
 from shards.index import open_index
@@ -105,7 +105,7 @@ def test_with_the_same_batches_of_the_teacher_the_losses_are_the_same_bits(
     train.main([*stored, f"data.labels=[{out}]"])
 
     def load_one_by_one(*args: Any, **named: Any) -> Any:
-        loaded = load_teacher(*args, **named)
+        loaded: Any = load_teacher(*args, **named)
         return dataclasses.replace(loaded, model=OneByOne(loaded.model))
 
     monkeypatch.setattr("psl.run.load_teacher", load_one_by_one)

@@ -174,7 +174,7 @@ def turns(
             device=device,
             batch_size=batch_size,
             loader=LoaderConfig(),
-            teacher="fresh weights",
+            blame=lambda: "fresh weights",
             forgive=False,
         )
         batches = in_memory(work)
