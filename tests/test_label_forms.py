@@ -511,11 +511,11 @@ class Ears(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, wave: torch.Tensor, _: torch.Tensor) -> Any:
+    def forward(self, wave: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         """Its loudest sample, where that is, and its first."""
         loudest, place = wave.abs().max(dim=1)
         numbers = (loudest, place / wave.shape[1], (wave[:, 0] + 1) / 2)
-        return torch.stack(numbers, dim=1), None
+        return torch.stack(numbers, dim=1)
 
 
 def assert_is_labelled(batch: Batch) -> None:
