@@ -102,12 +102,12 @@ def test_a_stop_during_validation_keeps_the_epoch(
     measure = train.measure
 
     def measure_after_a_signal(*args: Any, **options: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         return measure(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "measure", measure_after_a_signal)
-        with pytest.raises(JobError, match="SIGINT with a checkpoint at step 6") as end:
+        with pytest.raises(JobError, match="SIGTERM with a checkpoint at step 6") as end:
             train.main(words)
     assert end.value.status == 75
     newest = load_newest(tmp_path / "b" / "run")
