@@ -139,15 +139,18 @@ def start(
         kwargs_handlers=handlers,
     )
     _check_world(accelerator, plugin is not None)
+    if plugin is not None:
+        # by this, transformers under ZeRO-3 would split a teacher's weights, too
+        plugin.dschf = None
     return accelerator
 
 
 def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
     """What accelerate launch says of DeepSpeed, or ``strategy`` with all defaults."""
     if not is_deepspeed_available():
-        raise JobError(
+        raise ValueError(  # not mended by running again
             f"strategy {strategy} needs DeepSpeed; install the extra: "
-            "pip install 'psl-audio[deepspeed]'"
+            "pip install 'psl-audio[deepspeed]', or set strategy=ddp"
         )
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(

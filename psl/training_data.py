@@ -103,7 +103,10 @@ class TrainingData:
             rate = audio.properties["sample_rate"]
             chunking = Chunking.of(chunk_seconds, rate, hop_seconds)
             if label_settings:
-                raise ValueError("label_settings without labels; set data.labels")
+                raise ValueError(
+                    "data.label_settings without stored labels; name label folders in "
+                    "data.labels, or leave data.label_settings out"
+                )
         return TrainingData(
             audio=MemberReader(audio, cache),
             labels=labels,

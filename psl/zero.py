@@ -55,11 +55,11 @@ def complete(
     computes in it, as it does without DeepSpeed. Raises ValueError where ``settings``
     says something else.
     """
-    for kind in ("bf16", "fp16"):
+    for kind in ("bf16", "fp16", "torch_autocast", "amp"):
         if (settings.get(kind) or {}).get("enabled") is True:
             raise ValueError(
-                f"the DeepSpeed configuration enables {kind}, which would keep the "
-                "weights in it; leave that out and set precision=bf16"
+                f"the DeepSpeed configuration enables {kind}, expected no precision "
+                "there; leave that out and set precision=bf16"
             )
     ours = {
         "train_batch_size": micro_batch_size * num_processes * accumulation_steps,

@@ -107,7 +107,9 @@ def test_a_stop_during_validation_keeps_the_epoch(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "measure", measure_after_a_signal)
-        with pytest.raises(JobError, match="SIGTERM with a checkpoint at step 6") as end:
+        with pytest.raises(
+            JobError, match="SIGTERM with a checkpoint at step 6"
+        ) as end:
             train.main(words)
     assert end.value.status == 75
     newest = load_newest(tmp_path / "b" / "run")

@@ -169,6 +169,7 @@ def test_a_launcher_that_asks_for_another_strategy_is_contradicted(
         ({"gradient_clipping": 1.0}, "gradient_clipping 1.0, ours 0.0"),
         ({"train_batch_size": 64}, "train_batch_size 64, ours 8"),
         ({"bf16": {"enabled": True}}, "enables bf16"),
+        ({"torch_autocast": {"enabled": True}}, "enables torch_autocast"),
         ({"zero_optimization": {"stage": 0}}, "stage 0, expected 1, 2 or 3"),
         (
             {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},

@@ -188,6 +188,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     assert checkpoint is not None and checkpoint.folder.name == "step_00000066"
 
 
+def test_the_launcher_s_precision_counts_where_the_config_says_none(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--mixed_precision bf16` would train in float32 without a word."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    assert "precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_two_processes_share_each_batch_of_the_one_process_order(
     tmp_path: Path, dataset: Path
 ) -> None:
