@@ -119,7 +119,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         builder.parts_folder, lease_seconds=config.lease_seconds
     ) as claims:
         _work_until_done(config, work, claims, stop)
-    if builder.publish(names):  # by us or another process
+    if builder.is_published() and builder.publish(names):  # which now clears away
         return f"{config.out}: labels of {len(index)} clips are complete"
     return f"{config.out}: this process is done, other shards are still missing"
 
@@ -205,7 +205,10 @@ def _work_until_done(
                 raise too_many(
                     worker.num_unreadable, len(index), config.audio, worker.unreadable
                 )
-            if queue.all_done:
+            # the queue's look may be older than the last write, which ends the wait
+            if queue.all_done or (
+                not config.wait and builder.recorded() >= sizes.keys()
+            ):
                 _publish(config, work, claims)
             elif not config.wait:
                 return

@@ -248,7 +248,8 @@ class ShardWorker:
         scored = None
         if self._work.device.type == "cuda":
             scored = torch.cuda.Event()
-            scored.record()
+            # the current device need not be the one that the teacher is on
+            scored.record(torch.cuda.current_stream(self._work.device))
         self._writes.append(self._writer.submit(self._write, shard, scored))
 
     def _write(self, shard: _Shard, scored: torch.cuda.Event | None) -> None:

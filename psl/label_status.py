@@ -82,12 +82,14 @@ def _iso(seconds: float) -> str:
 
 def progress(folder: Path) -> Progress:
     """How the job in ``folder`` stands; ShardError if there is none."""
+    if (folder / INDEX_NAME).exists():  # notes of the job may outlive it
+        return _finished(folder)
     try:
         sizes = json.loads((folder / PARTS_NAME / JOB_NAME).read_text())
         start = (folder / PARTS_NAME / SETTINGS_NAME).stat().st_mtime
         times = _record_times(folder / PARTS_NAME)
     except (FileNotFoundError, ValueError):
-        if (folder / INDEX_NAME).exists():
+        if (folder / INDEX_NAME).exists():  # just published
             return _finished(folder)
         raise ShardError(
             f"{folder}: no label job was begun there, and no label set is there; "

@@ -30,6 +30,7 @@ def check_report(
     found = {part.shard.name: part.notes for part in parts if part.notes}
     notes = [note for shard_notes in found.values() for note in shard_notes]
     if not notes:
+        (builder.folder / REPORT_NAME).unlink(missing_ok=True)  # of an earlier try
         return
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -448,6 +448,17 @@ def test_clips_that_do_not_decode_may_be_left_out_up_to_a_limit(
     assert seen == {row: 4 for row in range(80) if row not in (5, 30)}
 
 
+def test_a_worker_that_does_not_wait_reports_what_it_could_not_label(
+    words: list[str], damaged: Path, tmp_path: Path
+) -> None:
+    """It would publish past the limit, and leave nobody to know which clips are bad."""
+    out = tmp_path / "out"
+    words = [*words, f"audio={damaged}", f"out={out}", "wait=false"]
+    label.main([*words, "max_unlabelled=0.025"])
+    assert (out / "index.json").exists() and (out / "made.json").exists()
+    assert len((out / "unlabelled.csv").read_text().splitlines()) == 3
+
+
 def members(tar: Path) -> dict[str, Any]:
     """The members of a label shard as lists; of an empty one its shape."""
     found = {}
