@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,13 +32,11 @@ from psl.optim import build_optimizer, learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.step import Stepper
 from psl.teachers import load_teacher
+from psl.train_config import TrainConfig
 from psl.training_data import TrainingData, check_has_labels
 from shards.cli import JobError
 from shards.index import Index, open_index
 from shards.plan import Plan
-
-if TYPE_CHECKING:  # the configuration stands beside the story it configures
-    from psl.train import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

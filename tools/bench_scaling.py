@@ -35,7 +35,7 @@ from psl.checkpoint import TrainingState, optimizer_tensors, save_checkpoint
 from psl.config import parse
 from psl.loader import Batch, WaitMeter
 from psl.run import Run, batches, begin_run
-from psl.train import TrainConfig
+from psl.train_config import TrainConfig
 from shards.audio import encode
 from shards.classes import Classes
 from shards.cli import run_main

@@ -23,7 +23,7 @@ from psl.config import parse
 from psl.label_job import ShardWorker
 from psl.loader import WaitMeter
 from psl.run import begin_run
-from psl.train import TrainConfig
+from psl.train_config import TrainConfig
 from shards.index import open_index
 
 WARM_UP_STEPS = 20
