@@ -21,7 +21,7 @@ from shards.meta import MAX_GAIN_DB
 
 RollFill = Literal["wrap", "zero"]
 
-_GAIN, _ROLL, _CHOICE = 0, 1, 2  # what a random number is for
+_GAIN, _ROLL, _CHOICE, _CROP = range(4)  # what a random number is for
 
 
 @config_dataclass(frozen=True, config=STRICT)
@@ -117,8 +117,7 @@ class Augmentation:
         lengths: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Factors [B] float32, and samples to move by [B] int64."""
-        clips = np.array([crc32(key) for key in keys.tolist()], np.uint64)
-        words = (views, clips, chunks)
+        words = (views, _numbers(keys), chunks)
         decibels = (self.gain_db or 0.0) * (2 * _uniform(self.seed, _GAIN, *words) - 1)
         most = np.minimum(self.roll_samples or 0, lengths // 2)
         steps = np.floor(_uniform(self.seed, _ROLL, *words) * (2 * most + 1))
@@ -135,6 +134,23 @@ def choose_views(
     """
     drawn = _uniform(seed, _CHOICE, np.full(len(rows), epoch), rows, chunks)
     return (drawn * num_views).astype(np.int64)
+
+
+def crop_starts(
+    room: np.ndarray, seed: int, step: int, *, keys: np.ndarray, chunks: np.ndarray
+) -> np.ndarray:
+    """Where windows begin [B] int64, anywhere from sample 0 to ``room`` [B] alike.
+
+    A pure function of seed, step and, as for views, ``keys`` and ``chunks`` [B].
+    """
+    steps = np.full(len(room), step)
+    drawn = _uniform(seed, _CROP, steps, _numbers(keys), chunks)
+    return np.floor(drawn * (room + 1)).astype(np.int64)
+
+
+def _numbers(keys: np.ndarray) -> np.ndarray:
+    """A number [B] uint64 for each clip of ``keys`` [B] bytes."""
+    return np.array([crc32(key) for key in keys.tolist()], np.uint64)
 
 
 def _roll(wave: np.ndarray, samples: int, fill: RollFill) -> None:

@@ -83,12 +83,27 @@ def read_chunks(
     memory: BatchMemory,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Waveforms [B, N] int16, zero-padded, and their lengths [B] int64."""
-    starts, stops = chunking.bounds(chunks, reader.index.table.count[rows])
+    bounds = chunking.bounds(chunks, reader.index.table.count[rows])
+    return read_windows(reader, rows, bounds, chunking.chunk_samples, memory)
+
+
+def read_windows(
+    reader: MemberReader,
+    rows: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    num_samples: int,
+    memory: BatchMemory,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Waveforms [B, num_samples] int16, zero-padded, and their lengths [B] int64.
+
+    ``bounds`` are the first and past-the-last sample [B] of each in its clip.
+    """
+    starts, stops = bounds
     pieces, lengths = reader.pcm_bytes(rows, starts, stops), stops - starts
-    if (lengths < chunking.chunk_samples).any():
-        silence = np.zeros(2 * chunking.chunk_samples, np.uint8)
+    if (lengths < num_samples).any():
+        silence = np.zeros(2 * num_samples, np.uint8)
         pieces = [x for piece in pieces for x in (piece, silence[len(piece) :])]
-    waveform = memory.take((len(rows), chunking.chunk_samples))
+    waveform = memory.take((len(rows), num_samples))
     np.concatenate(pieces, out=waveform.view(np.uint8).reshape(-1))
     return waveform, lengths
 

@@ -26,10 +26,12 @@ from psl.checkpoint import (
 )
 from psl.evaluate import check_fits
 from psl.loader import Batch, fetch_ahead, open_cache
+from psl.mixup import Mixup
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
 from psl.optim import build_optimizer, learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files
+from psl.spec_augment import install_masks
 from psl.step import Stepper
 from psl.teachers import load_teacher
 from psl.train_config import TrainConfig
@@ -53,6 +55,7 @@ class Run:
     log: RunLog
     online: OnlineTeacher | None
     """Who makes the targets; None if they are stored, or weak."""
+    mixup: Mixup | None
 
     @property
     def bare_model(self) -> nn.Module:
@@ -106,6 +109,12 @@ def begin_run(
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
     check_has_labels(valid, "validate against")
     _check_shares(config, plan, accelerator)
+    mixup = Mixup.of(
+        config.augment,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        places=plan.local_slice(accelerator.process_index, accelerator.num_processes),
+    )
     # before the seed, as building a model draws random numbers
     online = _open_teacher(config, data.audio.index, accelerator.device)
     torch.manual_seed(config.seed)
@@ -113,6 +122,12 @@ def begin_run(
         build_from_config(config.model, len(classes)),
         accelerator.device,
         channels_last=not runtime.is_deepspeed(accelerator),
+    )
+    install_masks(
+        model,
+        config.augment,
+        config.model.front_end,
+        chunk_seconds=config.data.chunk_seconds,
     )
     if config.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -145,7 +160,7 @@ def begin_run(
         nonfinite=config.nonfinite,
         compile_model=config.compile,
     )
-    run = Run(config, accelerator, attempt, data, valid, plan, step, log, online)
+    run = Run(config, accelerator, attempt, data, valid, plan, step, log, online, mixup)
     return run, state
 
 
@@ -168,6 +183,11 @@ def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
             "data.labels=online and data.teacher=PATH belong together; set both, or "
             "neither"
         )
+    if config.augment.mixup_labels is not None and not online:
+        raise ValueError(
+            "augment.mixup_labels is for the teacher of data.labels=online; leave it "
+            "out"
+        )
     data = TrainingData.open(
         config.data.audio,
         None if config.data.labels == "online" else config.data.labels,
@@ -179,6 +199,7 @@ def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
         label_settings=config.data.label_settings,
         loader=config.loader,
     )
+    data = data.augmented(config.augment, seed=config.seed)
     plan = data.plan(
         config.global_batch_size,
         config.seed,
@@ -266,10 +287,17 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         step, chosen = item
         run.attempt.inject("data", step)
         views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
-        return run.data.batch(*chosen, device, views)
+        return run.data.batch(*chosen, device, views, step)
 
     fetched = fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
-    return run.online.teach(fetched) if run.online else fetched
+    teacher_hears_mixtures = run.config.augment.mixup_labels == "heard"
+    if run.mixup and teacher_hears_mixtures:
+        fetched = run.mixup.mix(fetched, first_step=first)
+    if run.online:
+        fetched = run.online.teach(fetched)
+    if run.mixup and not teacher_hears_mixtures:
+        fetched = run.mixup.mix(fetched, first_step=first)
+    return fetched
 
 
 def check_teacher(run: Run, step: int) -> None:

@@ -19,6 +19,7 @@ from psl.models import ModelConfig
 from psl.optim import OptimConfig
 from psl.step import Nonfinite
 from psl.teachers import TeacherList
+from psl.train_augment import TrainAugmentConfig
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,6 +69,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
+    augment: TrainAugmentConfig = TrainAugmentConfig()
     global_batch_size: int = Field(default=32, gt=0)
     """Chunks per optimizer step over all processes; their number must divide it."""
     epochs: int = Field(default=300, gt=0)
@@ -84,7 +86,7 @@ class TrainConfig:
     of the gradients, zero3 also of the weights, all three by DeepSpeed; null for what
     accelerate launch says, or else ddp. A run may go on with another one."""
     seed: int = Field(default=0, ge=0)
-    """Of the initial weights, the order of chunks and dropout."""
+    """Of the initial weights, the order of chunks, dropout and augment."""
     log_every: int = Field(default=20, gt=0)
     """Steps between records of loss and speed; each epoch's end has one, too."""
     save_every: int | None = Field(default=None, gt=0)

@@ -23,11 +23,12 @@ from psl.loader import (
     LoaderConfig,
     cache_share,
     open_cache,
-    read_chunks,
+    read_windows,
     to_device,
 )
 from psl.losses import mix_targets
 from psl.runtime import num_local_processes
+from psl.train_augment import TrainAugmentConfig, WaveAugment
 from psl.unlabelled import check_allowed, count_unlabelled
 from shards.balance import sampling_weights
 from shards.index import Index
@@ -62,6 +63,8 @@ class TrainingData:
     """What batches are written to."""
     layout: LabelLayout | None = None
     """Of the labels, if there are any."""
+    wave_augment: WaveAugment | None = None
+    """What is done to the samples of each example; None for nothing."""
 
     @staticmethod
     def open(
@@ -116,6 +119,23 @@ class TrainingData:
             loader=loader,
             layout=layout,
         )
+
+    def augmented(self, config: TrainAugmentConfig, *, seed: int) -> TrainingData:
+        """The same, with what ``config`` does to samples; ValueError if it cannot."""
+        if config.crop is not None and self.labels is not None:
+            raise ValueError(
+                "augment.crop: stored labels belong to chunks, not to windows anywhere "
+                "in a clip; leave it out, or use data.labels=online or weak labels"
+            )
+        longest = self.audio.index.table.count.max(initial=0)
+        if config.crop is not None and longest <= self.chunking.chunk_samples:
+            raise ValueError(
+                "augment.crop: no clip is longer than an example; set a shorter "
+                "data.chunk_seconds, or leave it out"
+            )
+        rate = self.audio.index.properties["sample_rate"]
+        wave_augment = WaveAugment.of(config, seed=seed, sample_rate=rate)
+        return dataclasses.replace(self, wave_augment=wave_augment)
 
     def plan(
         self,
@@ -215,19 +235,33 @@ class TrainingData:
         chunks: np.ndarray,
         device: torch.device,
         views: np.ndarray | None = None,
+        step: int = 0,
     ) -> Batch:
         """The chunks ``chunks`` [B] of clips ``rows`` [B] with their targets.
 
-        Both as in ``views`` [B] of the labels; None for the chunks as they are.
+        Both as in ``views`` [B] of the labels; None for the chunks as they are. What
+        the run does to samples comes on top of that, for optimizer step ``step`` (from
+        1); 0 for nothing.
         """
-        pcm, lengths = read_chunks(self.audio, rows, chunks, self.chunking, self.memory)
+        keys = self.audio.index.table.key[rows]
+        wave_augment = self.wave_augment if step else None
+        counts = self.audio.index.table.count[rows]
+        bounds = self.chunking.bounds(chunks, counts)
+        if wave_augment is not None:
+            bounds = wave_augment.bounds(
+                self.chunking, chunks, counts, keys=keys, step=step
+            )
+        pcm, lengths = read_windows(
+            self.audio, rows, bounds, self.chunking.chunk_samples, self.memory
+        )
         if views is None:
             views = np.zeros(len(rows), np.int64)
         if self.layout is not None:
-            keys = self.audio.index.table.key[rows]
             self.layout.augmentation.apply(
                 pcm, lengths, keys=keys, chunks=chunks, views=views
             )
+        if wave_augment is not None:
+            wave_augment.apply(pcm, lengths, keys=keys, chunks=chunks, step=step)
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),

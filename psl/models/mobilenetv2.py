@@ -53,6 +53,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = log_mel(config.front_end)
+        self.spec_augment: nn.Module = nn.Identity()  # training may put masks here
         self.features = _features(config)
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(config.last_channels, num_classes)
@@ -69,6 +70,7 @@ class MobileNetV2(nn.Module):
         """
         with torch.autocast(waveform.device.type, enabled=False):
             log_mel = self.front_end(waveform.float().unsqueeze(1))
+            log_mel = self.spec_augment(log_mel)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()
         if num_samples is None:
