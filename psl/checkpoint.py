@@ -1,9 +1,10 @@
 """Checkpoints: complete or absent, and nothing in them needs unpickling.
 
-Owns the folder format: ``model.safetensors`` (parameters and buffers),
-``optimizer.safetensors`` (tensors of the optimizer's state), ``state.json`` (what the
-model is, where training stands) and ``manifest.json`` (format version, sha256 of the
-others).
+Owns the folder format: ``model.safetensors`` (parameters and buffers to evaluate and
+label with), ``trained.safetensors`` (those to train on with, where they are others: see
+psl/ema.py), ``optimizer.safetensors`` (tensors of the optimizer's state),
+``state.json`` (what the model is, where training stands) and ``manifest.json`` (format
+version, sha256 of the others).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""
 FOLDER_NAME = "checkpoints"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_TRAINED = "trained.safetensors"
 _MANIFEST = "manifest.json"
 
 
@@ -79,14 +81,18 @@ def save_checkpoint(
     model_config: ModelConfig,
     classes: Classes,
     training: TrainingState,
+    trained: nn.Module | None = None,
     before_last: Callable[[], None] = lambda: None,
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
     ``model`` must be whole, and ``optimizer`` what ``optimizer_tensors`` gives.
-    ``before_last`` is called when only the manifest is missing.
+    ``trained`` is what training goes on with, if not ``model``. ``before_last`` is
+    called when only the manifest is missing.
     """
     files = {_MODEL: save(_contiguous(model.state_dict())), _OPTIMIZER: save(optimizer)}
+    if trained is not None:
+        files[_TRAINED] = save(_contiguous(trained.state_dict()))
     state = {
         "model": TypeAdapter(ModelConfig).dump_python(model_config),
         "classes": asdict(classes),
@@ -212,6 +218,14 @@ def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
             "optimizer state, and it cannot be resumed; choose another run_dir"
         )
     return load(_read_checked(checkpoint.folder / _OPTIMIZER, sha256))
+
+
+def load_trained(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The parameters and buffers that training goes on with."""
+    sha256 = _read_manifest(checkpoint.folder)
+    if _TRAINED not in sha256:
+        return checkpoint.weights
+    return load(_read_checked(checkpoint.folder / _TRAINED, sha256))
 
 
 def put_optimizer_tensors(

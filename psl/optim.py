@@ -29,6 +29,10 @@ class OptimConfig:
     """L2 penalty on all parameters."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm; null for no clipping."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the old average that each step keeps in a moving average of the weights,
+    which is then what is validated, saved and used; null for the weights themselves.
+    Less in the first steps: (1 + step) / (10 + step). Not for strategy zero3."""
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:

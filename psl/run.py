@@ -5,6 +5,7 @@ Owns everything before the first step, and the batches of an epoch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -21,9 +22,11 @@ from psl.checkpoint import (
     best_steps,
     load_newest,
     load_optimizer,
+    load_trained,
     optimizer_tensors,
     put_optimizer_tensors,
 )
+from psl.ema import MovingAverage
 from psl.evaluate import check_fits
 from psl.loader import Batch, fetch_ahead, open_cache
 from psl.mixup import Mixup
@@ -56,6 +59,8 @@ class Run:
     online: OnlineTeacher | None
     """Who makes the targets; None if they are stored, or weak."""
     mixup: Mixup | None
+    average: MovingAverage | None
+    """Of the weights; None if they are used as they are."""
 
     @property
     def bare_model(self) -> nn.Module:
@@ -74,6 +79,13 @@ class Run:
         whole = build_from_config(self.config.model, len(self.valid.classes))
         whole.load_state_dict(zero.gather_weights(model))
         return runtime.place(whole, self.accelerator.device)
+
+    def used_model(self) -> nn.Module:
+        """What is validated, saved and used. Collective."""
+        if self.average is None:
+            return self.whole_model()
+        runtime.average_norm_statistics(self.average.model)
+        return self.average.model
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The whole state of the optimizer, as a checkpoint keeps it. Collective.
@@ -150,6 +162,7 @@ def begin_run(
         start=done,
         total=config.epochs * plan.num_steps,
     )
+    averaged = _copy_to_average(config, model, checkpoint)
     step = Stepper(
         accelerator,
         *_prepare(accelerator, model, optimizer, tensors),
@@ -160,8 +173,36 @@ def begin_run(
         nonfinite=config.nonfinite,
         compile_model=config.compile,
     )
-    run = Run(config, accelerator, attempt, data, valid, plan, step, log, online, mixup)
+    average = None
+    if averaged is not None and config.optim.ema_decay is not None:
+        trained = accelerator.unwrap_model(step.model)
+        average = MovingAverage(averaged, trained, config.optim.ema_decay)
+    run = Run(
+        config,
+        accelerator,
+        attempt,
+        data,
+        valid,
+        plan,
+        step,
+        log,
+        online,
+        mixup,
+        average,
+    )
     return run, state
+
+
+def _copy_to_average(
+    config: TrainConfig, model: nn.Module, checkpoint: Checkpoint | None
+) -> nn.Module | None:
+    """Where the moving average begins, or goes on; None if there is to be none."""
+    if config.optim.ema_decay is None:
+        return None
+    averaged = copy.deepcopy(model)
+    if checkpoint is not None:
+        averaged.load_state_dict(checkpoint.weights)
+    return averaged
 
 
 def _open_teacher(
@@ -228,6 +269,11 @@ def _check_shares(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> 
         )
     if config.nonfinite == "skip" and runtime.is_deepspeed(accelerator):
         raise ValueError("nonfinite: DeepSpeed cannot skip an update here; use stop")
+    if config.optim.ema_decay and runtime.splits_weights(accelerator):
+        raise ValueError(
+            "optim.ema_decay: the average needs the whole weights in every step, which "
+            "no rank has under zero3; use strategy zero2, zero1 or ddp"
+        )
 
 
 def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
@@ -243,7 +289,7 @@ def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint
             f"(plan {checkpoint.training.plan_fingerprint[:12]}, now "
             f"{fingerprint[:12]}); restore the data, or choose another run_dir"
         )
-    model.load_state_dict(checkpoint.weights)
+    model.load_state_dict(load_trained(checkpoint))
     return checkpoint
 
 

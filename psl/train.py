@@ -80,6 +80,8 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
         state = dataclasses.replace(state, step_in_epoch=state.step_in_epoch + 1)
         if outcome.problem is None:
             window.add(outcome.loss)
+            if run.average:
+                run.average.update(step)
         else:
             state = _skip(run, state, outcome)
         at_end = state.step_in_epoch == run.plan.num_steps
@@ -99,7 +101,7 @@ def _validate(run: Run, state: TrainingState) -> TrainingState:
     """The state after the epoch, with its validation mAP. Collective."""
     step = run.steps_done(state)
     run.attempt.mark("evaluate", step)
-    model = run.whole_model().eval()
+    model = run.used_model().eval()
 
     def check(number: int) -> None:
         run.attempt.at("evaluate", step)
@@ -125,7 +127,9 @@ def _save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective."""
     step = run.steps_done(state)
     run.attempt.at("checkpoint.before", step)
-    model, optimizer = run.whole_model(), run.optimizer_tensors()
+    trained, optimizer = run.whole_model(), run.optimizer_tensors()
+    model = run.used_model() if run.average else trained
+    assert_finite(trained)
     assert_finite(model)
     if run.accelerator.is_main_process:
         save_checkpoint(
@@ -135,6 +139,7 @@ def _save(run: Run, state: TrainingState) -> None:
             model_config=run.config.model,
             classes=run.valid.classes,
             training=state,
+            trained=trained if run.average else None,
             before_last=lambda: run.attempt.inject("checkpoint.inside", step),
         )
         run.attempt.saved(step, state.epoch)

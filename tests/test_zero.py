@@ -168,6 +168,24 @@ def test_a_run_under_zero_goes_on_bit_for_bit(
             assert torch.equal(tensor, before[name]), name
 
 
+def test_the_moving_average_under_zero_is_that_of_plain_pytorch(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """What is evaluated would be another model, or only a rank's part of one."""
+    words = ["optim.ema_decay=0.5", "epochs=1"]
+    done(go(tmp_path / "alone", dataset, "ddp", *words, ranks=1))
+    done(go(tmp_path / "split", dataset, "zero2", *words))
+    expected = tensors(tmp_path / "alone", STEPS, "model.safetensors")
+    found = tensors(tmp_path / "split", STEPS, "model.safetensors")
+    trained = tensors(tmp_path / "split", STEPS, "trained.safetensors")
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=1e-4), name
+    name = "classifier.1.weight"
+    assert not torch.allclose(found[name], trained[name], atol=1e-4)
+    job = go(tmp_path / "three", dataset, "zero3", *words)
+    assert job.wait(PATIENT) == [78, 78] and "use strategy zero2" in job.output
+
+
 @pytest.mark.parametrize(
     ("before", "after", "ranks"),
     [
