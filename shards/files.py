@@ -1,11 +1,13 @@
 """Files that appear whole or not at all.
 
-Owns the write-aside, fsync, rename sequence used for every file under a final name.
+Owns the write-aside, fsync, rename sequence used for every file under a final name,
+and the one by which only the first of several writers gives a file its content.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,25 +20,56 @@ from shards.schema import ShardError
 
 TEMPORARY_MARK = ".tmp-"
 """Files whose name holds this are leftovers of a killed writer, never read."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextlib.contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name ``path`` only when the block ends well."""
     path = Path(path)
+    with _open_aside(path) as (aside, stream):
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def create_atomic(path: str | Path, data: bytes | str) -> None:
+    """Make ``path`` of ``data`` (text as UTF-8), unless it is there: the first wins.
+
+    Who won, reading the file tells. Where a file system has no hard links, the last
+    one wins.
+    """
+    path = Path(path)
+    with _open_aside(path) as (aside, stream):
+        stream.write(data.encode() if isinstance(data, str) else data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        try:
+            os.link(aside, path)
+            aside.unlink()
+        except FileExistsError:
+            aside.unlink()
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _open_aside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A file beside ``path``, to take its name; gone if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random, because process ids repeat among the nodes that share a folder.
     aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
     try:
         with _open_locked(aside) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.replace(aside, path)
+            yield aside, stream
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:

@@ -8,6 +8,7 @@ the records go. A job killed on any line runs again and does only what is missin
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -23,11 +24,17 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from shards.classes import Classes
-from shards.files import open_atomic, remove_leftovers, write_atomic
+from shards.files import (
+    create_atomic,
+    file_sha256,
+    open_atomic,
+    remove_leftovers,
+    write_atomic,
+)
 from shards.index import INDEX_NAME, Index, open_index, write_index
 from shards.join import check_unique_keys, concatenate_tables
 from shards.meta import ShardRecord, format_version
-from shards.schema import ShardError, check_key
+from shards.schema import ShardError, check_key, sha256_of
 from shards.table import Table
 
 PARTS_NAME = ".parts"
@@ -134,18 +141,18 @@ class DatasetBuilder:
     def begin(self) -> bool:
         """Take the folder; False if the dataset is already finished.
 
-        Raises ShardError if the folder holds, or is being filled with, something
+        Of several processes that begin at one moment, the settings of one hold for
+        all. Raises ShardError if the folder holds, or is being filled with, something
         made with other settings.
         """
         if self.finished():
             return False
         path = self.parts_folder / SETTINGS_NAME
-        try:
+        with self.unless_published():
+            if not path.exists():
+                create_atomic(path, json.dumps(self._settings()))
             self._refuse_other(json.loads(path.read_text()))
-        except FileNotFoundError:
-            with self.unless_published():
-                write_atomic(path, json.dumps(self._settings()))
-        return True
+        return not self.finished()  # a rival may have come to the end meanwhile
 
     def finished(self) -> bool:
         """Whether the dataset is there, whole and made with these settings."""
@@ -160,6 +167,10 @@ class DatasetBuilder:
     def _settings(self) -> dict[str, Any]:
         return _settings(self.kind, self.classes, self.properties, self.provenance)
 
+    @functools.cached_property
+    def _settings_sha256(self) -> str:
+        return sha256_of(json.dumps(self._settings(), sort_keys=True).encode())
+
     def _refuse_other(self, found: dict[str, Any]) -> None:
         expected = json.loads(json.dumps(self._settings()))
         for name in {**expected, **found}:
@@ -173,17 +184,33 @@ class DatasetBuilder:
     def part(self, name: str) -> Part | None:
         """The record of shard ``name``, or None if it is not finished.
 
-        A shard that has lost its tar, or a piece of it, is not finished.
+        A shard that has lost its tar, or a piece of it, is not finished; nor is one
+        made with other settings, by whoever did not see these.
         """
-        tar = Path(self.location or self.folder) / name
+        tar = self._tar_path(name)
         try:
             fields = json.loads(self._part_path(name).read_text())
         except FileNotFoundError:
+            return None
+        if fields.pop("settings_sha256", None) != self._settings_sha256:
             return None
         shard = ShardRecord(**fields.pop("shard"))
         if not tar.is_file() or tar.stat().st_size != shard.num_bytes:
             return None
         return Part(shard=shard, **fields)
+
+    def is_intact(self, part: Part) -> bool:
+        """Whether the tar of ``part`` holds the bytes that its record names; reads it.
+
+        A size, which part() looks at, does not tell one label shard from another.
+        """
+        try:
+            return file_sha256(self._tar_path(part.shard.name)) == part.shard.sha256
+        except FileNotFoundError:
+            return False
+
+    def _tar_path(self, name: str) -> Path:
+        return Path(self.location or self.folder) / name
 
     def add(
         self, name: str, rows: Iterable[Row], notes: list[list[str]] | None = None
@@ -229,7 +256,8 @@ class DatasetBuilder:
 
     def record(self, part: Part) -> None:
         """Note that the shard of ``part`` is there, whole."""
-        write_atomic(self._part_path(part.shard.name), json.dumps(asdict(part)))
+        fields = {**asdict(part), "settings_sha256": self._settings_sha256}
+        write_atomic(self._part_path(part.shard.name), json.dumps(fields))
 
     def forget(self, name: str) -> None:
         """Drop the record of shard ``name``, so that the next run makes it anew."""
