@@ -1,6 +1,6 @@
 """What a finished demonstration shows: a table beside the paper's, and three pictures.
 
-Owns the paper's numbers, the choice of the example clip, and the drawing. Trains,
+Owns the choice of the example clip, and the drawing. Trains,
 labels and measures nothing: it reads what psl.train, psl.label and psl.evaluate left.
 """
 
@@ -13,7 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import matplotlib
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from paper import TABLES, TEACHER
+from results import Summary, mean_and_std, summarise
 
 from psl.chunking import Chunking
 from psl.frontend import LogMelConfig, log_mel
@@ -31,15 +33,15 @@ from shards.join import check_join
 from shards.reader import MemberReader
 from shards.schema import ShardError
 
+_ROWS = TABLES["table2"].rows
 SYSTEMS = {
-    "baseline": ("Weak baseline", 17.69, "#E69F00"),
-    "psl_10s": ("PSL-10s", 31.13, "#7CC0E8"),
-    "psl_5s": ("PSL-5s", 34.11, "#1F78B4"),
-    "psl_2s": ("PSL-2s", 35.48, "#0B2F66"),
-    "teacher": ("Teacher", 40.53, "#808080"),
+    "baseline": (_ROWS["baseline"].title, _ROWS["baseline"].mean_ap, "#E69F00"),
+    "psl_10s": (_ROWS["psl_10s"].title, _ROWS["psl_10s"].mean_ap, "#7CC0E8"),
+    "psl_5s": (_ROWS["psl_5s"].title, _ROWS["psl_5s"].mean_ap, "#1F78B4"),
+    "psl_2s": (_ROWS["psl_2s"].title, _ROWS["psl_2s"].mean_ap, "#0B2F66"),
+    "teacher": ("Teacher", TEACHER, "#808080"),
 }
-"""Title, the paper's mAP in percent, colour. mAP of students: Table 2 of arXiv
-2204.13430, trained on AudioSet-balanced; of the teacher: its checkpoint's file name."""
+"""Title, the paper's mAP in percent, colour."""
 
 SHOWN_PROB = 0.2
 """A class without an event is shown in clip.png if the teacher gives it more."""
@@ -54,7 +56,6 @@ Event = tuple[float, float, int]
 """Start and end in the clip, s, and class index."""
 Clip = tuple[np.ndarray, np.ndarray, list[Event]]
 """Chunk limits [K + 1], s, pseudo strong labels [K, C], and the true events."""
-Summary = dict[str, dict[str, Any]]
 
 
 def require(path: Path) -> Path:
@@ -73,21 +74,6 @@ def read_runs(root: Path, file: str) -> dict[str, list[str]]:
     return {k: [require(r / file).read_text("utf-8") for r in runs[k]] for k in runs}
 
 
-def summarise(metrics: dict[str, list[str]]) -> Summary:
-    """mAP in percent of each seed, mean, sample std; means of AUC and d'."""
-    summary = {}
-    for system, texts in metrics.items():
-        seeds = [json.loads(text) for text in texts]
-        values = [100 * scalars["mAP"] for scalars in seeds]
-        summary[system] = {
-            "values": [round(value, 2) for value in values],
-            "mean": round(fmean(values), 2),
-            "std": round(stdev(values), 2) if len(values) > 1 else None,
-            **{k: round(fmean(s[k] for s in seeds), 4) for k in ("AUC", "d_prime")},
-        }
-    return summary
-
-
 def table_markdown(summary: Summary, index: Index) -> str:
     """The paper's Table 2 beside ours, with what may be compared and what not."""
     num_seeds = len(summary["baseline"]["values"])
@@ -103,9 +89,8 @@ def table_markdown(summary: Summary, index: Index) -> str:
     ]
     for system, (title, paper, _) in SYSTEMS.items():
         ours, mark = summary[system], " (1)" if system == "teacher" else ""
-        std = "" if ours["std"] is None else f" ± {ours['std']:.2f}"
         lines.append(
-            f"| {title} | {paper:.2f}{mark} | {ours['mean']:.2f}{std} "
+            f"| {title} | {paper:.2f}{mark} | {mean_and_std(ours)} "
             f"| {ours['AUC']:.3f} | {ours['d_prime']:.2f} |"
         )
     return "\n".join([*lines, "", "(1) According to its checkpoint's file name.", ""])

@@ -1,0 +1,226 @@
+"""One table of the paper from end to end: teacher, labels, students, and the result.
+
+Runs psl's own commands one after the other, skips those whose result is there, and
+sets what was measured beside what the paper reports. Owns which commands make a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from mini_chain import PROFILES, Profile, data_steps, teacher_steps
+from paper import TABLES, Row, Table
+from results import Summary, paper_table, summarise
+from steps import Chain, Step, evaluate_step, label_step, num_processes, train_step
+
+from shards.cli import run_main
+from shards.files import write_atomic
+from shards.index import open_index
+
+CONFIGS = Path("configs")
+AUDIOSET = Profile(
+    root=Path("runs/audioset"),
+    data=Path("data/audioset"),
+    build=(),
+    teacher_epochs=None,
+    student_epochs=None,
+    seeds=3,
+)
+"""The real one, at the recipes' own length; nothing is built or downloaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """A table of the paper to make with one profile."""
+
+    name: str
+    profile: Profile
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    teacher: str | None
+    """Who labels, as psl.label takes it; None to train one."""
+    processes: int
+    """Of each training on AudioSet, and of the mini set's teacher."""
+
+    @property
+    def table(self) -> Table:
+        return TABLES[self.name]
+
+    @property
+    def is_mini(self) -> bool:
+        return bool(self.profile.build)
+
+    def run_dir(self, row: str, seed: int) -> Path:
+        """Rows of table 2 share their folders with the demonstration."""
+        prefix = "" if self.name == "table2" else f"{self.name}_"
+        return self.profile.root / f"seed{seed}" / f"{prefix}{row}"
+
+    def labels(self, split: str, seconds: int) -> Path:
+        """Folder of a split's labels."""
+        infix = "" if split == "balanced" else f"{split}_"
+        return self.profile.root / f"labels_{infix}{seconds}s"
+
+    def configs(self, row: str) -> list[Path]:
+        """The YAML files of a row, later ones on top."""
+        bases = [CONFIGS / base / "base.yaml" for base in self.table.bases]
+        files = [CONFIGS / self.name / f"{row}.yaml"]
+        if self.is_mini:
+            bases.append(CONFIGS / "mini" / "base.yaml")
+            overlay = CONFIGS / "mini" / self.name / f"{row}.yaml"
+            files += [overlay] if overlay.exists() else []
+        return bases + files
+
+
+def preparation(job: Reproduction) -> list[Step]:
+    """Data, teacher and labels, as far as the rows need them."""
+    steps = data_steps(job.profile) if job.is_mini else []
+    lengths = {job.table.rows[row].labels for row in job.rows} - {None}
+    if not lengths:
+        return steps
+    shards, teacher = job.profile.data / "shards", job.teacher
+    if teacher is None:
+        steps += teacher_steps(job.profile, job.processes)
+        teacher = str(job.profile.root / "teacher")
+    return steps + [
+        label_step(teacher, shards / split, job.labels(split, seconds), seconds)
+        for seconds in sorted(filter(None, lengths), reverse=True)
+        for split in job.table.splits
+    ]
+
+
+def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
+    """Train and evaluate one student."""
+    row, shards = job.table.rows[name], job.profile.data / "shards"
+    run_dir, processes = job.run_dir(name, seed), 1 if job.is_mini else job.processes
+    words = [f"seed={seed}", *_data_words(job, row), f"data.valid={shards}/dev"]
+    if job.profile.student_epochs:
+        words.append(f"epochs={job.profile.student_epochs}")
+    label = f"{run_dir.parent.name}/{run_dir.name}"
+    return [
+        train_step(label, run_dir, processes, *job.configs(name), *words),
+        evaluate_step(label, run_dir, shards / "eval"),
+    ]
+
+
+def _data_words(job: Reproduction, row: Row) -> list[str]:
+    """What a row is trained on."""
+    splits = job.table.splits
+    audio = [str(job.profile.data / "shards" / split) for split in splits]
+    words = [f"data.audio=[{','.join(audio)}]"]
+    if row.labels is not None:
+        labels = [str(job.labels(split, row.labels)) for split in splits]
+        words.append(f"data.labels=[{','.join(labels)}]")
+    return words
+
+
+def read_results(job: Reproduction) -> Summary:
+    """What is there of the table, of every row and seed that was ever run."""
+    metrics: dict[str, list[str]] = {}
+    folders = {row: job.run_dir(row, 0).name for row in job.table.rows}
+    for row, folder in folders.items():
+        found = job.profile.root.glob(f"seed*/{folder}/eval/metrics.json")
+        by_seed = sorted(found, key=lambda path: int(path.parts[-4][4:]))
+        metrics[row] = [path.read_text(encoding="utf-8") for path in by_seed]
+    teacher = job.profile.root / "teacher" / "eval" / "metrics.json"
+    metrics["teacher"] = [teacher.read_text("utf-8")] if teacher.exists() else []
+    return summarise({system: texts for system, texts in metrics.items() if texts})
+
+
+def report(job: Reproduction) -> str:
+    """Write ROOT/TABLE.md and .json; the Markdown."""
+    summary = read_results(job)
+    evaluation = open_index(job.profile.data / "shards" / "eval", kind="audio")
+    kind = "the miniature set" if job.is_mini else str(job.profile.data)
+    where = (
+        f"{kind}, {len(evaluation.classes)} classes, {len(evaluation)} evaluation clips"
+    )
+    text = paper_table(job.table, summary, where)
+    write_atomic(job.profile.root / f"{job.name}.md", text)
+    values = json.dumps(summary, indent=1)
+    write_atomic(job.profile.root / f"{job.name}.json", values + "\n")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python tools/reproduce.py table2 --data data/mini-table "
+        "--rows baseline,psl_2s --seeds 0,1,2",
+    )
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with shards/full, balanced, dev and eval; the mini set is built "
+        "there if it is not (default: the profile's)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=["table", "smoke", "audioset"],
+        default="table",
+        help="the mini set (table), a shorter one whose numbers mean nothing (smoke), "
+        "or AudioSet at full length",
+    )
+    parser.add_argument("--rows", help="such as psl_5s,psl_2s (default: all)")
+    parser.add_argument("--seeds", help="such as 0,1,2 (default: the profile's)")
+    parser.add_argument("--jobs", type=int, default=1, help="students at a time")
+    parser.add_argument("--root", type=Path, help="folder of the runs")
+    parser.add_argument(
+        "--teacher", help="who labels, as for psl.label (default: one is trained)"
+    )
+    parser.add_argument(
+        "--print", action="store_true", help="show the commands and run none of them"
+    )
+    return parser
+
+
+def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduction:
+    """What the command line asks for."""
+    profile = AUDIOSET if args.profile == "audioset" else PROFILES[args.profile]
+    profile = dataclasses.replace(
+        profile, data=args.data or profile.data, root=args.root or profile.root
+    )
+    known = TABLES[args.table].rows
+    rows = tuple(args.rows.split(",")) if args.rows else tuple(known)
+    if unknown := [row for row in rows if row not in known]:
+        parser.error(f"--rows {unknown[0]}: {args.table} has {', '.join(known)}")
+    seeds = args.seeds.split(",") if args.seeds else range(profile.seeds)
+    if not all(str(seed).isdecimal() for seed in seeds):
+        parser.error(f"--seeds {args.seeds}: expected numbers, such as 0,1,2")
+    return Reproduction(
+        name=args.table,
+        profile=profile,
+        rows=rows,
+        seeds=tuple(map(int, seeds)),
+        teacher=args.teacher,
+        processes=num_processes(),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python tools/reproduce.py``."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    job = _job(parser, args)
+    first = preparation(job)
+    # the longest first, so that lanes end even
+    students = [
+        row_steps(job, row, seed) for seed in job.seeds for row in reversed(job.rows)
+    ]
+    if args.print:
+        for step in [*first, *(step for steps in students for step in steps)]:
+            print(shlex.join(["python", *step.command[1:]]))
+        return
+    chain = Chain(job.profile.root)
+    chain.run(first)
+    chain.run_lanes(students, lanes=args.jobs)
+    print(report(job))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,119 @@
+"""Commands that are run one after the other, and skipped once their result is there.
+
+Owns a step, a chain of steps with its logs, and how psl's commands are called. Knows no
+profile and no table.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.cli import JobError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and the file that shows it is done."""
+
+    name: str
+    command: list[str]
+    result: Path
+
+
+def python(*words: str | Path) -> list[str]:
+    """The words of a command of this Python."""
+    return [sys.executable, *map(str, words)]
+
+
+def train_step(name: str, run_dir: Path, processes: int, *words: str | Path) -> Step:
+    """psl.train with ``words`` on one machine, in ``processes`` processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", str(processes)]
+    command = python(
+        *(launcher if processes > 1 else []),
+        *("-m", "psl.train", *words, f"run_dir={run_dir}"),
+    )
+    return Step(f"train {name}", command, run_dir / "result.json")
+
+
+def label_step(teacher: str | Path, audio: Path, out: Path, chunk_seconds: int) -> Step:
+    """psl.label: the teacher's probabilities of each chunk of ``audio``."""
+    command = python(
+        *("-m", "psl.label", f"teacher={teacher}", f"audio={audio}", f"out={out}"),
+        f"chunk_seconds={chunk_seconds}",
+    )
+    name = f"label {audio.name} every {chunk_seconds} s"
+    return Step(name, command, out / "index.json")
+
+
+def evaluate_step(name: str, run_dir: Path, audio: Path) -> Step:
+    """psl.evaluate of a run's best checkpoint, into the run's folder ``eval``."""
+    command = python(
+        *("-m", "psl.evaluate", f"checkpoint={run_dir}", f"out={run_dir}/eval"),
+        f"audio={audio}",
+    )
+    return Step(f"evaluate {name}", command, run_dir / "eval" / "metrics.json")
+
+
+class Chain:
+    """Runs steps, with their output in ``root/logs``, and says how each one went."""
+
+    def __init__(self, root: Path) -> None:
+        self._logs = root / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._start = time.monotonic()
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def say(self, text: str) -> None:
+        """Print a line with the minutes since the start."""
+        minutes, seconds = divmod(round(time.monotonic() - self._start), 60)
+        print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
+
+    def run(self, steps: Sequence[Step], *, show: bool = True) -> None:
+        """Run steps one after the other; ``show`` their progress bars, too.
+
+        Raises JobError with the end of the output of a step that fails.
+        """
+        for step in steps:
+            if step.result.exists():
+                self.say(f"{step.name}: done already ({step.result})")
+                continue
+            self.say(f"{step.name}: {shlex.join(['python', *step.command[1:]])}")
+            log = self._logs / f"{'-'.join(step.result.parent.parts)}.log"
+            with open(log, "w", encoding="utf-8") as stream:
+                status = subprocess.run(
+                    step.command,
+                    env=self._environment,
+                    stdout=stream,
+                    stderr=None if show else stream,
+                ).returncode
+            if status:
+                tail = log.read_text(encoding="utf-8")[-2000:]
+                raise JobError(f"{step.name} failed ({status}), see {log}: {tail}")
+
+    def run_lanes(self, chains: Sequence[Sequence[Step]], lanes: int) -> None:
+        """Run several chains of steps, ``lanes`` at a time."""
+        with ThreadPoolExecutor(lanes) as pool:
+            tasks = [pool.submit(self.run, steps, show=False) for steps in chains]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def num_processes() -> int:
+    """As many as there are GPUs and a batch of 16 can be shared by; two on a CPU."""
+    import torch  # slow, and only this function needs it
+
+    gpus = torch.cuda.device_count()
+    return max(n for n in (1, 2, 4, 8, 16) if n <= gpus) if gpus else 2
