@@ -1,4 +1,4 @@
-"""The demonstration, in miniature of the miniature."""
+"""The demonstration, and tables of the paper, in miniature of the miniature."""
 
 from __future__ import annotations
 
@@ -9,26 +9,39 @@ from pathlib import Path
 
 import pytest
 
+from psl.config import read_yaml
 from tests.learning import REPOSITORY
 
 
-def demo(folder: Path) -> str:
-    """The output of ``python tools/demo.py --profile smoke`` in ``folder``."""
-    command = [sys.executable, "tools/demo.py", "--profile", "smoke"]
+def run_tool(folder: Path, *words: str) -> str:
+    """The output of ``python tools/WORDS...`` in ``folder``."""
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=900
+        [sys.executable, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_the_demo_runs_to_its_report_and_skips_what_is_done(tmp_path: Path) -> None:
-    """A newcomer's first command would fail."""
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the smoke demonstration ran, and its output."""
     pytest.importorskip("tinysoundfont")
+    folder = tmp_path_factory.mktemp("demo")
     for name in ("configs", "psl", "shards", "tools"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    output = demo(tmp_path)
-    root = tmp_path / "runs" / "smoke"
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder, run_tool(folder, "tools/demo.py", "--profile", "smoke")
+
+
+def test_the_demo_runs_to_its_report_and_skips_what_is_done(
+    demonstrated: tuple[Path, str],
+) -> None:
+    """A newcomer's first command would fail."""
+    folder, output = demonstrated
+    root = folder / "runs" / "smoke"
     table = json.loads((root / "table.json").read_text())
     assert list(table) == ["teacher", "baseline", "psl_10s", "psl_5s", "psl_2s"]
     assert all(0 < value < 100 for value in table.values())
@@ -38,5 +51,41 @@ def test_the_demo_runs_to_its_report_and_skips_what_is_done(tmp_path: Path) -> N
     assert pictures == {"table.png", "curves.png", "clip.png"}
     assert "35.48" in output and "train psl_2s" in output
 
-    again = demo(tmp_path)
+    again = run_tool(folder, "tools/demo.py", "--profile", "smoke")
     assert again.count("done already") == 27 and "python -m" not in again
+
+
+def test_table_2_takes_over_what_the_demonstration_trained(
+    demonstrated: tuple[Path, str],
+) -> None:
+    """An hour of training would be done twice, or the two would be told apart."""
+    folder, _ = demonstrated
+    words = ["--profile", "smoke", "--rows", "baseline,psl_2s", "--jobs", "2"]
+    output = run_tool(folder, "tools/reproduce.py", "table2", *words)
+    assert output.count("done already") == 16 and "python -m" not in output
+    table = json.loads((folder / "runs" / "smoke" / "table2.json").read_text())
+    demo = json.loads((folder / "runs" / "smoke" / "table_seeds.json").read_text())
+    # psl_10s and psl_5s, too: a table shows all that is there
+    assert {name: row["values"] for name, row in table.items()} == {
+        name: row["values"] for name, row in demo.items()
+    }
+
+
+def test_table_3_trains_a_row_on_mixed_labels_and_stops_where_it_was(
+    demonstrated: tuple[Path, str],
+) -> None:
+    """A row of the paper would not train, or would train on pseudo labels alone."""
+    folder, _ = demonstrated
+    words = ["table3", "--profile", "smoke", "--rows", "psl_2s", "--seeds", "0"]
+    output = run_tool(folder, "tools/reproduce.py", *words)
+    assert output.count(": python -m") == 2
+    run_dir = folder / "runs" / "smoke" / "seed0" / "table3_psl_2s"
+    config = read_yaml(run_dir / "config.yaml")
+    assert (config["data"]["alpha"], config["data"]["chunk_seconds"]) == (0.5, 2.0)
+    mean_ap = json.loads((run_dir / "eval" / "metrics.json").read_text())["mAP"]
+    assert f"| PSL-2s + weak | - | - | {100 * mean_ap:.2f} |" in output
+    assert "| PSL-10s + weak | - | - | not run |" in output
+
+    (run_dir / "eval" / "metrics.json").unlink()
+    again = run_tool(folder, "tools/reproduce.py", *words)
+    assert again.count(": python -m") == 1 and "psl.evaluate" in again

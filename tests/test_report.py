@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -99,13 +100,11 @@ def write_demonstration(folder: Path, dataset: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def report() -> ModuleType:
+def report() -> Iterator[ModuleType]:
     """tools/report.py as a module."""
-    spec = importlib.util.spec_from_file_location("report", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(TOOL.parent))
+    yield importlib.import_module("report")
+    sys.path.remove(str(TOOL.parent))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from steps import Chain, Step, evaluate_step, label_step, num_processes, train_s
 
 from shards.cli import run_main
 from shards.files import write_atomic
-from shards.index import open_index
+from shards.index import INDEX_NAME, open_index
 
 CONFIGS = Path("configs")
 AUDIOSET = Profile(
@@ -91,6 +91,20 @@ def preparation(job: Reproduction) -> list[Step]:
         for seconds in sorted(filter(None, lengths), reverse=True)
         for split in job.table.splits
     ]
+
+
+def check_audioset(job: Reproduction) -> None:
+    """ValueError naming the first split that is not there and how to pack it."""
+    labelled = any(job.table.rows[row].labels for row in job.rows)
+    teaching = ("full", "balanced") if labelled and job.teacher is None else ()
+    for split in dict.fromkeys((*job.table.splits, *teaching, "dev", "eval")):
+        folder = job.profile.data / "shards" / split
+        if not (folder / INDEX_NAME).exists():
+            raise ValueError(
+                f"{folder}: no dataset there; pack it: python -m shards.pack --audio "
+                f"AUDIO --segments {split}.csv --class-labels "
+                f"class_labels_indices.csv --out {folder}"
+            )
 
 
 def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
@@ -216,6 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for step in [*first, *(step for steps in students for step in steps)]:
             print(shlex.join(["python", *step.command[1:]]))
         return
+    if not job.is_mini:
+        check_audioset(job)
     chain = Chain(job.profile.root)
     chain.run(first)
     chain.run_lanes(students, lanes=args.jobs)

@@ -1,0 +1,190 @@
+"""Recipes of the paper's tables: what they ask for, and what is printed of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from psl.config import parse, read_words
+from psl.models import build_from_config
+from psl.train_config import TrainConfig
+from tests.learning import REPOSITORY
+
+TOOLS = REPOSITORY / "tools"
+PAPER = {
+    "baseline": (17.69, 1.994),
+    "psl_10s": (31.13, 2.454),
+    "psl_5s": (34.11, 2.549),
+    "psl_2s": (35.48, 2.588),
+}
+"""mAP in percent and d' of Table 2, as published."""
+ROWS = {
+    "table2": [*PAPER],
+    "table3": ["psl_10s", "psl_5s", "psl_2s"],
+    "table4": ["baseline", "psl_10s", "psl_5s", "psl_2s"],
+}
+CASES = [(table, row) for table, rows in ROWS.items() for row in rows]
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[ModuleType]:
+    """tools/reproduce.py."""
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("reproduce")
+    sys.path.remove(str(TOOLS))
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are named relative to it."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+def commands(
+    tools: ModuleType, capsys: pytest.CaptureFixture[str], *words: str
+) -> list[str]:
+    """The commands that reproduce.py would run."""
+    tools.main([*words, "--print"])
+    return capsys.readouterr().out.splitlines()
+
+
+def config_of(command: str) -> TrainConfig:
+    """What a psl.train command would run."""
+    words = command.split("psl.train ")[1].replace("'", "").split()
+    return parse(TrainConfig, read_words(words))
+
+
+def test_every_recipe_has_a_row_and_every_row_a_recipe(tools: ModuleType) -> None:
+    """A recipe nobody can name, or a row that fails after the teacher is trained."""
+    for table, rows in ROWS.items():
+        assert list(tools.TABLES[table].rows) == rows
+        files = {path.stem for path in Path("configs", table).glob("*.yaml")}
+        assert files - {"base"} == set(rows)
+
+
+def test_the_published_numbers_are_the_papers(tools: ModuleType) -> None:
+    """Every comparison would be with a typing error."""
+    rows = tools.TABLES["table2"].rows
+    assert {name: (row.mean_ap, row.d_prime) for name, row in rows.items()} == PAPER
+    for name, (mean_ap, d_prime) in PAPER.items():
+        comment = Path("configs", "table2", f"{name}.yaml").read_text()
+        assert f"{mean_ap:.2f}" in comment and (not d_prime or f"{d_prime}" in comment)
+
+
+@pytest.mark.parametrize(("table", "row"), CASES)
+@pytest.mark.parametrize("profile", ["audioset", "table"])
+def test_every_row_of_every_table_is_a_configuration_that_train_takes(
+    tools: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    row: str,
+    profile: str,
+) -> None:
+    """The user of one row would meet an unknown key hours into a queue."""
+    words = ["--profile", profile, "--rows", row, "--seeds", "7", "--data", "d"]
+    lines = commands(tools, capsys, table, *words)
+    train, evaluate = lines[-2:]
+    config = config_of(train)
+    assert config.seed == 7
+    assert config.data.alpha == (1.0 if table == "table2" else 0.5)
+    seconds = {"psl_10s": 10, "psl_5s": 5, "psl_2s": 2}.get(row)
+    assert config.data.chunk_seconds == (seconds or 10)
+    splits = ["full", "balanced"] if table == "table4" else ["balanced"]
+    assert config.data.audio == [f"d/shards/{split}" for split in splits]
+    root = f"runs/{profile}"
+    names = {"full": f"labels_full_{seconds}s", "balanced": f"labels_{seconds}s"}
+    labels = [f"{root}/{names[split]}" for split in splits]
+    assert config.data.labels == (labels if seconds else None)
+    made = [line.split("out=")[1].split()[0] for line in lines if "psl.label" in line]
+    assert made == (labels if seconds else [])
+    assert f"checkpoint={config.run_dir}" in evaluate and "d/shards/eval" in evaluate
+
+
+def test_the_baseline_of_table_2_is_the_papers_at_full_size(
+    tools: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ "My mAP does not match": the baseline would be another one."""
+    words = ["table2", "--profile", "audioset", "--rows", "baseline,psl_2s"]
+    for line in commands(tools, capsys, *words)[-8:]:
+        if "psl.train" not in line:
+            continue
+        config = config_of(line)
+        assert (config.global_batch_size, config.epochs, config.patience) == (
+            32,
+            300,
+            15,
+        )
+        assert (config.optim.learning_rate, config.optim.schedule) == (1e-3, "constant")
+        assert (config.optim.warmup_steps, config.optim.clip_grad_norm) == (0, None)
+        assert config.keep_best == 4
+        model = build_from_config(config.model, 527)
+        assert sum(p.numel() for p in model.parameters()) == 2_898_383
+
+
+@pytest.mark.parametrize("row", ["baseline", "psl_10s", "psl_5s", "psl_2s"])
+def test_the_tables_and_the_demonstration_train_the_same_students(
+    tools: ModuleType, capsys: pytest.CaptureFixture[str], row: str
+) -> None:
+    """One folder would hold students of two recipes, told apart by nothing."""
+    train = commands(tools, capsys, "table2", "--rows", row, "--seeds", "0")[-2]
+    demo = importlib.import_module("demo")
+    steps = demo._student_steps(demo.PROFILES["table"], row, 0)
+    assert config_of(train) == config_of(" ".join(steps[0].command))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table3", "--rows", "psl_2s,ast"], "--rows ast: table3 has psl_10s"),
+        (["table2", "--seeds", "0,one"], "--seeds 0,one: expected numbers"),
+        (["table5"], "invalid choice: 'table5'"),
+    ],
+)
+def test_a_wrong_row_or_seed_is_refused_before_anything_runs(
+    tools: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    """The teacher would be trained before the typing error is found."""
+    with pytest.raises(SystemExit):
+        tools.main(words)
+    assert message in capsys.readouterr().err
+
+
+def test_audioset_that_is_not_there_is_named_with_the_command_that_packs_it(
+    tools: ModuleType, tmp_path: Path
+) -> None:
+    """The first error would come from psl.train, about a file of the third step."""
+    words = ["--profile", "audioset", "--data", str(tmp_path), "--root", str(tmp_path)]
+    with pytest.raises(ValueError, match="shards/balanced.*python -m shards.pack"):
+        tools.main(["table2", "--rows", "baseline", *words])
+
+
+def test_a_table_sets_each_row_beside_the_papers_and_says_what_was_not_run(
+    tools: ModuleType,
+) -> None:
+    """A reader would take a missing row for a measured one, or a seed for a mean."""
+    metrics: dict[str, Any] = {
+        "psl_2s": [
+            json.dumps({"mAP": value, "AUC": 0.8, "d_prime": 1.25})
+            for value in (0.40, 0.42, 0.44)
+        ],
+        "teacher": [json.dumps({"mAP": 0.5, "AUC": 0.9, "d_prime": 1.5})],
+    }
+    summary = tools.summarise(metrics)
+    text = tools.paper_table(tools.TABLES["table2"], summary, "some clips")
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 5
+    assert rows[0] == "| Weak baseline | 17.69 | 1.994 | not run | | |  |"
+    assert rows[3] == "| PSL-2s | 35.48 | 2.588 | 42.00 ± 2.00 | 0.800 | 1.25 | 3 |"
+    assert rows[4] == "| Teacher | 40.53 (1) | - | 50.00 | 0.900 | 1.50 | 1 |"
+    text = tools.paper_table(tools.TABLES["table3"], summary, "some clips")
+    assert "| PSL-2s + weak | - | - | 42.00 ± 2.00 | 0.800 | 1.25 | 3 |" in text
