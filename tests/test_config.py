@@ -119,7 +119,12 @@ def test_every_field_says_what_it_is(cls: type) -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")))
 def test_every_config_in_the_repository_is_valid(path: Path) -> None:
     """A recipe we ship would not start."""
-    words = [str(path.with_name("base.yaml")), str(path), "run_dir=r"]
+    root = REPOSITORY / "configs/mini"
+    if not path.is_relative_to(root):  # tables 3 and 4 go over the base of table 2
+        root = REPOSITORY / "configs/table2"
+    bases = [root / "base.yaml", path.with_name("base.yaml")]
+    words = [str(base) for base in bases if base.exists()]
+    words += [str(path), "run_dir=r"]
     from_command_line(TrainConfig, words, command="train", purpose=None, example="")
 
 
