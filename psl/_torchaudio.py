@@ -41,3 +41,8 @@ def _stand_in() -> types.ModuleType:
 
 
 torchaudio = import_torchaudio()
+
+
+def import_kaldi() -> types.ModuleType:
+    """torchaudio.compliance.kaldi, which torchaudio does not import by itself."""
+    return importlib.import_module("torchaudio.compliance.kaldi")

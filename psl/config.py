@@ -63,39 +63,88 @@ def parse(cls: type[T], values: dict[str, Any], *, where: str = "config") -> T:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        problems = [_explain(cls, detail) for detail in error.errors()]
+        problems = [_explain(cls, detail, values) for detail in error.errors()]
         raise ValueError(f"{where}: " + "; ".join(problems)) from None
 
 
-def _explain(cls: type, detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+def _explain(cls: type, detail: Any, values: Any) -> str:
+    key, kinds = _locate(detail["loc"], values)
     if detail["type"] == "unexpected_keyword_argument":
-        known = [name for name, _ in describe(cls)]
+        known = [name for name, _, kind in _fields(cls) if kind in (None, *kinds)]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         return f"unknown key {key!r}; did you mean {near[0]!r}?"
+    if detail["type"] == "union_tag_invalid":
+        context = detail["ctx"]
+        return f"{key}.name = {context['tag']!r}: expected {context['expected_tags']}"
     if detail["type"] == "missing":
         return f"{key!r} is missing; add {key}=..."
     return f"{key} = {detail['input']!r}: {detail['msg']}"
 
 
+def _locate(loc: Sequence[Any], values: Any) -> tuple[str, list[Any]]:
+    """The dotted key of an error, and the words of ``loc`` that are no keys of values.
+
+    Those name the members of unions that the values were taken for.
+    """
+    keys, kinds = [], []
+    for number, part in enumerate(loc):
+        inside = values is not None and number < len(loc) - 1
+        if inside and isinstance(values, dict) and part not in values:
+            kinds.append(part)
+            continue
+        keys.append(str(part))
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            values = None
+    return ".".join(keys), kinds
+
+
 def describe(cls: type) -> Iterator[tuple[str, str]]:
-    """Dotted name and one-paragraph description of every field of ``cls``."""
+    """Dotted name and one-paragraph description of every field of ``cls``.
+
+    A field that only one kind of component has says which.
+    """
+    for name, text, kind in _fields(cls):
+        yield name, text if kind is None else f"[{kind}] {text}"
+
+
+def _fields(cls: type) -> Iterator[tuple[str, str, str | None]]:
+    """Dotted name, description and, where there are several, kind of every field."""
     schema = TypeAdapter(cls).json_schema()
     definitions = schema.get("$defs", {})
 
-    def walk(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    def walk(
+        node: dict[str, Any], prefix: str, kind: str | None
+    ) -> Iterator[tuple[str, str, str | None]]:
         for name, field in node.get("properties", {}).items():
+            kinds = _kinds(field, definitions)
+            if kinds:
+                text = f"one of {', '.join(kinds)} (default {field['default']['name']})"
+                yield f"{prefix}{name}.name", text, kind
+                for its_kind, ref in kinds.items():
+                    yield from walk(ref, f"{prefix}{name}.", its_kind)
+                continue
             refs = [field, *field.get("anyOf", []), *field.get("oneOf", [])]
             items = [r["items"] for r in refs if "$ref" in r.get("items", {})]
             inner = [r["$ref"].split("/")[-1] for r in refs + items if "$ref" in r]
-            if not inner or items:
+            is_tag = kind is not None and field.get("const") == kind
+            if (not inner or items) and not is_tag:
                 default = f" (default {field['default']})" if "default" in field else ""
                 text = " ".join(field.get("description", "").split())
-                yield prefix + name, text + default
+                yield prefix + name, text + default, kind
             for ref in inner:
-                yield from walk(definitions[ref], f"{prefix}{name}.")
+                yield from walk(definitions[ref], f"{prefix}{name}.", kind)
 
-    yield from walk(schema, "")
+    yield from walk(schema, "", None)
+
+
+def _kinds(field: Any, definitions: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schemas in a union of components that have a name each, by that name."""
+    refs = [r["$ref"].split("/")[-1] for r in field.get("oneOf", ()) if "$ref" in r]
+    schemas = [definitions[ref] for ref in refs]
+    names = [schema["properties"].get("name", {}).get("const") for schema in schemas]
+    return dict(zip(names, schemas, strict=True)) if all(names) else {}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

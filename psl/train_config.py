@@ -16,6 +16,7 @@ from psl.config import STRICT
 from psl.label_layout import Setting
 from psl.loader import LoaderConfig
 from psl.models import ModelConfig
+from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.optim import OptimConfig
 from psl.step import Nonfinite
 from psl.teachers import TeacherList
@@ -66,7 +67,7 @@ class TrainConfig:
     run_dir: str
     """Folder of the run; an unfinished run in it goes on where it stopped."""
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = MobileNetV2Config()
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()

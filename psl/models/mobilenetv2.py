@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from psl.config import STRICT
 from psl.frontend import LogMelConfig, log_mel
+from psl.models.pooling import decision_mean
 
 # expansion, channels, blocks, stride of each stage: arXiv 1801.04381, table 2
 _STAGES = (
@@ -73,12 +74,8 @@ class MobileNetV2(nn.Module):
             log_mel = self.spec_augment(log_mel)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()
-        if num_samples is None:
-            return frame_probs.mean(dim=1), frame_probs
-        num_frames = self.num_frames(num_samples).unsqueeze(1)
-        frame = torch.arange(frame_probs.shape[1], device=waveform.device)
-        weight = (frame < num_frames) / num_frames
-        return (frame_probs * weight.unsqueeze(2)).sum(dim=1), frame_probs
+        num_frames = None if num_samples is None else self.num_frames(num_samples)
+        return decision_mean(frame_probs, num_frames), frame_probs
 
     def num_frames(self, num_samples: Tensor) -> Tensor:
         """Output frames [B] that waveforms of ``num_samples`` [B] samples reach."""

@@ -1,0 +1,189 @@
+"""The Audio Spectrogram Transformer (Gong et al. 2021, arXiv 2104.01778).
+
+The transformer is that of the transformers library, whose parameter names it has. It
+looks at windows of at most ``max_frames`` frames and gives one decision for each; these
+are the frames of ``frame_probs``. A clip's probability is their mean, each weighted
+with what it holds. A last window that is not half full is left out, unless it is the
+only one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from psl.config import STRICT
+from psl.fbank import Fbank, FbankConfig
+from psl.models.convolutional import transformers_module
+
+PATCH = 16
+"""Frames and mel bands of a patch."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ASTConfig:
+    """86.6 million parameters at 527 classes."""
+
+    name: Literal["ast"] = "ast"
+    hidden_size: int = Field(default=768, gt=0)
+    """Width; a multiple of num_heads."""
+    num_layers: int = Field(default=12, gt=0)
+    """Transformer layers."""
+    num_heads: int = Field(default=12, gt=0)
+    """Attention heads of a layer."""
+    frequency_stride: int = Field(default=10, gt=0, le=16)
+    """Mel bands from patch to patch; a patch has 16."""
+    time_stride: int = Field(default=10, gt=0, le=16)
+    """Frames of 10 ms from patch to patch; a patch has 16."""
+    max_frames: int = Field(default=1024, ge=16)
+    """Longest window, in frames of 10 ms; longer audio is cut into several."""
+    fill: bool = False
+    """Fill shorter windows up with zeros to max_frames, and look at those, too, as the
+    published models do; false looks at what is there, and costs less."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropping a value after each part of a layer."""
+    front_end: FbankConfig = FbankConfig()
+
+
+class AST(nn.Module):
+    """Waveforms to class probabilities."""
+
+    def __init__(self, config: ASTConfig, num_classes: int) -> None:
+        super().__init__()
+        if config.hidden_size % config.num_heads:
+            raise ValueError(
+                f"model ast: hidden_size {config.hidden_size} is no multiple of "
+                f"num_heads {config.num_heads}"
+            )
+        self.config = config
+        self.front_end = Fbank(config.front_end)
+        self.spec_augment: nn.Module = nn.Identity()
+        self.ast = _build_transformer(config)
+        self.classifier = nn.ModuleDict(
+            {
+                "layernorm": nn.LayerNorm(config.hidden_size, eps=1e-12),
+                "dense": nn.Linear(config.hidden_size, num_classes),
+            }
+        )
+
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """clip_probs [B, C] and frame_probs [B, K, C], float32 in [0, 1]; K windows.
+
+        waveform: [B, N] float in [-1, 1]. num_samples: [B] int, samples before the
+        padding of each example (default: N); nothing depends on what is padding.
+        """
+        if num_samples is None:
+            length = waveform.shape[1]
+            num_samples = torch.full((len(waveform),), length, device=waveform.device)
+        shortest = self.config.front_end.num_samples(PATCH)
+        missing = max(0, shortest - waveform.shape[1])
+        with torch.autocast(waveform.device.type, enabled=False):
+            features = self.front_end(nn.functional.pad(waveform.float(), (0, missing)))
+        features = self.spec_augment(features)
+        windows, lengths = self._cut(features, num_samples)
+        mask = None if self.config.fill else self._mask(lengths, windows.shape[1])
+        pooled = self.ast(windows, attention_mask=mask).pooler_output
+        logits = self.classifier["dense"](self.classifier["layernorm"](pooled))
+        frame_probs = logits.float().sigmoid().view(*lengths.shape, -1)
+        weight = _weights(lengths, self.config.max_frames).unsqueeze(2)
+        return (frame_probs * weight).sum(dim=1), frame_probs
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Windows [B] that count in waveforms of ``num_samples`` [B] samples."""
+        frames = self.config.front_end.num_frames(num_samples)
+        longest = self.config.max_frames
+        return ((2 * frames + longest) // (2 * longest)).clamp(min=1)
+
+    def _cut(self, features: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows [B * K, frames, F] of [B, 1, F, T], and what of each [B, K] is real.
+
+        All else is as zeros before the normalisation.
+        """
+        config, total = self.config, features.shape[3]
+        number = -(-total // config.max_frames)
+        size = config.max_frames if config.fill or number > 1 else max(total, PATCH)
+        frames = config.front_end.num_frames(num_samples).clamp(max=total).unsqueeze(1)
+        real = torch.arange(total, device=features.device) < frames
+        zero = config.front_end.zero
+        features = features.squeeze(1).masked_fill(~real.unsqueeze(1), zero)
+        features = nn.functional.pad(features, (0, number * size - total), value=zero)
+        windows = (
+            features.unflatten(2, (number, size)).permute(0, 2, 3, 1).flatten(0, 1)
+        )
+        starts = torch.arange(number, device=features.device) * size
+        return windows, (frames - starts).clamp(0, size)
+
+    def _mask(self, lengths: Tensor, size: int) -> Tensor:
+        """[B * K, tokens] int, 1 for the two extra tokens and for whole real patches.
+
+        The first patches always count, so that there is something to look at.
+        """
+        config = self.config
+        rows = (config.front_end.n_mels - PATCH) // config.frequency_stride + 1
+        columns = (size - PATCH) // config.time_stride + 1
+        column = torch.arange(columns, device=lengths.device)
+        ends = column * config.time_stride + PATCH
+        real = (ends <= lengths.reshape(-1, 1)) | (column == 0)
+        patches = real.unsqueeze(1).expand(-1, rows, -1).flatten(1)
+        return nn.functional.pad(patches, (2, 0), value=True).long()
+
+
+def _weights(lengths: Tensor, longest: int) -> Tensor:
+    """[B, K] shares of the windows in the clip's mean, from their lengths [B, K]."""
+    first = torch.arange(lengths.shape[1], device=lengths.device) == 0
+    counts = torch.where((2 * lengths >= longest) | first, lengths, 0).float()
+    return counts / counts.sum(dim=1, keepdim=True)
+
+
+class _Embeddings(nn.Module):
+    """Patches with their places, for windows of any length up to the longest.
+
+    In the place of transformers' own, whose windows all have one length.
+    """
+
+    def __init__(self, theirs: Any, rows: int) -> None:
+        super().__init__()
+        self.cls_token = theirs.cls_token
+        self.distillation_token = theirs.distillation_token
+        self.position_embeddings = theirs.position_embeddings
+        self.patch_embeddings = theirs.patch_embeddings
+        self.dropout = theirs.dropout
+        self._rows = rows
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """[B, frames, F] -> [B, tokens, D]."""
+        patches = self.patch_embeddings(windows)
+        extra = torch.cat([self.cls_token, self.distillation_token], dim=1)
+        extra = extra.expand(len(patches), -1, -1).to(patches.dtype)
+        table = self.position_embeddings[:, 2:].unflatten(1, (self._rows, -1))
+        places = table[:, :, : patches.shape[1] // self._rows].flatten(1, 2)
+        tokens = [extra + self.position_embeddings[:, :2], patches + places]
+        return self.dropout(torch.cat(tokens, dim=1))
+
+
+def _build_transformer(config: ASTConfig) -> nn.Module:
+    """transformers' ASTModel with fresh weights."""
+    transformers = transformers_module(config.name)
+    settings = transformers.ASTConfig(
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=4 * config.hidden_size,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        frequency_stride=config.frequency_stride,
+        time_stride=config.time_stride,
+        max_length=config.max_frames,
+        num_mel_bins=config.front_end.n_mels,
+        attn_implementation="sdpa",
+    )
+    model = transformers.ASTModel(settings)
+    rows, _ = model.embeddings.get_shape(settings)
+    model.embeddings = _Embeddings(model.embeddings, rows)
+    return model

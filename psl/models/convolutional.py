@@ -1,0 +1,97 @@
+"""A tagger around an image classifier's convolutions, from transformers.
+
+Owns what EfficientNet and ResNet have in common: log-mel in, frequency-averaged
+embeddings, a head, and the message where transformers is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
+from psl.frontend import LogMelConfig, log_mel
+from psl.models.pooling import Pooling, build_head
+
+STRIDE = 32
+"""STFT frames per output frame."""
+
+
+class ConvTaggerConfig(Protocol):
+    """What the configurations of these families share."""
+
+    @property
+    def pooling(self) -> Pooling: ...
+
+    @property
+    def dropout(self) -> float: ...
+
+    @property
+    def front_end(self) -> LogMelConfig: ...
+
+
+class ConvTagger(nn.Module):
+    """Waveforms to class probabilities, by way of ``backbone``."""
+
+    def __init__(
+        self,
+        config: ConvTaggerConfig,
+        backbone: nn.Module,
+        *,
+        num_features: int,
+        num_classes: int,
+        rounds_up: bool,
+    ) -> None:
+        """``backbone``: [B, 1, F, T] -> [B, num_features, F / 32, T / 32], the frames
+        ``rounds_up`` or down."""
+        super().__init__()
+        self.config = config
+        self.front_end = log_mel(config.front_end)
+        self.spec_augment: nn.Module = nn.Identity()
+        self.backbone = backbone
+        self.head = build_head(
+            config.pooling, num_features, num_classes, dropout=config.dropout
+        )
+        self._added = STRIDE - 1 if rounds_up else 0
+
+    def forward(
+        self, waveform: Tensor, num_samples: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """clip_probs [B, C] and frame_probs [B, T, C], float32 in [0, 1].
+
+        waveform: [B, N] float in [-1, 1]. num_samples: [B] int, samples before the
+        padding of each example (default: N); frames of padding do not count in
+        clip_probs.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            log_mel = self.front_end(waveform.float().unsqueeze(1))
+        features = at_least(self.spec_augment(log_mel), STRIDE)
+        maps = self.backbone(features).last_hidden_state
+        embedding = maps.mean(dim=2).transpose(1, 2)
+        num_frames = None if num_samples is None else self.num_frames(num_samples)
+        return self.head(embedding, num_frames)
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Output frames [B] that waveforms of ``num_samples`` [B] samples reach."""
+        frames = self.config.front_end.num_frames(num_samples) + self._added
+        return (frames // STRIDE).clamp(min=1)
+
+
+def at_least(features: Tensor, num_frames: int) -> Tensor:
+    """[B, 1, F, T] with the last frame repeated up to ``num_frames``."""
+    missing = max(0, num_frames - features.shape[3])
+    return nn.functional.pad(features, (0, missing, 0, 0), mode="replicate")
+
+
+def transformers_module(family: str) -> Any:
+    """The transformers library; ValueError if it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            f"model {family}: needs a package that is not installed ({error}); run "
+            "pip install 'psl-audio[models]'"
+        ) from None
