@@ -35,6 +35,7 @@ from psl.online import OnlineTeacher
 from psl.optim import build_optimizer, learning_rate
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.spec_augment import install_masks
+from psl.start import start_from, write_record
 from psl.step import Stepper
 from psl.teachers import load_teacher
 from psl.train_config import TrainConfig
@@ -147,13 +148,19 @@ def begin_run(
     targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
     fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
     checkpoint = _load(config, model, fingerprint)
+    started = None
+    if checkpoint is None and config.start is not None:
+        started = start_from(config.start, model, config.model, classes)
     state = checkpoint.training if checkpoint else TrainingState(0, 0, (), fingerprint)
     tensors: dict[str, Tensor] = {}
     if checkpoint is not None and not is_done(state, config):
         tensors = load_optimizer(checkpoint)
-    runtime.check_agreement(accelerator, f"{fingerprint} {state}")
+    begun = started and started[1]["weights_sha256"]
+    runtime.check_agreement(accelerator, f"{fingerprint} {state} {begun}")
     if accelerator.is_main_process and not state.history:
         write_first_files(config.run_dir, config, accelerator.num_processes)
+    if started is not None and accelerator.is_main_process:
+        write_record(config.run_dir, *started)
     done = state.epoch * plan.num_steps + state.step_in_epoch
     attempt.saved(done, state.epoch)
     log = RunLog(

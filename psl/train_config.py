@@ -68,6 +68,11 @@ class TrainConfig:
     """Folder of the run; an unfinished run in it goes on where it stopped."""
     data: DataConfig
     model: ModelConfig = MobileNetV2Config()
+    start: str | None = None
+    """Weights to start from: a run (its best checkpoint), a checkpoint folder, or a
+    Hugging Face EfficientNet, ResNet or AST (folder or Hub name) for these families.
+    The classifier is new where the classes are others; all else must fit. null for
+    fresh weights."""
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()

@@ -51,7 +51,7 @@ def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
     ValueError if it is no such model, or not for these classes.
     """
     where = f"teacher {config.path}"
-    weights = find_weights(_load_tensors(_read(config, cache), where), where)
+    weights = find_weights(load_tensors(_read(config, cache), where), where)
     if _HEAD not in weights or weights[_HEAD].dim() != 2:
         raise ValueError(
             f"{where}: no tensor {_HEAD} of two dimensions among {len(weights)}; "
@@ -94,7 +94,7 @@ def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
     return data
 
 
-def _load_tensors(data: bytes, where: str) -> Any:
+def load_tensors(data: bytes, where: str) -> Any:
     """What torch.save wrote, if it is tensors and plain containers."""
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

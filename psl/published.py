@@ -1,0 +1,210 @@
+"""Weights that others published -> the names of our families.
+
+Owns the renaming, and what of a file has no place here. Knows no run and no class
+list. Files hold tensors and plain containers, or are not opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from psl.models import ModelConfig
+from psl.models.ast import ASTConfig
+from psl.models.cnn14 import Cnn14Config
+from psl.models.convolutional import transformers_module
+from psl.models.mobilenetv2 import MobileNetV2Config
+from psl.models.resnet import ResNet50Config
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file's weights under our names."""
+
+    config: ModelConfig
+    """A configuration that they fit, as far as the file says."""
+    weights: dict[str, Tensor]
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Their name to ours, where these differ."""
+    dropped: list[str] = field(default_factory=list)
+    """Names in the file that have no place in ours."""
+    labels: list[str] | None = None
+    """Names of the outputs, where the file has them."""
+
+    @property
+    def family(self) -> str:
+        """The name of the family."""
+        return self.config.name
+
+
+def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
+    """Ours of a state_dict with the names of upstream, of PANNs, or of AST's authors.
+
+    Raises ValueError if it is none of these.
+    """
+    if "conv_block1.conv1.weight" in weights:
+        return _read_panns(weights, where)
+    if "v.pos_embed" in weights:
+        return _read_ast(weights)
+    if "features.0.0.weight" in weights:
+        return Published(MobileNetV2Config(), dict(weights))
+    raise ValueError(
+        f"{where}: {len(weights)} tensors, such as {sorted(weights)[0]}; expected the "
+        "names of upstream's MobileNetV2 (features.0.0.weight), of PANNs' Cnn14 "
+        "(conv_block1.conv1.weight) or of AST (v.pos_embed)"
+    )
+
+
+def _read_panns(weights: Mapping[str, Tensor], where: str) -> Published:
+    """Cnn14: names agree; their front end's tables are dropped, and tell the rate."""
+    mels = weights.get("logmel_extractor.melW")
+    front_end: dict[str, Any] = {}
+    if mels is not None and len(mels) == 1024 // 2 + 1:
+        front_end = {"sample_rate": 32000, "n_fft": 1024, "hop_length": 320}
+        front_end["f_max"] = 14000.0
+    elif mels is not None and len(mels) != 512 // 2 + 1:
+        raise ValueError(
+            f"{where}: logmel_extractor.melW has {len(mels)} rows, expected 513 (the "
+            "32 kHz model) or 257 (16 kHz)"
+        )
+    config = Cnn14Config(pooling="clip", front_end=front_end)  # type: ignore[arg-type]
+    theirs = ("spectrogram_extractor.", "logmel_extractor.")
+    dropped = sorted(name for name in weights if name.startswith(theirs))
+    kept = {name: t for name, t in weights.items() if name not in dropped}
+    return Published(config, kept, dropped=dropped)
+
+
+_AST_NAMES = (
+    (r"v\.cls_token", "ast.embeddings.cls_token"),
+    (r"v\.dist_token", "ast.embeddings.distillation_token"),
+    (r"v\.pos_embed", "ast.embeddings.position_embeddings"),
+    (r"v\.patch_embed\.proj\.", "ast.embeddings.patch_embeddings.projection."),
+    (r"v\.blocks\.(\d+)\.norm1\.", r"ast.layers.\1.layernorm_before."),
+    (r"v\.blocks\.(\d+)\.norm2\.", r"ast.layers.\1.layernorm_after."),
+    (r"v\.blocks\.(\d+)\.attn\.proj\.", r"ast.layers.\1.attention.o_proj."),
+    (r"v\.blocks\.(\d+)\.mlp\.(fc[12])\.", r"ast.layers.\1.mlp.\2."),
+    (r"v\.norm\.", "ast.layernorm."),
+    (r"mlp_head\.0\.", "classifier.layernorm."),
+    (r"mlp_head\.1\.", "classifier.dense."),
+)
+_AST_JOINED = re.compile(r"v\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
+_AST_UNUSED = re.compile(r"v\.head(_dist)?\.")
+"""DeiT's own classifiers, which AST replaced by mlp_head."""
+
+
+def _read_ast(weights: Mapping[str, Tensor]) -> Published:
+    """AST's authors' file: query, key and value are one tensor there."""
+    ours: dict[str, Tensor] = {}
+    renamed: dict[str, str] = {}
+    dropped: list[str] = []
+    for name, tensor in weights.items():
+        if joined := _AST_JOINED.fullmatch(name):
+            layer, kind = joined.groups()
+            stem = f"ast.layers.{layer}.attention"
+            for part, third in zip("qkv", tensor.chunk(3), strict=True):
+                ours[f"{stem}.{part}_proj.{kind}"] = third.contiguous()
+            renamed[name] = f"{stem}.[qkv]_proj.{kind}"
+            continue
+        if _AST_UNUSED.match(name):
+            dropped.append(name)
+            continue
+        new = name
+        for pattern, replacement in _AST_NAMES:
+            new = re.sub(f"^{pattern}", replacement, new)
+        ours[new] = tensor
+        renamed |= {name: new} if new != name else {}
+    hidden = weights["v.pos_embed"].shape[2]
+    layers = {name.split(".")[2] for name in weights if name.startswith("v.blocks.")}
+    # 64 values a head, as in every published size; 12 rows of patches of 128 mels
+    columns = (weights["v.pos_embed"].shape[1] - 2) // 12
+    config = ASTConfig(
+        hidden_size=hidden,
+        num_layers=len(layers),
+        num_heads=max(1, hidden // 64),
+        max_frames=(columns - 1) * 10 + 24 if columns > 1 else 16,
+        fill=True,
+    )
+    return Published(config, ours, renamed, sorted(dropped))
+
+
+def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
+    """Ours of a Hugging Face model: a folder or a Hub name, in safetensors.
+
+    EfficientNet is taken for the family of ``like``, as its own name does not tell
+    sizes. Raises ValueError if it cannot be had whole, or is of no family here.
+    """
+    transformers = transformers_module(f"at {path}")
+    try:
+        settings = transformers.AutoConfig.from_pretrained(path)
+        kind = settings.model_type
+        classes = {
+            "audio-spectrogram-transformer": "ASTForAudioClassification",
+            "efficientnet": "EfficientNetModel",
+            "resnet": "ResNetModel",
+        }
+        if kind not in classes:
+            raise ValueError(f"a model of type {kind}, expected {', '.join(classes)}")
+        model, info = getattr(transformers, classes[kind]).from_pretrained(
+            path,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+        if missing := sorted(map(str, info["missing_keys"])):
+            raise ValueError(
+                f"{len(missing)} weights are missing, such as {missing[0]}"
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: neither a run or checkpoint of ours, nor a model that "
+            f"transformers can load: {reason:.300}"
+        ) from None
+    weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    if kind == "audio-spectrogram-transformer":
+        labels = [settings.id2label[n] for n in sorted(settings.id2label)]
+        return _of_ast(settings, weights, labels)
+    config: ModelConfig
+    if kind == "resnet":
+        config = like if like and like.name == "resnet50" else ResNet50Config()
+    elif like is not None and like.name.startswith("efficientnet"):
+        config = like
+    else:
+        raise ValueError(
+            f"{path}: an EfficientNet; set model.name=efficientnet_b0 or 2"
+        )
+    ours = {f"backbone.{name}": tensor for name, tensor in weights.items()}
+    return Published(config, _one_channel(ours))
+
+
+def _of_ast(settings: Any, weights: dict[str, Tensor], labels: list[str]) -> Published:
+    renamed = {
+        name: name.replace("audio_spectrogram_transformer.", "ast.", 1)
+        for name in weights
+    }
+    config = ASTConfig(
+        hidden_size=settings.hidden_size,
+        num_layers=settings.num_hidden_layers,
+        num_heads=settings.num_attention_heads,
+        frequency_stride=settings.frequency_stride,
+        time_stride=settings.time_stride,
+        max_frames=settings.max_length,
+        fill=True,
+        front_end={"n_mels": settings.num_mel_bins},  # type: ignore[arg-type]
+    )
+    ours = {renamed[name]: tensor for name, tensor in weights.items()}
+    changed = {name: new for name, new in renamed.items() if new != name}
+    return Published(config, ours, changed, labels=labels)
+
+
+def _one_channel(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first convolution with its three colours summed: as if all saw the same."""
+    name = next(n for n, t in weights.items() if t.dim() == 4)
+    if weights[name].shape[1] == 3:
+        weights[name] = weights[name].sum(dim=1, keepdim=True)
+    return weights

@@ -1,0 +1,170 @@
+"""Weights that a run starts from.
+
+Owns which tensors of a checkpoint a fresh model takes, and the record of that. The
+source is a run or checkpoint of ours, or a model that transformers can load. A
+classifier for other classes is left as it is, new; everything else must fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from psl.checkpoint import load_checkpoint
+from psl.models import FAMILIES, ModelConfig
+from psl.published import read_huggingface
+from psl.teachers.member import tensors_sha256
+from shards.classes import Classes
+from shards.files import write_atomic
+
+RECORD_NAME = "start.json"
+_CONSTANTS = "front_end."
+"""Tables that follow from the configuration, and are no weights."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights under the names of one of our families."""
+
+    where: str
+    family: str
+    weights: dict[str, Tensor]
+    classes: Classes | None
+    """What the classifier's outputs are; None for weights without a classifier of
+    ours, or whose classes are not known."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the tensors, by name."""
+
+    taken: list[str]
+    new: list[str]
+    """Of the model: left as they were."""
+    dropped: list[str]
+    """Of the source: not used."""
+    resized: list[str]
+    """Of those taken: AST's table of places, cut or stretched to another length."""
+
+    def lines(self, where: str) -> list[str]:
+        """For people: how many, and every name that was not simply taken."""
+        head = f"{where}: {len(self.taken)} tensors taken"
+        kinds = {"new": self.new, "dropped": self.dropped, "resized": self.resized}
+        return [head, *(f"  {kind}: {n}" for kind in kinds for n in kinds[kind])]
+
+
+def open_source(path: str, config: ModelConfig) -> Source:
+    """The weights at ``path``: a run, a checkpoint folder, or a Hugging Face model.
+
+    Raises ValueError or ShardError if they are not there, damaged, or of another family
+    than ``config``.
+    """
+    is_folder = Path(path).is_dir()
+    if is_folder and not Path(path, "config.json").exists():
+        checkpoint = load_checkpoint(path)
+        found = checkpoint.model_config.name
+        source = Source(path, found, checkpoint.weights, checkpoint.classes)
+    else:
+        published = read_huggingface(path, config)
+        source = Source(path, published.family, published.weights, None)
+    if source.family != config.name:
+        raise ValueError(
+            f"start {path}: holds {source.family}, expected {config.name}; set "
+            f"model.name={source.family}, or start from another"
+        )
+    return source
+
+
+def take_weights(
+    model: nn.Module, config: ModelConfig, source: Source, classes: Classes | None
+) -> Taken:
+    """Put the weights of ``source`` into ``model``, which is for ``classes``.
+
+    Raises ValueError naming the first tensor that is missing, unknown or has another
+    shape, beside the classifier's if the classes are others.
+    """
+    own = {n: t for n, t in model.state_dict().items() if not _is_constant(n)}
+    theirs = {n: t for n, t in source.weights.items() if not _is_constant(n)}
+    classifier = FAMILIES[config.name].classifier
+    same = source.classes is not None and classes is not None
+    same = same and source.classes.mids == classes.mids  # type: ignore[union-attr]
+    kept = {n: t for n, t in theirs.items() if same or not n.startswith(classifier)}
+    kept, resized = _resize_places(kept, own, config)
+    new = sorted(own.keys() - kept.keys())
+    unknown = sorted(kept.keys() - own.keys())
+    problems = [f"{n} is missing" for n in new if same or not n.startswith(classifier)]
+    problems += [f"{n} is unknown to the model" for n in unknown]
+    problems += [
+        f"{n} has shape {list(kept[n].shape)}, expected {list(own[n].shape)}"
+        for n in sorted(own.keys() & kept.keys())
+        if kept[n].shape != own[n].shape
+    ]
+    if problems:
+        raise ValueError(
+            f"start {source.where}: {problems[0]}"
+            + (f", and {len(problems) - 1} more" if len(problems) > 1 else "")
+            + "; give the model the sizes that these weights have (model.*)"
+        )
+    model.load_state_dict(kept, strict=False)
+    return Taken(sorted(kept), new, sorted(theirs.keys() - kept.keys()), resized)
+
+
+def start_from(
+    path: str, model: nn.Module, config: ModelConfig, classes: Classes
+) -> tuple[Taken, dict[str, object]]:
+    """Put the weights at ``path`` into ``model``; what was taken, and a record of it.
+
+    Raises what ``open_source`` and ``take_weights`` do.
+    """
+    source = open_source(path, config)
+    taken = take_weights(model, config, source, classes)
+    sha256 = tensors_sha256(source.weights)
+    return taken, {
+        "start": path,
+        "weights_sha256": sha256,
+        **dataclasses.asdict(taken),
+    }
+
+
+def write_record(run_dir: str | Path, taken: Taken, record: dict[str, object]) -> None:
+    """Print what was taken, and keep it as start.json in the run folder."""
+    print("\n".join(taken.lines(f"start {record['start']}")), flush=True)
+    write_atomic(Path(run_dir, RECORD_NAME), json.dumps(record, indent=1) + "\n")
+
+
+def _is_constant(name: str) -> bool:
+    return name.startswith(_CONSTANTS)
+
+
+def _resize_places(
+    theirs: Mapping[str, Tensor], own: Mapping[str, Tensor], config: ModelConfig
+) -> tuple[dict[str, Tensor], list[str]]:
+    """AST's table of places for the length of our windows: its middle, or stretched.
+
+    As the AST paper does for ImageNet's (section 2.2); rows of frequency must agree.
+    """
+    result, name = dict(theirs), "ast.embeddings.position_embeddings"
+    if config.name != "ast" or name not in theirs or name not in own:
+        return result, []
+    table, target = theirs[name], own[name]
+    rows = (config.front_end.n_mels - 16) // config.frequency_stride + 1
+    old, new = ((t.shape[1] - 2) // rows for t in (table, target))
+    fits = (table.shape[1] - 2) % rows == 0 and table.shape[2] == target.shape[2]
+    if old == new or not fits:
+        return result, []
+    grid = table[:, 2:].unflatten(1, (rows, old))
+    if new < old:
+        first = (old - new) // 2
+        grid = grid[:, :, first : first + new]
+    else:
+        images = grid.permute(0, 3, 1, 2)
+        images = nn.functional.interpolate(images, (rows, new), mode="bilinear")
+        grid = images.permute(0, 2, 3, 1)
+    result[name] = torch.cat([table[:, :2], grid.flatten(1, 2)], dim=1).contiguous()
+    return result, [name]

@@ -1,0 +1,219 @@
+"""The model families: sizes, frames, padding, gradients, configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+import psl
+from psl.config import describe, parse, to_yaml
+from psl.fbank import Fbank, FbankConfig
+from psl.models import FAMILIES
+from psl.train_config import TrainConfig
+from tests.conftest import Run
+from tests.tiny_models import TINY
+
+AT_527_CLASSES = {
+    "mobilenetv2": 2_898_383,  # published code
+    "cnn14": 80_753_615,  # PANNs, table VI
+    "efficientnet_b0": 4_682_059,  # 4,007,548 of Keras - 1000 classes - 2 colours
+    "efficientnet_b2": 8_442_961,
+    "resnet50": 24_581_583,  # 25,557,032 of torchvision - 1000 classes - 2 colours
+    "ast": 86_594_063,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_full_models_have_the_published_number_of_parameters(name: str) -> None:
+    """Whoever compares with the papers would compare other models."""
+    with torch.device("meta"):
+        model = psl.build_model(name)
+    assert sum(p.numel() for p in model.parameters()) == AT_527_CLASSES[name]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_family_scores_chunks_of_every_length(name: str) -> None:
+    """Tables 2 and 3 train on 2, 5 and 10 s and evaluate on 10."""
+    model = psl.build_model(name, num_classes=3, **TINY[name]).eval()
+    for seconds in (0.5, 1, 2, 5, 10):
+        clip_probs, frame_probs = model(0.1 * torch.randn(2, round(seconds * 16000)))
+        assert clip_probs.shape == (2, 3)
+        assert frame_probs.shape[::2] == (2, 3)
+        assert clip_probs.dtype == frame_probs.dtype == torch.float32
+        assert 0 <= clip_probs.min() and clip_probs.max() <= 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    """Labels would change with the batch size, or with who else is labelled."""
+    model = psl.build_model(name, num_classes=3, **TINY[name]).eval()
+    torch.manual_seed(1)
+    quiet, loud = 1e-3 * torch.randn(1, 32000), torch.randn(1, 32000)
+    alone, _ = model(quiet, torch.tensor([20000]))
+    together, _ = model(torch.cat([quiet, loud]), torch.tensor([20000, 32000]))
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cnn14", "resnet50", "efficientnet_b0"])
+def test_only_frames_before_the_padding_are_averaged(name: str) -> None:
+    """Short clips would score low because silence was averaged in."""
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name]).eval()
+    waveform = torch.zeros(1, 64000)
+    waveform[:, :32000] = 0.1 * torch.randn(1, 32000)
+    clip_probs, frame_probs = model(waveform, torch.tensor([32000]))
+    # 201 STFT frames: 6 whole strides of 32, and one begun
+    number = 7 if name == "resnet50" else 6
+    mean = frame_probs[:, :number].mean(dim=1)
+    torch.testing.assert_close(clip_probs, mean)
+    assert not torch.allclose(clip_probs, frame_probs.mean(dim=1), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_ast_does_not_see_padding_at_all(fill: bool) -> None:
+    """A chunk at a clip's end would be labelled by what fills it up."""
+    options = {**TINY["ast"], "fill": fill}
+    model = psl.build_model("ast", num_classes=3, **options).eval()
+    spread_places(model)
+    sound = 0.1 * torch.randn(1, 20000)
+    alone, _ = model(sound)
+    padded = torch.nn.functional.pad(sound, (0, 12000), value=0.5)
+    among, _ = model(padded, torch.tensor([20000]))
+    torch.testing.assert_close(among, alone, atol=1e-6, rtol=1e-5)
+
+
+def spread_places(model: torch.nn.Module) -> None:
+    """Fresh places are all zero, and would hide where patches go."""
+    places = dict(model.named_parameters())["ast.embeddings.position_embeddings"]
+    torch.nn.init.normal_(places, std=0.5)
+
+
+def test_ast_scores_long_audio_by_windows() -> None:
+    """A student of 2-s chunks is evaluated on 10-s clips: the mean of its decisions.
+
+    208 frames of 10 ms are 33,520 samples with the last window's rest; 416 frames
+    begin 33,280 samples apart.
+    """
+    model = psl.build_model("ast", num_classes=3, **TINY["ast"]).eval()
+    spread_places(model)
+    waveform = 0.1 * torch.randn(1, 33_280 + 33_520)
+    both, windows = model(waveform)
+    assert windows.shape == (1, 2, 3)
+    first, _ = model(waveform[:, :33_520])
+    second, _ = model(waveform[:, 33_280:])
+    torch.testing.assert_close(both, (first + second) / 2, atol=1e-6, rtol=1e-5)
+    # 100 frames more are less than half a window, and do not count
+    longer, windows = model(torch.cat([waveform, torch.randn(1, 16000)], dim=1))
+    assert windows.shape == (1, 3, 3)
+    torch.testing.assert_close(longer, both, atol=1e-6, rtol=1e-5)
+
+
+def test_fbank_agrees_with_kaldi_s_in_torchaudio() -> None:
+    """Published AST weights would see features that they were not trained on."""
+    from psl._torchaudio import import_kaldi
+
+    waveform = 0.1 * torch.randn(2, 16123)
+    ours = Fbank(FbankConfig(mean=0.0, std=0.5))(waveform)
+    for number in range(2):
+        theirs = import_kaldi().fbank(
+            waveform[number : number + 1],
+            sample_frequency=16000,
+            window_type="hanning",
+            num_mel_bins=128,
+        )
+        assert theirs.shape == (99, 128)
+        torch.testing.assert_close(ours[number, 0].T, theirs, atol=2e-3, rtol=1e-4)
+
+
+def test_attention_pooling_of_equal_frames_is_their_mean() -> None:
+    """A frame's weight would not be a share, and probabilities leave [0, 1]."""
+    from psl.models.pooling import AttentionHead
+
+    head = AttentionHead(4, 3, 0.0)
+    embedding = torch.randn(2, 1, 4).expand(2, 5, 4)
+    clip_probs, frame_probs = head(embedding, None)
+    torch.testing.assert_close(clip_probs, frame_probs[:, 0])
+    other = torch.cat([embedding[:, :2], torch.randn(2, 3, 4)], dim=1)
+    padded, _ = head(other, torch.tensor([2, 2]))
+    torch.testing.assert_close(padded, clip_probs)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_parameter_learns_and_the_features_pass_spec_augment(name: str) -> None:
+    """DDP would hang on weights without gradients; SpecAugment would do nothing."""
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name]).train()
+    seen: list[torch.Size] = []
+    model.spec_augment.register_forward_hook(
+        lambda module, args, output: seen.append(output.shape)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        clip_probs, _ = model(0.1 * torch.randn(4, 16000), torch.full((4,), 16000))
+    clip_probs.sum().backward()
+    assert [p for p, t in model.named_parameters() if t.grad is None] == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    (shape,) = seen
+    assert shape[:2] == (4, 1) and shape[2] in (64, 128) and shape[3] in (98, 101)
+
+
+def test_a_configuration_names_its_family_and_is_checked_by_it() -> None:
+    """A typo would train another model, or the message would name another family's."""
+    values: dict[str, Any] = {"run_dir": "r", "data": {"audio": ["a"], "valid": "v"}}
+    old = parse(TrainConfig, {**values, "model": {"width": 0.5}})
+    assert old.model.name == "mobilenetv2"
+    new = parse(TrainConfig, {**values, "model": {"name": "ast", "num_layers": 2}})
+    assert "num_layers: 2" in to_yaml(new)
+    with pytest.raises(ValueError, match=r"'model.num_layer'.*'model.num_layers'"):
+        parse(TrainConfig, {**values, "model": {"name": "ast", "num_layer": 2}})
+    with pytest.raises(ValueError, match="model.name = 'asd': expected 'mobilenetv2'"):
+        parse(TrainConfig, {**values, "model": {"name": "asd"}})
+    texts = [text for name, text in describe(TrainConfig) if name == "model.pooling"]
+    assert len(texts) == 4 and texts[0].startswith("[cnn14]")
+
+
+def test_a_family_without_transformers_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Users of the plain install would get a traceback."""
+    monkeypatch.setitem(cast(dict[str, Any], sys.modules), "transformers", None)
+    with pytest.raises(ValueError, match=r"resnet50: needs .*psl-audio\[models\]"):
+        psl.build_model("resnet50", num_classes=3)
+    psl.build_model("cnn14", num_classes=3, width=0.05)
+
+
+@pytest.mark.parametrize("name", ["ast", "cnn14", "efficientnet_b0", "resnet50"])
+def test_a_family_trains_resumes_starts_and_evaluates(
+    name: str, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """A row of the tables would have no command.
+
+    The second run starts from the first's weights, and goes on without them.
+    """
+    model = [f"model.{key}={value}" for key, value in TINY[name].items()]
+    words = [f"data.audio=[{dataset}]", f"data.valid={dataset}", f"model.name={name}"]
+    words += [*model, "global_batch_size=8", "data.chunk_seconds=1"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    done = run("psl.train", f"run_dir={first}", *words, "epochs=1")
+    assert done.returncode == 0, done.stderr
+    words += [f"run_dir={second}", f"start={first}"]
+    done = run("psl.train", *words, "epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "tensors taken" in done.stdout
+    assert (second / "start.json").exists()
+    done = run(
+        "psl.evaluate",
+        f"checkpoint={second}",
+        f"audio={dataset}",
+        f"out={tmp_path / 'eval'}",
+    )
+    assert done.returncode == 0, done.stderr
+    done = run(
+        "psl.label",
+        f"teacher={first}",
+        f"audio={dataset}",
+        f"out={tmp_path / 'labels'}",
+        "chunk_seconds=1",
+    )
+    assert done.returncode == 0, done.stderr
