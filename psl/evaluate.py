@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from psl.loader import (
     to_waveform,
 )
 from psl.metrics import Metrics, evaluate_scores
+from psl.shared_classes import InClassesOfAudio, share_classes
 from psl.training_data import check_has_labels
 from shards.classes import Classes
 from shards.cli import run_main
@@ -51,6 +53,9 @@ class EvaluateConfig:
     """Audio dataset with the true labels."""
     out: str
     """Folder for metrics.json and per_class.csv."""
+    classes: Literal["same", "shared"] = "same"
+    """same refuses audio of other classes than the checkpoint's; shared measures those
+    that both have, matched by mid, and leaves out the others."""
     batch_size: int = Field(default=32, gt=0)
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()
@@ -133,14 +138,19 @@ def measure(
     return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
 
 
-def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -> None:
-    """ValueError unless the audio has the rate and the classes of a model."""
+def _check_rate(index: Index, *, sample_rate: int, what: str) -> None:
+    """ValueError unless the audio has the rate of a model."""
     rate = index.properties["sample_rate"]
     if rate != sample_rate:
         raise ValueError(
             f"{index.where}: audio at {rate} Hz, but {what} wants {sample_rate} Hz; "
             f"pack it with --sample-rate {sample_rate}"
         )
+
+
+def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -> None:
+    """ValueError unless the audio has the rate and the classes of a model."""
+    _check_rate(index, sample_rate=sample_rate, what=what)
     if index.classes.mids != classes.mids:
         raise ValueError(
             f"{index.where}: {len(index.classes)} classes, but {what} has "
@@ -176,18 +186,32 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     """Evaluate a checkpoint and write the results. Collective."""
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
-    check_checkpoint_fits(index, checkpoint)
     check_has_labels(index, "evaluate against")
-    model = runtime.place(checkpoint.build_model(), accelerator.device)
-    metrics = measure(
-        model,
+    if config.classes == "same":
+        check_checkpoint_fits(index, checkpoint)
+    else:
+        rate = checkpoint.model_config.front_end.sample_rate
+        _check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
+    what = f"{checkpoint.folder} on {index.where}"
+    shared = share_classes(index.classes, checkpoint.classes, what=what)
+    scores = score_clips(
+        runtime.place(
+            InClassesOfAudio(checkpoint.build_model(), shared, len(index.classes)),
+            accelerator.device,
+        ).eval(),
         index,
         accelerator,
         batch_size=config.batch_size,
         loader=config.loader,
-    )
+    )[:, shared.of_audio]
+    rows = np.arange(len(index))
+    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
+    metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
-        write_results(config.out, metrics, index.classes)
+        write_results(config.out, metrics, shared.classes)
+        if len(shared.classes) < len(index.classes):
+            names = ", ".join(shared.classes.names)
+            print(f"{what}: {len(shared.classes)} classes in common: {names}")
         print(json.dumps(metrics.summary()))
     return metrics
 

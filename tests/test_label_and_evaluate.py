@@ -170,6 +170,50 @@ def test_a_checkpoint_of_other_classes_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_is_measured_on_the_classes_it_shares_with_other_audio(
+    teacher: Path, dataset: Path, tmp_path: Path, run: Run
+) -> None:
+    """Zero-shot figures would compare columns that mean different classes."""
+    source = write_source(tmp_path / "source", num_clips=24)
+    lines = ['0,/m/high,"Tone high"', '1,/m/more,"More"', '2,/m/low,"Tone low"']
+    table = "index,mid,display_name\n" + "\n".join(lines) + "\n"
+    source.class_labels.write_text(table)
+    csv_text = source.segments.read_text().replace("/m/mid", "/m/more")
+    source.segments.write_text(csv_text)
+    run("shards.pack", *source.pack_arguments(tmp_path / "other"))
+    evaluate.main([f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path}/own"])
+    words = [f"checkpoint={teacher}", f"audio={tmp_path}/other", "classes=shared"]
+    evaluate.main([*words, f"out={tmp_path}/e"])
+
+    def by_class(folder: Path) -> dict[str, str]:
+        with open(folder / "per_class.csv", newline="") as stream:
+            return {row["mid"]: row["ap"] for row in csv.DictReader(stream)}
+
+    # the same clips in the same places: packing sorts them by key and seed alone
+    own, other = by_class(tmp_path / "own"), by_class(tmp_path / "e")
+    assert other == {mid: own[mid] for mid in ("/m/high", "/m/low")}
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    mean = (float(own["/m/high"]) + float(own["/m/low"])) / 2
+    assert metrics["mAP"] == pytest.approx(mean, abs=1e-5)
+    assert metrics["num_classes_with_positives"] == 2
+
+
+def test_audio_without_a_class_of_the_model_is_refused(
+    teacher: Path, tmp_path: Path, run: Run
+) -> None:
+    """The mean over no class would be printed."""
+    source = write_source(tmp_path / "source", num_clips=4)
+    for path in (source.class_labels, source.segments):
+        path.write_text(path.read_text().replace("/m/", "/t/"))
+    run("shards.pack", *source.pack_arguments(tmp_path / "other"))
+    with pytest.raises(ValueError, match="no class of the audio .*/t/low.*/m/low"):
+        evaluate.main(
+            [f"checkpoint={teacher}", f"audio={tmp_path}/other", "classes=shared"]
+            + [f"out={tmp_path}/e"]
+        )
+    assert not (tmp_path / "e").exists()
+
+
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """Five clips of four lengths, one of a hundredth of a second."""
