@@ -60,6 +60,11 @@ class Reproduction:
         prefix = "" if self.name == "table2" else f"{self.name}_"
         return self.profile.root / f"seed{seed}" / f"{prefix}{row}"
 
+    @property
+    def label_teacher(self) -> str:
+        """Who labels, before the students' training or along with it."""
+        return self.teacher or str(self.profile.root / "teacher")
+
     def labels(self, split: str, seconds: int) -> Path:
         """Folder of a split's labels."""
         infix = "" if split == "balanced" else f"{split}_"
@@ -79,13 +84,13 @@ class Reproduction:
 def preparation(job: Reproduction) -> list[Step]:
     """Data, teacher and labels, as far as the rows need them."""
     steps = data_steps(job.profile) if job.is_mini else []
-    lengths = {job.table.rows[row].labels for row in job.rows} - {None}
-    if not lengths:
+    rows = [job.table.rows[row] for row in job.rows]
+    lengths = {row.labels for row in rows} - {None}
+    if not lengths and not any(row.online for row in rows):
         return steps
-    shards, teacher = job.profile.data / "shards", job.teacher
-    if teacher is None:
+    shards, teacher = job.profile.data / "shards", job.label_teacher
+    if job.teacher is None:
         steps += teacher_steps(job.profile, job.processes)
-        teacher = str(job.profile.root / "teacher")
     return steps + [
         label_step(teacher, shards / split, job.labels(split, seconds), seconds)
         for seconds in sorted(filter(None, lengths), reverse=True)
@@ -95,7 +100,8 @@ def preparation(job: Reproduction) -> list[Step]:
 
 def check_audioset(job: Reproduction) -> None:
     """ValueError naming the first split that is not there and how to pack it."""
-    labelled = any(job.table.rows[row].labels for row in job.rows)
+    rows = [job.table.rows[row] for row in job.rows]
+    labelled = any(row.labels or row.online for row in rows)
     teaching = ("full", "balanced") if labelled and job.teacher is None else ()
     for split in dict.fromkeys((*job.table.splits, *teaching, "dev", "eval")):
         folder = job.profile.data / "shards" / split
@@ -129,6 +135,8 @@ def _data_words(job: Reproduction, row: Row) -> list[str]:
     if row.labels is not None:
         labels = [str(job.labels(split, row.labels)) for split in splits]
         words.append(f"data.labels=[{','.join(labels)}]")
+    if row.online:
+        words.append(f"data.teacher={job.label_teacher}")
     return words
 
 
