@@ -9,6 +9,7 @@ does not depend on how many processes run, or how often they were killed.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from psl.label_layout import LabelLayout
 from psl.loader import LoaderConfig, cache_share, open_cache
 from psl.stop import StopRequest, name_of
 from psl.teachers import Teacher, TeacherList, load_teacher
-from psl.unlabelled import check_report, too_many
+from psl.unlabelled import check_report, forget_noted, too_many
 from shards import __version__
 from shards.claims import Claims
 from shards.cli import EXIT_PREEMPTED, JobError, run_main
@@ -74,8 +75,8 @@ class LabelConfig:
     compile: bool = False
     """Compile the teacher with torch.compile; slow to start."""
     max_unlabelled: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the clips that may fail to decode; they get a row of no chunks. 0
-    stops at the first."""
+    """Fraction of the clips that may fail to decode; they get a row of no chunks. One
+    more stops the job, so 0 does at the first."""
     wait: bool = True
     """Stay while other processes work, to take over what they leave behind; false ends
     when nothing is free."""
@@ -113,7 +114,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         batch_size=config.batch_size,
         loader=config.loader,
         blame=teacher.blame,
-        forgive=config.max_unlabelled > 0,
+        max_unreadable=math.floor(config.max_unlabelled * len(index)),
     )
     with builder.unless_published(), Claims(
         builder.parts_folder, lease_seconds=config.lease_seconds
@@ -201,37 +202,45 @@ def _work_until_done(
                     f"{config.out}: stopped by {name_of(stop.reason)}; run the same "
                     "command again to go on",
                 )
-            if worker.num_unreadable > config.max_unlabelled * len(index):
-                raise too_many(
-                    worker.num_unreadable, len(index), config.audio, worker.unreadable
-                )
+            if worker.has_too_many_unreadable:
+                forget_noted(builder, work.names)
+                found = list(worker.unreadable.values())
+                raise too_many(len(found), len(index), config.audio, found[-1])
             # the queue's look may be older than the last write, which ends the wait
             if queue.all_done or (
                 not config.wait and builder.recorded() >= sizes.keys()
             ):
-                _publish(config, work, claims)
+                _publish(config, work, claims, stop)
             elif not config.wait:
                 return
             claims.progress()
             time.sleep(WAIT_SECONDS)
 
 
-def _publish(config: LabelConfig, work: Work, claims: Claims) -> None:
-    """Write the index, unless another process is about to."""
+def _publish(
+    config: LabelConfig, work: Work, claims: Claims, stop: StopRequest
+) -> None:
+    """Write the index, unless another process is about to, or a shard is damaged."""
     builder, index = work.builder, work.reader.index
     claim = claims.take(INDEX_NAME)
     if claim is None:
         return
     try:
-        parts = {name: builder.part(name) for name in work.names}
-        for name, part in parts.items():
-            if part is None:  # its tar was lost: the next look finds it undone
+        whole = []
+        for name in work.names:
+            part = builder.part(name)
+            if part and builder.is_intact(part):
+                whole.append(part)
+            else:  # the next look finds it undone
+                print(f"{name}: not as its record says; labelled again", flush=True)
                 builder.forget(name)
-        if not all(parts.values()):
+            claims.progress()
+            if stop.is_made:
+                return
+        if len(whole) < len(work.names):
             return
-        whole = [part for part in parts.values() if part]
         check_report(builder, whole, config.max_unlabelled, len(index))
-        label_status.note_made(builder)
+        label_status.note_made(builder, audio=config.audio)
         builder.publish(work.names)
     finally:
         claim.release()

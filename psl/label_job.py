@@ -52,8 +52,8 @@ class Work:
     loader: LoaderConfig
     blame: Callable[[], str]
     """Names whoever gave what is no probability; may wait for the device."""
-    forgive: bool
-    """Whether a clip that does not decode is counted, rather than an error."""
+    max_unreadable: int
+    """Clips that may fail to decode; they are counted, unless this is 0."""
 
     @property
     def names(self) -> list[str]:
@@ -148,16 +148,20 @@ class ShardWorker:
         self._num_reading = 0
         self.waited_seconds = 0.0
         """In which there was no batch to score."""
-        self.num_unreadable = 0
-        """Clips that did not decode, in shards that this process has written."""
-        self.unreadable = ""
-        """The last of them, and why."""
+        self.unreadable: dict[int, str] = {}
+        """Clips, by row, that this process could not decode, and why."""
+
+    @property
+    def has_too_many_unreadable(self) -> bool:
+        """Whether more clips than allowed did not decode."""
+        return len(self.unreadable) > self._work.max_unreadable
 
     def run(self) -> None:
         """Label shards until all are done or claimed by others, or a stop is asked for.
 
-        All that was begun is then written, or after a stop given up. Raises ShardError
-        or JobError naming the clip that cannot be labelled, OSError for a full disk.
+        So, too, once has_too_many_unreadable. All that was begun is then written, or
+        after a stop given up. Raises ShardError or JobError naming the clip that
+        cannot be labelled, OSError for a full disk.
         """
         threads = self._work.loader.threads or default_threads()
         with (
@@ -168,7 +172,7 @@ class ShardWorker:
                 for shard, batch in self._read_ahead(readers):
                     self._score(shard, batch)
                     self._claims.progress()
-                    if self._stop.is_made:
+                    if self._stop.is_made or self.has_too_many_unreadable:
                         return
                 while self._writes:
                     self._wait_for_write()
@@ -227,12 +231,17 @@ class ShardWorker:
     def _read(self, batch: ChunkBatch) -> PcmBatch:
         work = self._work
         return read_batch(
-            work.reader, batch, work.layout, self._memory, forgive=work.forgive
+            work.reader,
+            batch,
+            work.layout,
+            self._memory,
+            forgive=work.max_unreadable > 0,
         )
 
     def _score(self, shard: _Shard, batch: PcmBatch) -> None:
         """Have the teacher look at a batch; on a GPU, without waiting for it."""
         shard.unreadable.update(batch.unreadable)
+        self.unreadable.update(batch.unreadable)
         if not shard.claim.lost:
             device = self._work.device
             waveform = to_waveform(to_device(batch.pcm, device))
@@ -277,9 +286,6 @@ class ShardWorker:
         try:
             if work.builder.begin():  # refuses again: two jobs may begin at one moment
                 work.builder.add(claim.name, claim.guard(rows), notes)
-            if notes:
-                self.num_unreadable += len(notes)
-                self.unreadable = notes[-1][2]
             self._on_written(len(shard.chunks.rows))
         except ClaimLost:
             text = "taken over by another process, which labels it"

@@ -18,7 +18,7 @@ from psl.loader import read_chunks
 from shards.cli import JobError
 from shards.index import Index
 from shards.reader import MemberReader
-from shards.schema import ShardError
+from shards.schema import ClipError, ShardError
 from shards.writer import Row
 
 
@@ -95,8 +95,9 @@ def read_batch(
 ) -> PcmBatch:
     """The audio of a batch, each chunk in its view.
 
-    Raises ShardError naming the first clip that does not decode; to ``forgive`` means
-    to give zeros for it, so that the batch has the shape that it always has.
+    Raises ClipError naming the first clip that does not decode; to ``forgive`` means
+    to give zeros for it, so that the batch has the shape that it always has. A shard
+    that is missing or too short is never forgiven.
     """
     chunking = layout.chunking
     try:
@@ -129,7 +130,7 @@ def _read_readable(
         try:
             samples = reader.samples(row, int(starts[place]), int(stops[place]))
             pcm[place, : len(samples)] = samples
-        except ShardError as error:
+        except ClipError as error:
             unreadable[row] = str(error)
     return PcmBatch(pcm, stops - starts, unreadable)
 

@@ -1,17 +1,19 @@
 """How far a labelling job is: done, claimed and left, its speed and the time left.
 
 Owns two small files: ``.parts/job.json``, what there is to do, and ``made.json`` beside
-the index, when the set was made. The latter is the one file that differs between two
-runs; it stands apart so that all others are the same bytes. Writes nothing to look.
+the index, when the set was made and from which folder. The latter is the one file that
+differs between two runs; it stands apart so that all others are the same bytes. Leaves
+nothing behind when it looks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from psl.unlabelled import count_unlabelled
 from shards import __version__
 from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.cli import EXIT_DONE, EXIT_FAILED
-from shards.files import write_atomic
+from shards.files import file_system_time, write_atomic
 from shards.index import INDEX_NAME, Index, read_index
+from shards.remote import is_url
 from shards.schema import ShardError
 from shards.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 
@@ -54,6 +57,9 @@ class Progress:
     clips_per_second: float | None
     """Of all processes together; None while nothing is known."""
     seconds_left: float | None
+    clock: str
+    """By which ages are told: that of the file system, on which processes of any
+    machine agree; or of this machine, where the folder cannot be written."""
 
 
 def note_job(builder: DatasetBuilder, index: Index) -> None:
@@ -65,12 +71,16 @@ def note_job(builder: DatasetBuilder, index: Index) -> None:
             write_atomic(path, json.dumps(sizes))
 
 
-def note_made(builder: DatasetBuilder) -> None:
-    """Write when the set was begun and finished."""
+def note_made(builder: DatasetBuilder, *, audio: str) -> None:
+    """Write when the set was begun and finished, and the dataset it is made from.
+
+    The name of that is kept here, as it may be another for another machine.
+    """
     begun = (builder.parts_folder / SETTINGS_NAME).stat().st_mtime
     facts = {
+        "audio": audio if is_url(audio) else os.path.abspath(audio),
         "begun": _iso(begun),
-        "finished": _iso(time.time()),
+        "finished": _iso(file_system_time(builder.parts_folder) or time.time()),
         "labelled_by": f"psl {__version__}",
     }
     write_atomic(builder.folder / MADE_NAME, json.dumps(facts, indent=1) + "\n")
@@ -95,9 +105,15 @@ def progress(folder: Path) -> Progress:
             f"{folder}: no label job was begun there, and no label set is there; "
             "expected the folder that out= of psl.label names"
         ) from None
-    claims = list_held(folder / PARTS_NAME, CLAIM_SUFFIX)
-    workers = list_held(folder / PARTS_NAME, WORKER_SUFFIX).values()
-    return measure(sizes, times, claims, list(workers), start=start, folder=str(folder))
+    now = file_system_time(folder / PARTS_NAME)
+    clock = "this machine" if now is None else "file system"
+    now = now or time.time()
+    claims = list_held(folder / PARTS_NAME, CLAIM_SUFFIX, now=now)
+    workers = list_held(folder / PARTS_NAME, WORKER_SUFFIX, now=now).values()
+    found = measure(
+        sizes, times, claims, list(workers), start=start, now=now, folder=str(folder)
+    )
+    return replace(found, clock=clock)
 
 
 def measure(
@@ -107,11 +123,12 @@ def measure(
     workers: Sequence[Held],
     *,
     start: float,
+    now: float,
     folder: str,
 ) -> Progress:
     """A job of shards with ``sizes`` clips, some of them done at ``times``, s.
 
-    ``start`` is when it was begun. Pure but for the clock and whether processes of
+    ``start`` is when it was begun, all by one clock. Pure but for whether processes of
     this machine are alive.
     """
     done = times.keys() & sizes.keys()
@@ -120,7 +137,6 @@ def measure(
     num_claimed = len(set(claimed) - done)
     clips_done = sum(sizes[name] for name in done)
     left = sum(sizes.values()) - clips_done
-    now = time.time()
     joined = [worker.holder.since for worker in live if worker.holder]
     since = max([start, now - SPEED_SECONDS, *([min(joined)] if joined else [])])
     recent = sum(sizes[name] for name in done if times[name] >= since)
@@ -143,6 +159,7 @@ def measure(
         ],
         clips_per_second=speed,
         seconds_left=left / speed if speed and live else None,
+        clock="file system",
     )
 
 
@@ -170,6 +187,7 @@ def _finished(folder: Path) -> Progress:
         claims=[],
         clips_per_second=None,
         seconds_left=0.0,
+        clock="file system",
     )
 
 
@@ -198,6 +216,11 @@ def render(found: Progress) -> str:
         stale = "; taken to be dead" if claim["stale"] else ""
         lines.append(
             f"  {claim['shard']}: {claim['by']}, seen {claim['age']:.0f} s ago{stale}"
+        )
+    if found.clock != "file system":
+        lines.append(
+            f"  times by the clock of {found.clock}, as {found.folder} cannot be "
+            "written: wrong by as much as the file server's differs"
         )
     return "\n".join(lines)
 

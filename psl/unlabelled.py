@@ -42,6 +42,14 @@ def check_report(
         raise too_many(len(notes), num_clips, str(builder.folder), notes[0][2])
 
 
+def forget_noted(builder: DatasetBuilder, names: Iterable[str]) -> None:
+    """Have all finished shards with such clips made anew by the next run."""
+    for name in builder.recorded() & set(names):
+        part = builder.part(name)
+        if part and part.notes:
+            builder.forget(name)
+
+
 def too_many(number: int, num_clips: int, where: str, first: str) -> ShardError:
     """The error of a set with more unlabelled clips than are allowed."""
     return ShardError(

@@ -290,16 +290,13 @@ class Claims:
                         claim.lost = True
 
 
-def list_held(folder: Path, suffix: str) -> dict[str, Held]:
-    """Claims, or workers, in ``folder`` by name; ages by this machine's clock.
-
-    For people to look at: it writes nothing.
-    """
+def list_held(folder: Path, suffix: str, *, now: float) -> dict[str, Held]:
+    """Claims, or workers, in ``folder`` by name; ages at the time ``now``, s."""
     found = {}
     for path in folder.glob(f"*{suffix}"):
         with contextlib.suppress(FileNotFoundError):
             holder, time_of = _read_holder(path)
-            found[path.name.removesuffix(suffix)] = Held(holder, time.time() - time_of)
+            found[path.name.removesuffix(suffix)] = Held(holder, now - time_of)
     return found
 
 

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -115,6 +116,19 @@ def _try_lock(stream: BinaryIO) -> bool:
     except OSError:
         return False
     return True
+
+
+def file_system_time(folder: Path) -> float | None:
+    """Now, s, by the clock that dates the files in ``folder``.
+
+    A file server has its own. None where no file can be made, as on a read-only mount.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.utime(stream.fileno())
+            return os.fstat(stream.fileno()).st_mtime
+    except OSError:
+        return None
 
 
 def read_bounded(path: str | Path, max_bytes: int) -> bytes:

@@ -133,6 +133,13 @@ def _check_properties(meta: dict[str, Any], where: str) -> None:
             LabelForm.of(meta).check(meta["num_classes"])
         except ValueError as error:
             raise ShardError(f"{where}: {error}; restore the file") from None
+        chunk = meta.get("chunk_samples")
+        if chunk is not None and meta.get("hop_samples", chunk) > chunk:
+            raise ShardError(
+                f"{where}: hop_samples {meta['hop_samples']}, expected at most the "
+                f"chunk_samples of {chunk}, or audio between chunks would have no "
+                "label; restore the file"
+            )
 
 
 def _check_shards(meta: dict[str, Any], where: str) -> None:

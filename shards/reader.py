@@ -21,7 +21,7 @@ from shards.cache import ShardCache, num_open_shards
 from shards.index import Index
 from shards.label_codec import LabelForm, expand_labels, open_labels
 from shards.remote import is_url
-from shards.schema import ShardError
+from shards.schema import ClipError, ShardError
 
 
 class MemberReader:
@@ -91,16 +91,24 @@ class MemberReader:
         return self.cache.fetch(place, self._remote[place], stop)
 
     def samples(self, row: int, start: int, stop: int) -> np.ndarray:
-        """Samples ``start`` to ``stop`` [N] int16 of an audio row."""
+        """Samples ``start`` to ``stop`` [N] int16 of an audio row.
+
+        Raises ClipError if its member does not decode, ShardError or JobError if the
+        shard is not to be had, or too short.
+        """
         codec = self.index.properties["codec"]
         with self._named(row):
-            return audio.decode(
-                self.member(row),
-                codec=codec,
-                start=start,
-                stop=stop,
-                sample_rate=self.index.properties["sample_rate"],
-            )
+            member = self.member(row)
+            try:
+                return audio.decode(
+                    member,
+                    codec=codec,
+                    start=start,
+                    stop=stop,
+                    sample_rate=self.index.properties["sample_rate"],
+                )
+            except ShardError as error:
+                raise ClipError(str(error)) from None
 
     def pcm_bytes(
         self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray
@@ -192,7 +200,7 @@ class MemberReader:
         try:
             yield
         except ShardError as error:
-            raise ShardError(f"{self.index.place(row)}: {error}") from None
+            raise type(error)(f"{self.index.place(row)}: {error}") from None
 
 
 def _map_file(path: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ import numpy as np
 import pytest
 import torch
 
-from psl import label, label_job, train
+from psl import label, label_job, label_status, train
+from psl.augment import Augmentation
+from psl.batch_memory import BatchMemory
+from psl.chunking import Chunking
+from psl.label_layout import LabelLayout
+from psl.label_rows import ChunkBatch, read_batch
 from psl.label_status import measure
 from psl.training_data import TrainingData
 from shards.claims import Held, Holder
 from shards.cli import JobError
 from shards.index import open_index
+from shards.label_codec import DENSE
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from shards.verify import verify
@@ -255,7 +262,8 @@ def test_of_two_settings_in_one_folder_at_one_moment_one_is_refused(
 ) -> None:
     """The set would hold labels of two kinds, in shards that look alike.
 
-    Both found the folder empty, and the other was the last to say what it is for.
+    As where there are no hard links: both found the folder empty, and the other was
+    the last to say what it is for. It ends as if it had been alone.
     """
     out = tmp_path / "out"
     job = start(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
@@ -266,7 +274,10 @@ def test_of_two_settings_in_one_folder_at_one_moment_one_is_refused(
     path.write_text(json.dumps({**settings, "precision": "bf16"}))
     assert job.wait() == [78]
     assert "made with precision = 'bf16', not 'no'" in job.output
-    assert records(out) < NUM_SHARDS and not claimed(out)
+    assert 0 < records(out) < NUM_SHARDS and not claimed(out)
+    label.main([*words, f"out={out}", "precision=bf16"])
+    label.main([*words, f"out={tmp_path / 'alone'}", "precision=bf16"])
+    assert folder_bytes(out) == folder_bytes(tmp_path / "alone")
 
 
 def test_a_disk_full_at_the_first_shard_leaves_it_to_be_taken_again(
@@ -323,16 +334,15 @@ def test_progress_counts_what_is_done_claimed_and_left_and_how_fast() -> None:
         "index.json": Held(living, 1.0),
     }
     times = {"3.tar": now - 3600, "4.tar": now - 30, "5.tar": now - 10}
-    found = measure(
-        sizes, times, held, [Held(living, 3.0)], start=now - 7200, folder="f"
-    )
+    at_now = functools.partial(measure, start=now - 7200, now=now, folder="f")
+    found = at_now(sizes, times, held, [Held(living, 3.0)])
     assert (found.shards_done, found.shards_claimed, found.shards_left) == (3, 1, 6)
     assert (found.clips_done, found.clips, found.state) == (300, 1000, "running")
     # 200 clips since the one worker joined 50 s ago
     assert found.clips_per_second == pytest.approx(4.0, rel=0.05)
     assert found.seconds_left == pytest.approx(175, rel=0.05)
     assert [claim["stale"] for claim in found.claims] == [False, True, False]
-    idle = measure(sizes, times, {}, [Held(living, 61.0)], start=now - 7200, folder="f")
+    idle = at_now(sizes, times, {}, [Held(living, 61.0)])
     assert idle.state == "idle" and idle.seconds_left is None
     assert idle.clips_per_second == pytest.approx(200 / 900, rel=0.05)
 
@@ -374,6 +384,28 @@ def test_the_status_of_a_job_is_shown_before_during_and_after(
     assert made["begun"] <= made["finished"] and made["labelled_by"].startswith("psl ")
 
 
+def test_ages_are_told_by_the_clock_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers on a file server an hour ahead would all look dead, or alive for ever."""
+    out = tmp_path / "out"
+    (out / ".parts").mkdir(parents=True)
+    (out / ".parts" / "settings.json").write_text("{}")
+    (out / ".parts" / "job.json").write_text('{"000003.tar": 2}')
+    claim_elsewhere(out, "000003.tar", age=20)
+    local_time = time.time
+    monkeypatch.setattr(time, "time", lambda: local_time() + 3600)
+    found = label_status.progress(out)
+    assert found.clock == "file system"
+    assert 19 < found.claims[0]["age"] < 600
+    assert "clock" not in label_status.render(found)
+    assert len(list((out / ".parts").iterdir())) == 3  # nothing is left by the look
+    monkeypatch.setattr(label_status, "file_system_time", lambda folder: None)
+    found = label_status.progress(out)
+    assert found.clock == "this machine" and 3600 < found.claims[0]["age"] < 4600
+    assert "times by the clock of this machine" in label_status.render(found)
+
+
 # Bad input
 
 
@@ -382,12 +414,17 @@ def damaged(audio: Path, tmp_path: Path) -> Path:
     """``audio`` with the members of rows 5 and 30 overwritten; the index knows not."""
     folder = tmp_path / "damaged"
     shutil.copytree(audio, folder)
+    damage(folder, (5, 30))
+    return folder
+
+
+def damage(folder: Path, rows: Iterable[int]) -> None:
+    """Overwrite the members of ``rows``."""
     table = open_index(folder, kind="audio").table
-    for row in (5, 30):
+    for row in rows:
         with open(folder / f"{table.shard[row]:06d}.tar", "r+b") as stream:
             stream.seek(table.offset[row])
             stream.write(b"no audio at all")
-    return folder
 
 
 def test_a_clip_that_does_not_decode_stops_the_job_with_its_place(
@@ -446,6 +483,48 @@ def test_clips_that_do_not_decode_may_be_left_out_up_to_a_limit(
     plan = data.plan(global_batch_size=1, seed=0)
     seen = Counter(int(rows[0]) for rows, _ in plan.steps(0))
     assert seen == {row: 4 for row in range(80) if row not in (5, 30)}
+
+
+def test_a_set_with_too_many_bad_clips_stops_soon_and_tries_them_again_when_mended(
+    start: Start, words: list[str], audio: Path, whole: Path, tmp_path: Path
+) -> None:
+    """A month would go by before it is said that half of the audio is unreadable, and
+    its labels would stay missing when the audio is there again."""
+    folder, out = tmp_path / "damaged", tmp_path / "out"
+    shutil.copytree(audio, folder)
+    damage(folder, range(0, 80, 2))
+    words = [*words, f"audio={folder}", f"out={out}", "max_unlabelled=0.1"]
+    with pytest.raises(ShardError, match="9 of 80 clips cannot be labelled"):
+        label.main(words)
+    assert len(names(out)) < 12 and not claimed(out)
+    assert records(out) == 0  # each shard has such a clip
+    for path in audio.glob("*.tar"):
+        shutil.copy(path, folder)
+    label.main(words)
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+@pytest.mark.parametrize("loss", ["cut short", "missing"])
+def test_a_lost_shard_is_no_clip_that_does_not_decode(
+    words: list[str], audio: Path, tmp_path: Path, loss: str
+) -> None:
+    """A disk that is not mounted would leave its clips out of the set for good.
+
+    It goes after the index has been looked at, as it may in a month.
+    """
+    folder, out = tmp_path / "damaged", tmp_path / "out"
+    shutil.copytree(audio, folder)
+    index = open_index(folder, kind="audio")
+    if loss == "missing":
+        (folder / "000007.tar").unlink()
+    else:
+        os.truncate(folder / "000007.tar", int(index.table.offset[14]) + 100)
+    layout = LabelLayout(Chunking(4000, 4000), DENSE, Augmentation.of({}))
+    batch = ChunkBatch(np.array([14, 14]), np.array([0, 1]), np.array([0, 0]))
+    with pytest.raises((ShardError, FileNotFoundError), match=r"000007\.tar"):
+        read_batch(MemberReader(index), batch, layout, BatchMemory(), forgive=True)
+    with pytest.raises(ShardError, match=r"000007\.tar"):
+        label.main([*words, f"audio={folder}", f"out={out}", "max_unlabelled=1"])
 
 
 def test_a_worker_that_does_not_wait_reports_what_it_could_not_label(
@@ -563,15 +642,21 @@ def assert_close(one: Path, other: Path, tolerance: float) -> None:
         np.testing.assert_allclose(one_row, other_row, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("loss", ["all of it", "a byte"])
 def test_a_shard_that_lost_its_tar_is_made_again_before_the_index(
-    start: Start, words: list[str], whole: Path, tmp_path: Path
+    start: Start, words: list[str], whole: Path, tmp_path: Path, loss: str
 ) -> None:
-    """A set would be published with a hole, or never."""
+    """A set would be published with a hole, or a wrong label, or never."""
     out = tmp_path / "out"
     job = start(tmp_path / "job", [*words, f"out={out}"], seconds=0.05)
     job.wait_until(lambda: records(out) > 2)
     job.kill()
-    next(out.glob("*.tar")).unlink()
+    tar = next(out.glob("*.tar"))
+    data = bytearray(tar.read_bytes())
+    tar.unlink()
+    if loss == "a byte":
+        data[700] ^= 1
+        tar.write_bytes(data)
     label.main([*words, f"out={out}"])
     assert folder_bytes(out) == folder_bytes(whole)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,35 @@ def test_deepspeed_trains_with_the_shipped_files(
     assert facts["world_size"] == 2
     assert read_yaml(tmp_path / "run" / "config.yaml")["strategy"] == launcher[:5]
     load_checkpoint(tmp_path / "run").build_model()
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    """A program ``name`` in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("per_node", ["4", "4(x2)", "4,3"])
+def test_the_processes_of_a_labelling_task_share_a_cache_and_not_their_cores(
+    tmp_path: Path, per_node: str
+) -> None:
+    """Each would count on the whole of loader.cache_gb, and wait for the others' room,
+    or, told how many they are, have a quarter of the threads that its cores are for."""
+    show = "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $*"
+    fake(tmp_path / "bin", "python", show)
+    step = f"SLURM_PROCID=3 SLURM_LOCALID=2 SLURM_STEP_TASKS_PER_NODE='{per_node}'"
+    fake(tmp_path / "bin", "srun", f'shift 2; {step} exec "$@"')
+    result = subprocess.run(
+        ["bash", LAUNCH / "slurm" / "label_array.sbatch", "out=x", "loader.prefetch=2"],
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "SLURM_CPUS_PER_TASK": "6",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    words = "-m psl.label loader.threads=6 out=x loader.prefetch=2"
+    assert result.stdout == f"3 2 4 {words}\n", result.stderr

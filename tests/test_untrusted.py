@@ -90,6 +90,7 @@ FORGED_FIELDS: dict[str, tuple[Callable[[Fields], None], str]] = {
     "kind": (field(kind=["audio"]), "field kind"),
     "codec": (field(codec="pickle"), "field codec"),
     "codec of list": (field(codec=["wav"]), "field codec"),
+    "hop": (field(kind="labels", chunk_samples=10, hop_samples=20), "hop_samples 20"),
     "no rate": (lambda fields: fields.pop("sample_rate"), "field sample_rate"),
     "rate": (field(sample_rate=0), "field sample_rate"),
     "classes": (field(num_classes=0), "field num_classes"),

@@ -175,7 +175,7 @@ def turns(
             batch_size=batch_size,
             loader=LoaderConfig(),
             blame=lambda: "fresh weights",
-            forgive=False,
+            max_unreadable=0,
         )
         batches = in_memory(work)
         chunks = sum(len(batch.lengths) for batch in batches)
