@@ -119,6 +119,8 @@ def start(
         timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     plugin = _deepspeed_plugin(strategy) if strategy != "ddp" else None
+    if plugin is not None:
+        zero.leave_out_extension()
     if plugin is not None and global_batch_size is not None:
         world_size = rank_and_world_size()[1]
         zero.complete(

@@ -86,6 +86,17 @@ def complete(
         }
 
 
+def leave_out_extension() -> None:
+    """Keep DeepSpeed from compiling its all-reduce over shared memory.
+
+    Its first start on a CPU would wait a minute or more for a compiler, and fail where
+    there is none, for what only its inference engine calls. Before DeepSpeed starts.
+    """
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def gather_weights(model: nn.Module) -> dict[str, Tensor]:
     """The state_dict of a prepared model with whole float32 weights. Collective."""
     from deepspeed.utils import safe_get_full_fp32_param
