@@ -130,7 +130,7 @@ def panns_file(folder: Path) -> Path:
 def test_panns_weights_become_a_checkpoint_of_the_32_khz_model(
     tmp_path: Path, run: Run
 ) -> None:
-    """The best-known AudioSet weights could not be used, or with the wrong front end."""
+    """The best-known AudioSet weights would be of no use, or hear other features."""
     out, classes = tmp_path / "out", write_classes(tmp_path, 3)
     source = panns_file(tmp_path)
     done = run(
@@ -276,7 +276,7 @@ def test_image_weights_start_a_tagger_with_their_colours_summed(
     import transformers
 
     settings = transformers.ResNetConfig(
-        embedding_size=6,
+        embedding_size=8,
         hidden_sizes=[24, 48, 104, 208],
         depths=[1, 1, 2, 1],
     )
