@@ -60,8 +60,11 @@ def upstream_scores(weights: dict[str, Tensor], waveform: Tensor) -> Tensor:
     """[1, C] in plain torch, as the paper and upstream's names describe it."""
 
     def norm(x: Tensor, name: str) -> Tensor:
-        w = [weights[f"{name}.{part}"] for part in ("running_mean", "running_var")]
-        return F.batch_norm(x, *w, weights[f"{name}.weight"], weights[f"{name}.bias"])
+        mean, var, scale, shift = (
+            weights[f"{name}.{part}"]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, shift)
 
     window = weights["front_end.0.spectrogram.window"]
     stft = torch.stft(waveform, 512, 160, window=window, return_complex=True)
@@ -154,8 +157,8 @@ def ast_file(folder: Path) -> tuple[Path, dict[str, Tensor]]:
         num_hidden_layers=2,
         num_attention_heads=1,
         intermediate_size=256,
-        num_labels=3,
     )
+    config.num_labels = 3
     torch.manual_seed(0)
     theirs = transformers.ASTForAudioClassification(config).eval()
     torch.nn.init.normal_(
