@@ -7,11 +7,24 @@ psl/step.py seeds by (seed, step, rank, part) as for dropout.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
-from psl.frontend import LogMelConfig
 from psl.train_augment import TrainAugmentConfig
+
+
+class FrontEnd(Protocol):
+    """What masks need to know of a front end's configuration."""
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def n_mels(self) -> int: ...
+
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
 
 
 class SpecAugment(nn.Module):
@@ -56,7 +69,7 @@ def _stripes(
 def install_masks(
     model: nn.Module,
     config: TrainAugmentConfig,
-    front_end: LogMelConfig,
+    front_end: FrontEnd,
     *,
     chunk_seconds: float,
 ) -> None:
@@ -72,13 +85,13 @@ def install_masks(
             f"augment.time_mask_seconds {seconds} could hide a whole example of "
             f"{chunk_seconds} s; expected less"
         )
-    max_frames = round(seconds * front_end.sample_rate / front_end.hop_length)
+    rate = front_end.sample_rate
+    lengths = torch.tensor([chunk_seconds, chunk_seconds + seconds]) * rate
+    max_frames = int(front_end.num_frames(lengths.round().long()).diff())
     max_bands = round(share * front_end.n_mels)
     if config.time_masks and not max_frames:
-        frame = front_end.hop_length / front_end.sample_rate
         raise ValueError(
-            f"augment.time_mask_seconds {seconds} is no whole frame of {frame:g} s; "
-            "expected more"
+            f"augment.time_mask_seconds {seconds} is less than a frame; expected more"
         )
     if config.frequency_masks and not max_bands:
         raise ValueError(
