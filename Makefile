@@ -2,14 +2,14 @@
 # make test   the same environment, then format, lint, types and tests
 # Variables: PYTHON (3.11 or newer), VENV, PROFILE (quick or table), PIP_TORCH (flags for
 # installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags),
-# JOBS (test files run at a time).
+# JOBS (test files run at a time; for 2 cores 3, since many tests wait).
 
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick
 PIP_TORCH ?=
 PYTEST ?=
-JOBS ?= 2
+JOBS ?= 3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 CODE := psl shards tools tests
@@ -19,7 +19,9 @@ CODE := psl shards tools tests
 demo: $(VENV)/.ready
 	$(BIN)/python tools/demo.py --profile $(PROFILE)
 
-test: lint types tests
+test: $(VENV)/.ready
+	$(MAKE) -j 2 --output-sync=target lint types
+	$(MAKE) tests
 
 # torch first and alone, so that nothing else chooses its build; tinysoundfont without
 # its dependency PyAudio, which only plays sound and needs system headers
@@ -43,7 +45,8 @@ types: $(VENV)/.ready
 	$(BIN)/mypy
 
 tests: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
+		--dist loadfile --no-loadscope-reorder $(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

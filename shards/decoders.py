@@ -8,6 +8,7 @@ opened, nothing but the given bytes is read, and no more is decoded than is aske
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -73,6 +74,32 @@ class Recording:
     their rate in Hz; fewer where the recording ends. May be called again."""
 
 
+class _SndfileStream:
+    """A stream that says -1 after a seek to no place, as lseek does.
+
+    soundfile calls it from C, where an exception is printed to stderr and lost: damaged
+    headers, by which libsndfile seeks, would fill the log of a packing.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read = stream.read
+        self._stream = stream
+        self._is_lost = False
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> None:
+        """Go there; ``tell`` says whether that worked."""
+        try:
+            self._stream.seek(offset, whence)
+        except (OSError, ValueError):  # before the beginning, of a file or of bytes
+            self._is_lost = True
+        else:
+            self._is_lost = False
+
+    def tell(self) -> int:
+        """Position in bytes, or -1 if the last seek failed."""
+        return -1 if self._is_lost else self._stream.tell()
+
+
 def open_recording(stream: BinaryIO) -> Recording:
     """The audio in a seekable ``stream``, which must stay open.
 
@@ -87,7 +114,7 @@ def open_recording(stream: BinaryIO) -> Recording:
     is_counted_mp3 = has_mp3_length(stream)
     stream.seek(0)
     try:
-        sound = soundfile.SoundFile(stream)
+        sound = soundfile.SoundFile(_SndfileStream(stream))
     except soundfile.LibsndfileError as error:
         if head.startswith(_MAY_HOLD_ANYTHING):
             return Recording(None, lambda start, stop: _read_av(stream, start, stop))

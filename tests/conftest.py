@@ -27,7 +27,24 @@ RATE = 16000
 MIDS = ("/m/low", "/m/mid", "/m/high")
 TONES_HZ = (300.0, 1200.0, 4000.0)
 
+LONGEST_FIRST = (
+    *("demo", "gpu_check", "zero", "slurm", "launchers", "train", "faults"),
+    *("launch_files", "scaling", "bench_data", "two_machines", "label_job"),
+    *("shard_faults", "plan", "config", "online"),
+)
+"""Test files that take the longest; begun last, one would be run alone at the end."""
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of LONGEST_FIRST in that order, then the others as they were."""
+    names = [f"test_{name}.py" for name in LONGEST_FIRST]
+    for name in names:
+        if not (Path(__file__).parent / name).exists():
+            raise pytest.UsageError(f"tests/conftest.py: no {name}; mend LONGEST_FIRST")
+    places = {name: place for place, name in enumerate(names)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @dataclass(frozen=True)

@@ -472,11 +472,12 @@ def test_a_damaged_member_is_refused_or_decodes_as_it_should(codec: str) -> None
     fuzz(f"member {codec}", 500, case)
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff", "au"])
 def test_a_damaged_audio_file_is_refused_or_gives_no_more_than_asked(
     suffix: str, tmp_path: Path
 ) -> None:
-    """Else one broken download ends a packing of days."""
+    """Else one broken download ends a packing of days, or fills its log."""
     path = tmp_path / f"clip.{suffix}"
     soundfile.write(path, wave(1), RATE)
     whole = path.read_bytes()
