@@ -17,10 +17,15 @@ from sklearn.metrics import average_precision_score
 
 from psl import label_report
 from psl.chunking import Chunking
-from psl.events import events_in_chunks, read_events
-from psl.label_clip import view_clip
-from psl.label_tally import Block, localise, tally, telling_by_events
-from psl.score_counts import ScoreCounts, calibration_error, rank_precision, reliability
+from psl.label_report.clip import view_clip
+from psl.label_report.events import events_in_chunks, read_events
+from psl.label_report.score_counts import (
+    ScoreCounts,
+    calibration_error,
+    rank_precision,
+    reliability,
+)
+from psl.label_report.tally import Block, localise, tally, telling_by_events
 from shards.index import Index, open_index
 from shards.label_codec import encode_labels
 from shards.schema import ShardError
@@ -173,7 +178,7 @@ def test_all_of_it_agrees_with_scikit_learn_on_random_labels(
     audio: Index, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What holds for three clips would fail for a whole set read in blocks."""
-    monkeypatch.setattr("psl.label_tally.BLOCK_VALUES", 100)
+    monkeypatch.setattr("psl.label_report.tally.BLOCK_VALUES", 100)
     rng = np.random.default_rng(0)
     keys = [audio.key(int(row)) for row in range(24)]
     probs = {key: rng.integers(0, 20, (4, 3)) / 20 for key in keys}
@@ -359,7 +364,7 @@ def test_without_events_or_matplotlib_the_numbers_are_there(
 ) -> None:
     """On a cluster without a strong CSV or matplotlib there would be no report."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "psl.label_pictures", raising=False)
+    monkeypatch.delitem(sys.modules, "psl.label_report.pictures", raising=False)
     labels = case[0] / "labels"
     with pytest.raises(ValueError, match="matplotlib is not installed.*--no-pictures"):
         make_report(labels, dataset, tmp_path)
@@ -379,11 +384,11 @@ def test_the_picture_shows_the_clip_that_mends_most(
     In clip 0 the labels add tone mid; in clip 2 they wrongly keep tone low.
     """
     figures = pytest.importorskip("matplotlib.figure")
-    from psl import label_pictures
+    from psl.label_report import pictures
 
     labels, strong = case[0] / "labels", case[0] / "strong.csv"
     drawn = {}
-    real = label_pictures.save
+    real = pictures.save
 
     def keep(path: Path, draw: Any, *facts: Any) -> None:
         real(path, draw, *facts)
@@ -391,7 +396,7 @@ def test_the_picture_shows_the_clip_that_mends_most(
         draw(figure, *facts)
         drawn[path.name] = figure
 
-    monkeypatch.setattr(label_pictures, "save", keep)
+    monkeypatch.setattr(pictures, "save", keep)
     make_report(labels, dataset, tmp_path, "--strong", str(strong))
     assert set(drawn) == {"clip.png", "calibration.png", "recovery.png"}
     for name in drawn:

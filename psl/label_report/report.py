@@ -1,17 +1,15 @@
-"""How good pseudo labels are: numbers, a table by class, and pictures.
+"""A study of labels -> the files of a report.
 
-Owns the command, the files it writes and what they say. The numbers are defined in
-label_quality.py, the pictures drawn in label_pictures.py.
+Owns what is read, which files are written and what they say. The numbers are defined in
+quality.py, the pictures drawn in pictures.py, the words of the summary in markdown.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from psl import label_quality as quality
 from psl.chunking import Chunking
-from psl.events import Events, read_events
-from psl.label_clip import find_clip, view_clip
 from psl.label_layout import check_counts
-from psl.label_markdown import render
-from psl.label_tally import Tally, Truth, tally
-from shards.cli import run_main
+from psl.label_report import quality
+from psl.label_report.clip import find_clip, view_clip
+from psl.label_report.events import Events, read_events
+from psl.label_report.markdown import render
+from psl.label_report.tally import Tally, Truth, tally
 from shards.files import write_atomic
 from shards.index import Index, open_index
 from shards.join import check_join
@@ -194,9 +191,9 @@ def write_report(report: dict[str, Any], out: Path) -> None:
 
 
 def pictures() -> ModuleType:
-    """label_pictures; ValueError where matplotlib, which it needs, is missing."""
+    """pictures.py; ValueError where matplotlib, which it needs, is missing."""
     try:
-        return importlib.import_module("psl.label_pictures")
+        return importlib.import_module("psl.label_report.pictures")
     except ModuleNotFoundError as error:
         if error.name != "matplotlib":
             raise
@@ -230,75 +227,3 @@ def _why(study: Study) -> str:
     if study.truth is not None:
         return f"mends most of its weak labels at {study.settings.threshold:g}"
     return "most change over time"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m psl.label_report",
-        description="Say how good pseudo labels are, in numbers and pictures: against "
-        "true events if there is a CSV of them, else by themselves.",
-        epilog="example: python -m psl.label_report data/labels_2s "
-        "--audio data/balanced --strong audioset_train_strong.tsv --out runs/report",
-    )
-    add = parser.add_argument
-    add("labels", metavar="DIR", help="label dataset")
-    add("--audio", required=True, help="the audio dataset it was made for")
-    add("--out", required=True, type=Path, help="folder for the report")
-    add(
-        "--strong",
-        metavar="CSV",
-        help="true events: segment_id (the clip's key), start_time_seconds, "
-        "end_time_seconds, label (mid), parted by tabs or commas",
-    )
-    add(
-        "--threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="a label that reaches it says that the class is there (default 0.5)",
-    )
-    add(
-        "--min-overlap",
-        type=float,
-        default=0.25,
-        metavar="S",
-        help="an event counts for a chunk if S seconds or half of it lie there "
-        "(default 0.25)",
-    )
-    add(
-        "--max-left-out",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the clips' events that may have an unknown mid or lie outside "
-        "their clip (default 0)",
-    )
-    add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
-    add("--no-pictures", action="store_true", help="write numbers only")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line of ``python -m psl.label_report``."""
-    args = _parser().parse_args(argv)
-    settings = Settings(
-        labels=args.labels,
-        audio=args.audio,
-        strong=args.strong,
-        threshold=args.threshold,
-        min_overlap=args.min_overlap,
-        max_left_out=args.max_left_out,
-        clip=args.clip,
-    )
-    if not args.no_pictures:
-        pictures()  # a missing library is said before the work, not after
-    study = study_labels(settings)
-    report = make_report(study)
-    if not args.no_pictures:
-        draw_report(study, report, args.out)
-    write_report(report, args.out)
-    print(render(report))
-
-
-if __name__ == "__main__":
-    run_main(main)

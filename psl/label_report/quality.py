@@ -1,7 +1,7 @@
 """What a tally of pseudo labels says of their quality, as plain numbers.
 
-Owns the definitions of every number in report.json. Reads no data (label_tally.py)
-and prints nothing (label_report.py).
+Owns the definitions of every number in report.json. Reads no data (tally.py)
+and prints nothing (report.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from psl.label_tally import ABSENT, LEVELS, PRESENT, Tally
-from psl.score_counts import (
+from psl.label_report.score_counts import (
     VALUES,
     ScoreCounts,
     at_least,
@@ -19,6 +18,7 @@ from psl.score_counts import (
     rank_precision,
     reliability,
 )
+from psl.label_report.tally import ABSENT, LEVELS, PRESENT, Tally
 
 NUM_BINS = 10
 """Of the calibration curve."""

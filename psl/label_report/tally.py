@@ -1,7 +1,7 @@
 """One pass over pseudo labels: all that their quality is computed from.
 
 Owns the pass: labels, weak labels and true events of every clip, block by block, in
-bounded memory. What the tallies say is label_quality.py's.
+bounded memory. What the tallies say is quality.py's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from psl.chunking import Chunking
-from psl.events import Events, events_in_chunks
-from psl.score_counts import ScoreCounts
+from psl.label_report.events import Events, events_in_chunks
+from psl.label_report.score_counts import ScoreCounts
 from shards.index import Index
 from shards.reader import MemberReader
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psl.label_clip import ClipView
+from psl.label_report.clip import ClipView
 from shards.files import write_atomic
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"

@@ -1,6 +1,6 @@
 """One clip of a label report: its labels over time, weak labels and true events.
 
-Owns finding it and putting it together; label_pictures.py draws it.
+Owns finding it and putting it together; pictures.py draws it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psl.chunking import Chunking
-from psl.events import Events
+from psl.label_report.events import Events
 from shards.index import Index
 from shards.reader import MemberReader
 
