@@ -381,6 +381,7 @@ def test_the_status_of_a_job_is_shown_before_during_and_after(
     assert code == 0 and "40 done, 0 claimed, 0 left" in text
     assert "80 of 80 done (100.0%)" in text
     made = json.loads((whole / "made.json").read_text())
+    assert Path(made["audio"]).is_absolute() and Path(made["audio"]).name == "packed"
     assert made["begun"] <= made["finished"] and made["labelled_by"].startswith("psl ")
 
 

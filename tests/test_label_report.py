@@ -29,6 +29,7 @@ from psl.label_report.tally import Block, localise, tally, telling_by_events
 from shards.index import Index, open_index
 from shards.label_codec import encode_labels
 from shards.schema import ShardError
+from shards.verify import verify
 from shards.writer import DatasetBuilder, Row
 from tests.conftest import MIDS, RATE, Run
 
@@ -497,3 +498,28 @@ def test_the_command_is_one_of_psl(case: Any, dataset: Path, run: Run) -> None:
     assert result.returncode == 78
     assert "none.csv: cannot read events: " in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_labels_and_a_csv_are_all_that_a_report_needs(
+    case: Any, dataset: Path, tmp_path: Path
+) -> None:
+    """Whoever has only the labels would search for what the job knew.
+
+    The words are those of the page; the audio is that which made.json names.
+    """
+    labels = write_labels(tmp_path / "labels", open_index(dataset, kind="audio"), PROBS)
+    words = [str(labels), "--strong", str(case[0] / "strong.csv"), "--no-pictures"]
+    with pytest.raises(ValueError, match="made.json: does not say .* with --audio"):
+        label_report.main(words)
+    made = labels / "made.json"
+    made.write_text(json.dumps({"audio": str(tmp_path / "gone")}))
+    with pytest.raises(ValueError, match="gone, where no dataset is now.* --audio"):
+        label_report.main(words)
+    made.write_text(json.dumps({"audio": str(dataset)}))
+    label_report.main(words)
+    report = json.loads((labels / "report" / "report.json").read_text())
+    assert report["chunk_ap"] == case[1]["chunk_ap"]
+    assert report["audio"] == str(dataset)
+    verify(labels, audio=dataset)
+    with pytest.raises(ValueError, match="say with --out"):
+        label_report.main(["https://localhost/labels", "--audio", str(dataset)])

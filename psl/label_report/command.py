@@ -18,6 +18,44 @@ from psl.label_report.report import (
     study_labels,
     write_report,
 )
+from psl.label_status import MADE_NAME
+from shards.files import read_bounded
+from shards.index import INDEX_NAME
+from shards.remote import check_place, is_url, join_place
+from shards.schema import parse_json
+
+MAX_MADE_BYTES = 1 << 16
+"""A longer made.json is refused."""
+
+
+def audio_of(labels: str) -> str:
+    """The audio dataset that a label dataset was made from, as it records.
+
+    ValueError where that is not known, or the dataset is not there any more.
+    """
+    place = join_place(check_place(labels), MADE_NAME)
+    audio = None
+    if not is_url(place) and Path(place).is_file():
+        made = parse_json(read_bounded(place, MAX_MADE_BYTES), where=place)
+        audio = made.get("audio") if isinstance(made, dict) else None
+    if not isinstance(audio, str):
+        raise ValueError(
+            f"{place}: does not say which audio dataset these labels were made from; "
+            "name it with --audio"
+        )
+    if not is_url(audio) and not Path(audio, INDEX_NAME).exists():
+        raise ValueError(
+            f"{place}: the labels were made from {audio}, where no dataset is now; "
+            "name it with --audio"
+        )
+    return audio
+
+
+def default_out(labels: str) -> Path:
+    """The folder of a report nobody gave a place; ValueError for labels at a URL."""
+    if is_url(labels):
+        raise ValueError(f"{labels}: is no folder; say with --out where to write")
+    return Path(labels, "report")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,12 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Say how good pseudo labels are, in numbers and pictures: against "
         "true events if there is a CSV of them, else by themselves.",
         epilog="example: python -m psl.label_report data/labels_2s "
-        "--audio data/balanced --strong audioset_train_strong.tsv --out runs/report",
+        "--strong audioset_train_strong.tsv",
     )
     add = parser.add_argument
     add("labels", metavar="DIR", help="label dataset")
-    add("--audio", required=True, help="the audio dataset it was made for")
-    add("--out", required=True, type=Path, help="folder for the report")
+    add(
+        "--audio",
+        metavar="AUDIO",
+        help=f"the audio dataset it was made for (default: as {MADE_NAME} in DIR says)",
+    )
+    add("--out", type=Path, help="folder for the report (default: DIR/report)")
     add(
         "--strong",
         metavar="CSV",
@@ -69,9 +111,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label_report``."""
     args = _parser().parse_args(argv)
+    out = args.out or default_out(args.labels)
     settings = Settings(
         labels=args.labels,
-        audio=args.audio,
+        audio=args.audio or audio_of(args.labels),
         strong=args.strong,
         threshold=args.threshold,
         min_overlap=args.min_overlap,
@@ -83,6 +126,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = study_labels(settings)
     report = make_report(study)
     if not args.no_pictures:
-        draw_report(study, report, args.out)
-    write_report(report, args.out)
+        draw_report(study, report, out)
+    write_report(report, out)
     print(render(report))

@@ -157,12 +157,12 @@ def recovery(tally: Tally, threshold: float) -> dict[str, Any]:
 
 def localisation(tally: Tally) -> dict[str, Any]:
     """Whether the labels know in which chunks a weakly labelled class is."""
-    pairs = np.concatenate([np.empty((0, 3)), *tally.localised])
-    means = pairs.mean(axis=0).tolist() if len(pairs) else [None] * 3
+    number = tally.num_localised
+    means = (tally.localised / number).tolist() if number else [None] * 3
     return {
-        "clip_class_pairs": len(pairs),
+        "clip_class_pairs": number,
         "present_above_absent": means[0],
-        "present_above_absent_of_weak": 0.5 if len(pairs) else None,
+        "present_above_absent_of_weak": 0.5 if number else None,
         "mean_label_present": means[1],
         "mean_label_absent": means[2],
     }

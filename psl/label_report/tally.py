@@ -86,8 +86,10 @@ class Tally:
         """Chunks without any label above each level."""
         self.num_chunks_of_true_clips = np.zeros(num_classes, np.int64)
         """[C] chunks of clips that hold the class."""
-        self.localised: list[np.ndarray] = []
-        """[P, 3] of pairs (clip, class), see localise."""
+        self.num_localised = 0
+        """Pairs (clip, class) that localise found."""
+        self.localised = np.zeros(3)
+        """Its columns, summed over them."""
         self.most_telling: tuple[float, int] | None = None
         """Greatest telling_by_... so far, and the row of its clip."""
 
@@ -109,7 +111,9 @@ class Tally:
             self.num_bare_chunks[level] += int(bare.sum())
         holds = block.clip_truth == PRESENT
         self.num_chunks_of_true_clips += block.lengths @ holds
-        self.localised.append(localise(block))
+        found = localise(block)
+        self.num_localised += len(found)
+        self.localised += found.sum(axis=0)
         if self.has_truth:
             scores = telling_by_events(block, self.threshold)
         else:
