@@ -39,6 +39,20 @@ class AugmentConfig:
     roll_fill: RollFill = "wrap"
     """What comes in at one end: wrap for what left at the other, zero for silence."""
 
+    def check_used(self) -> None:
+        """ValueError if something is set that changes nothing, as others are not."""
+        is_on = self.gain_db is not None or self.roll_seconds is not None
+        if self.seed and not is_on:
+            raise ValueError(
+                f"augment.seed = {self.seed} without gain_db or roll_seconds: there is "
+                "nothing to draw; set views and one of these, or leave the seed out"
+            )
+        if self.roll_fill != "wrap" and self.roll_seconds is None:
+            raise ValueError(
+                f"augment.roll_fill = {self.roll_fill} without roll_seconds: nothing "
+                "is rolled; set augment.roll_seconds, or leave roll_fill out"
+            )
+
 
 @dataclass(frozen=True)
 class Augmentation:

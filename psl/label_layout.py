@@ -46,6 +46,7 @@ class LabelLayout:
                 "need augment.gain_db or augment.roll_seconds to differ, and these do "
                 "nothing without them"
             )
+        config.augment.check_used()
         chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
         return LabelLayout(chunking, form, augmentation)
 

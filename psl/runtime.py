@@ -105,6 +105,7 @@ def start(
     precision, strategy = agreed_precision(precision), agreed_strategy(strategy)
     _check_launcher(accumulation_steps)
     cuda = torch.cuda.is_available()
+    _check_device(cuda)
     if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # accelerate 1.15 passes the name that torch 2.13 deprecates
@@ -178,6 +179,17 @@ def _check_launcher(accumulation_steps: int) -> None:
         raise ValueError(
             f"accelerate launch says dynamo_backend {dynamo}; leave it at no and set "
             "compile=true in the config"
+        )
+
+
+def _check_device(cuda: bool) -> None:
+    """ValueError if this process has no GPU of its own on a machine that has some."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda and local_rank >= (found := torch.cuda.device_count()):
+        raise ValueError(
+            f"local rank {local_rank} needs GPU {local_rank}, but this machine shows "
+            f"{found}; start {found} processes on it (--nproc-per-node {found}), or "
+            "look at CUDA_VISIBLE_DEVICES"
         )
 
 

@@ -105,6 +105,12 @@ class TrainingData:
         else:
             rate = audio.properties["sample_rate"]
             chunking = Chunking.of(chunk_seconds, rate, hop_seconds)
+            if max_unlabelled:
+                raise ValueError(
+                    f"data.max_unlabelled = {max_unlabelled:g} without stored labels, "
+                    "which alone leave clips out; name label folders in data.labels, "
+                    "or leave data.max_unlabelled out"
+                )
             if label_settings:
                 raise ValueError(
                     "data.label_settings without stored labels; name label folders in "

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psl import label, label_job, train
-from psl.augment import Augmentation, choose_views
+from psl.augment import Augmentation, AugmentConfig, choose_views
 from psl.chunking import Chunking
+from psl.label_layout import LabelLayout
 from psl.loader import Batch
+from psl.teachers import TeacherConfig
 from psl.training_data import TrainingData
 from shards import info
 from shards.index import Index, open_index
@@ -764,3 +766,24 @@ def test_training_says_how_many_clips_have_no_labels_and_where(
     in_first = sum(keys.shard[n] == keys.shard[late[0]] for n in late)
     words = f"{in_first} in {first_shard} (first: '{keys.key[late[0]].decode()}')"
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"seed": 3}, "augment.seed = 3 without gain_db or roll_seconds"),
+        ({"roll_fill": "zero"}, "augment.roll_fill = zero without roll_seconds"),
+    ],
+)
+def test_settings_of_views_that_there_are_not_are_refused(
+    dataset: Path, augment: dict[str, Any], message: str
+) -> None:
+    """Users would believe that they had labelled other views."""
+    config = label.LabelConfig(
+        teacher=[TeacherConfig(path="nobody")],
+        audio=str(dataset),
+        out="labels",
+        augment=AugmentConfig(**augment),
+    )
+    with pytest.raises(ValueError, match=message):
+        LabelLayout.from_config(config, open_index(dataset, kind="audio"))
