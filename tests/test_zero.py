@@ -247,9 +247,39 @@ def test_bf16_keeps_float32_weights_and_learns_as_without_deepspeed(
     assert not torch.equal(weight, weight.bfloat16().float())
 
 
-def test_a_gradient_that_is_not_finite_on_a_rank_is_told_to_all() -> None:
+def test_a_teacher_of_transformers_looks_along_under_zero3(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """transformers under ZeRO-3 would split the teacher's weights, too, and fail."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    size = {"max_length": 64, "num_mel_bins": 32}
+    names = {0: "Tone mid", 1: "Tone low", 2: "Tone high"}
+    settings = transformers.ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+        **size,
+    )
+    teacher = tmp_path / "ast"
+    transformers.ASTForAudioClassification(settings).save_pretrained(teacher)
+    transformers.ASTFeatureExtractor(**size).save_pretrained(teacher)
+    words = ["epochs=1", "data.labels=online", f"data.teacher={teacher}"]
+    done(go(tmp_path / "alone", dataset, "ddp", *words, ranks=1))
+    done(go(tmp_path / "split", dataset, "zero3", *words))
+    found, expected = (losses(tmp_path / name / "run") for name in ("split", "alone"))
+    assert list(found) == list(range(1, STEPS + 1))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", *STRATEGIES])
+def test_a_gradient_that_is_not_finite_on_a_rank_is_told_to_all(strategy: str) -> None:
     """DeepSpeed leaves the update out and says nothing; the run would learn nothing."""
-    result = torchrun(2, "tests.zero_gradient")
+    result = torchrun(2, "tests.zero_gradient", strategy)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("problem: gradient norm is not finite") == 2
     assert result.stdout.count("then it goes on") == 2
