@@ -18,19 +18,18 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from tqdm import tqdm
 
 from psl import label_status, runtime
 from psl.augment import AugmentConfig
-from psl.chunking import Chunking
 from psl.config import STRICT, from_command_line
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.label_layout import LabelLayout
 from psl.loader import LoaderConfig, cache_share, open_cache
 from psl.stop import StopRequest, name_of
 from psl.teachers import Teacher, TeacherList, load_teacher
+from psl.teachers.load import Ensemble, Prepared
 from psl.unlabelled import check_report, forget_noted, too_many
 from shards import __version__
 from shards.claims import Claims
@@ -105,16 +104,18 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         return f"{config.out}: already labelled with these settings"
     label_status.note_job(builder, index)
     device = runtime.local_device()
+    runtime.place(teacher.model, device)
     work = Work(
         reader=MemberReader(index, cache),
         layout=layout,
         builder=builder,
-        score=_score(runtime.place(teacher.model, device), config, layout.chunking),
+        score=_score(teacher.model, config),
         device=device,
         batch_size=config.batch_size,
         loader=config.loader,
         blame=teacher.blame,
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
+        prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
     with builder.unless_published(), Claims(
         builder.parts_folder, lease_seconds=config.lease_seconds
@@ -148,25 +149,19 @@ def _builder(
     )
 
 
-def _score(model: nn.Module, config: LabelConfig, chunking: Chunking) -> Score:
+def _score(teacher: Ensemble, config: LabelConfig) -> Score:
     """What gives the probabilities [B, C] float32 of a batch of chunks."""
-    # compiled for one shape: another would be compiled anew, or in the end not at all
-    forward = torch.compile(model, dynamic=False) if config.compile else model
+    if config.compile:
+        teacher.compile_for(config.batch_size)
 
-    def score(waveform: Tensor, lengths: Tensor) -> Tensor:
-        size, device = len(waveform), waveform.device.type
-        if config.compile and size < config.batch_size:
-            missing = config.batch_size - size
-            waveform = functional.pad(waveform, (0, 0, 0, missing))
-            lengths = functional.pad(
-                lengths, (0, missing), value=chunking.chunk_samples
-            )
+    def score(waveform: Tensor, lengths: Tensor, prepared: Prepared | None) -> Tensor:
+        device = waveform.device.type
         with (
             torch.inference_mode(),
             torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
         ):
-            clip_probs = forward(waveform, lengths)
-        return clip_probs[:size].float()
+            clip_probs: Tensor = teacher(waveform, lengths, prepared)
+        return clip_probs
 
     return score
 

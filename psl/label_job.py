@@ -1,7 +1,8 @@
 """The shards of a label set that one process makes, read, scored and written at a time.
 
-Owns the order of work: while the teacher scores a batch, threads decode the next ones,
-also those of the next shard, and one thread writes the shard before. Which processes
+Owns the order of work: while the teacher scores a batch, threads decode the next ones
+and compute their features, also those of the next shard, and one thread writes the
+shard before. Which processes
 there are, and who has which shard, is settled by shards/claims.py alone.
 """
 
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_b
 from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.runtime import default_threads
 from psl.stop import StopRequest
+from psl.teachers.load import Prepared
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
@@ -35,8 +37,11 @@ SHARDS_AHEAD = 3
 LOOK_SECONDS = (0.1, 5.0)
 """Between two looks at the folder when nothing is free: at first, and at most."""
 
-Score = Callable[[Tensor, Tensor], Tensor]
-"""Waveforms [B, N] float32 in [-1, 1) and their lengths [B] -> probabilities [B, C]."""
+Prepare = Callable[[Tensor, Tensor], Prepared]
+"""Waveforms [B, N] float32 in [-1, 1) and their lengths [B], on the host -> what the
+teacher computes of them there."""
+Score = Callable[[Tensor, Tensor, Prepared | None], Tensor]
+"""The same on the device, and what Prepare gave -> probabilities [B, C]."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Work:
     """Names whoever gave what is no probability; may wait for the device."""
     max_unreadable: int
     """Clips that may fail to decode; they are counted, unless this is 0."""
+    prepare: Prepare | None = None
+    """Called by the threads that read; None if all of the teacher is in ``score``."""
 
     @property
     def names(self) -> list[str]:
@@ -230,13 +237,17 @@ class ShardWorker:
 
     def _read(self, batch: ChunkBatch) -> PcmBatch:
         work = self._work
-        return read_batch(
+        read = read_batch(
             work.reader,
             batch,
             work.layout,
             self._memory,
             forgive=work.max_unreadable > 0,
         )
+        if work.prepare is None:
+            return read
+        pcm, lengths = torch.from_numpy(read.pcm), torch.from_numpy(read.lengths)
+        return replace(read, prepared=work.prepare(to_waveform(pcm), lengths))
 
     def _score(self, shard: _Shard, batch: PcmBatch) -> None:
         """Have the teacher look at a batch; on a GPU, without waiting for it."""
@@ -245,7 +256,8 @@ class ShardWorker:
         if not shard.claim.lost:
             device = self._work.device
             waveform = to_waveform(to_device(batch.pcm, device))
-            probs = self._work.score(waveform, to_device(batch.lengths, device))
+            lengths = to_device(batch.lengths, device)
+            probs = self._work.score(waveform, lengths, batch.prepared)
             shard.probs.append(probs.to("cpu", non_blocking=True))
         shard.batches_left -= 1
         if not shard.batches_left:

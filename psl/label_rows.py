@@ -15,6 +15,7 @@ from psl.batch_memory import BatchMemory
 from psl.chunking import Chunking
 from psl.label_layout import LabelLayout
 from psl.loader import read_chunks
+from psl.teachers.load import Prepared
 from shards.cli import JobError
 from shards.index import Index
 from shards.reader import MemberReader
@@ -83,6 +84,8 @@ class PcmBatch:
     """[B] int64, samples before the padding."""
     unreadable: Mapping[int, str]
     """Clips that do not decode, by row, and why."""
+    prepared: Prepared | None = None
+    """What the teacher has computed of it on the host."""
 
 
 def read_batch(

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from psl.config import STRICT
 from psl.runtime import default_threads, num_local_processes
 from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.reader import MemberReader
+
+if TYPE_CHECKING:  # teachers are loaded by what reads batches
+    from psl.teachers.load import Prepared
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,6 +71,8 @@ class Batch:
     """[B] int64, samples before the padding."""
     targets: Tensor
     """[B, C] float32 in [0, 1]."""
+    prepared: Prepared | None = None
+    """What an online teacher has computed of these very chunks, until it is asked."""
 
     @property
     def waveform(self) -> Tensor:

@@ -10,7 +10,6 @@ processes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +58,9 @@ class Mixup:
             places=places,
         )
 
-    def mix(self, batches: Iterable[Batch], *, first_step: int) -> Iterator[Batch]:
-        """The batches of the steps from ``first_step`` (from 1), mixed."""
-        for step, batch in enumerate(batches, start=first_step):
-            shares, partners = self.draw(step)
-            yield mix(batch, shares, partners)
+    def mix(self, batch: Batch, step: int) -> Batch:
+        """The batch of step ``step`` (from 1), mixed."""
+        return mix(batch, *self.draw(step))
 
     def draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Share of each example in its mixture [b] float32, and its partner's place [b]

@@ -2,18 +2,18 @@
 
 Owns how its probabilities become targets, and when the teacher looks: on the training
 device, at the very chunks of the batch, before the step; never in a loader thread,
-where it would share the device with the student. The teacher is no part of what is
-trained, wrapped or saved.
+where it would share the device with the student. There, only what it computes on the
+host is done. The teacher is no part of what is trained, wrapped or saved.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from psl import runtime
 from psl.loader import Batch
 from psl.losses import mix_targets
 from psl.teachers import Teacher
@@ -32,18 +32,29 @@ class OnlineTeacher:
         """What says whether two runs have the same targets."""
         return f"online:{self._teacher.identity}"
 
-    def teach(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, their weak targets mixed with the teacher's probabilities."""
-        for batch in batches:
-            with torch.no_grad():
-                probs = self._teacher.model(batch.waveform, batch.num_samples)
-                # as labels are stored: a run turns a difference of 3e-6 in its first
-                # loss into 3 % after three steps of Adam (tiny test model, 2026-11-23)
-                pseudo = probs.half().float()
-                targets = mix_targets(pseudo, batch.targets, self._alpha)
-            # looked at only if the step fails: now, the host would wait for it
-            self._bad = probs.isnan().any(dim=1)
-            yield dataclasses.replace(batch, targets=targets)
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch with what the teacher computes of it on the host.
+
+        For loader threads. Its chunks must stay as they are until it is taught.
+        """
+        if not self._teacher.model.has_features:
+            return batch
+        prepared = self._teacher.model.prepare(batch.waveform, batch.num_samples)
+        return dataclasses.replace(batch, prepared=prepared)
+
+    def teach(self, batch: Batch) -> Batch:
+        """The batch, its weak targets mixed with the teacher's probabilities."""
+        with torch.no_grad():
+            probs = self._teacher.model(
+                batch.waveform, batch.num_samples, batch.prepared
+            )
+            # as labels are stored: a run turns a difference of 3e-6 in its first
+            # loss into 3 % after three steps of Adam (tiny test model, 2026-11-23)
+            pseudo = probs.half().float()
+            targets = mix_targets(pseudo, batch.targets, self._alpha)
+        # looked at only if the step fails: now, the host would wait for it
+        self._bad = probs.isnan().any(dim=1)
+        return dataclasses.replace(batch, targets=targets, prepared=None)
 
     @property
     def bad_chunks(self) -> Tensor:
@@ -51,5 +62,9 @@ class OnlineTeacher:
         return self._bad
 
     def blame(self) -> str:
-        """The teacher's name, or that of the members that gave no probability."""
-        return self._teacher.blame()
+        """The teacher's name, or that of the members that gave no probability.
+
+        Collective: on any rank.
+        """
+        num_bad = self._teacher.model.num_bad()
+        return self._teacher.blame(runtime.sum_over_ranks(num_bad))

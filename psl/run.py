@@ -326,7 +326,7 @@ def is_done(state: TrainingState, config: TrainConfig) -> bool:
 
 
 def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
-    """This rank's batches of the rest of the epoch."""
+    """This rank's batches of the rest of the epoch, not taught yet."""
     order = run.data.steps(
         run.plan,
         state.epoch,
@@ -340,17 +340,29 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         step, chosen = item
         run.attempt.inject("data", step)
         views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
-        return run.data.batch(*chosen, device, views, step)
+        batch = run.data.batch(*chosen, device, views, step)
+        if run.mixup and (run.online is None or _hears_mixtures(run.config)):
+            batch = run.mixup.mix(batch, step)
+        return run.online.prepare(batch) if run.online else batch
 
-    fetched = fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
-    teacher_hears_mixtures = run.config.augment.mixup_labels == "heard"
-    if run.mixup and teacher_hears_mixtures:
-        fetched = run.mixup.mix(fetched, first_step=first)
-    if run.online:
-        fetched = run.online.teach(fetched)
-    if run.mixup and not teacher_hears_mixtures:
-        fetched = run.mixup.mix(fetched, first_step=first)
-    return fetched
+    return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
+
+
+def teach(run: Run, batch: Batch, step: int) -> Batch:
+    """The batch of a step with the online teacher's targets, if there is one.
+
+    In the training loop: the teacher's time would otherwise pass for waiting.
+    """
+    if run.online is None:
+        return batch
+    batch = run.online.teach(batch)
+    if run.mixup and not _hears_mixtures(run.config):
+        batch = run.mixup.mix(batch, step)
+    return batch
+
+
+def _hears_mixtures(config: TrainConfig) -> bool:
+    return config.augment.mixup_labels == "heard"
 
 
 def check_teacher(run: Run, step: int) -> None:

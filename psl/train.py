@@ -38,6 +38,7 @@ from psl.run import (
     check_teacher,
     describe_batch,
     is_done,
+    teach,
 )
 from psl.run_log import LossSummary, LossWindow, write_result
 from psl.status import note_bad_config
@@ -73,6 +74,7 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
     window = LossWindow(fetched.waited_seconds, run.accelerator.num_processes)
     for batch in fetched:
         step = run.steps_done(state) + 1
+        batch = teach(run, batch, step)
         if attempt.at("step", step):
             batch.targets.fill_(torch.nan)
         rate, stop = run.learning_rate(step), attempt.is_asked_to_stop

@@ -668,7 +668,7 @@ def test_nan_names_clip_and_teacher_and_gives_the_claim_back(
     """NaN would go into the labels; others would wait for a process that has ended."""
 
     def nan_score(*_: object) -> label_job.Score:
-        return lambda waveform, lengths: torch.full((len(waveform), 3), torch.nan)
+        return lambda waveform, *_: torch.full((len(waveform), 3), torch.nan)
 
     monkeypatch.setattr(label, "_score", nan_score)
     with pytest.raises(JobError, match=r"tar: key 'clip\d+_0' at row 0: from teacher"):

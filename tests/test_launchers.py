@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from psl import train, zero
+from psl import runtime, train, zero
 from psl.checkpoint import list_checkpoints
 from psl.status import read_status
 from tests.jobs import start, step_reached
@@ -50,6 +51,18 @@ def test_ranks_share_norm_statistics_and_notice_when_they_disagree() -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("statistics are averaged") == 2
     assert result.stdout.count("disagreement is an error") == 2
+    assert result.stdout.count("a member that fails on one rank is known to both") == 2
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_told_how_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Users would read torch's "invalid device ordinal" from inside accelerate."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="local rank 2 needs GPU 2, .* shows 2; start"):
+        runtime.start()
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(

@@ -90,8 +90,8 @@ def test_shares_do_not_depend_on_how_many_processes_share_the_batch() -> None:
 def test_each_batch_is_mixed_by_the_number_of_its_step() -> None:
     """Else a resumed run mixes other examples than it was going to."""
     three = Mixup(1.0, 1.0, seed=0, global_batch_size=3, places=slice(0, 3))
-    whole = list(three.mix([batch_of_three()] * 5, first_step=1))
-    rest = list(three.mix([batch_of_three()] * 2, first_step=4))
+    whole = [three.mix(batch_of_three(), step) for step in range(1, 6)]
+    rest = [three.mix(batch_of_three(), step) for step in (4, 5)]
     for expected, found in zip(whole[3:], rest, strict=True):
         assert torch.equal(expected.pcm, found.pcm)
         assert torch.equal(expected.targets, found.targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from psl.checkpoint import load_checkpoint
 from psl.models import build_model
 from psl.online import OnlineTeacher
 from psl.teachers import TeacherConfig, load_teacher
+from psl.teachers.load import Ensemble
 from psl.training_data import TrainingData
 from shards.cache import ShardCache
 from shards.cli import JobError
@@ -88,7 +90,11 @@ class OneByOne(torch.nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, waveform: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    has_features = False
+
+    def forward(
+        self, waveform: torch.Tensor, lengths: torch.Tensor, _: None
+    ) -> torch.Tensor:
         """[B, C]"""
         pairs = zip(waveform.split(1), lengths.split(1), strict=True)
         return torch.cat([self.inner(*pair) for pair in pairs])
@@ -133,7 +139,8 @@ def test_stored_labels_are_the_teacher_s_in_any_batch_and_order(
         order = generator.permutation(48)
         parts = np.split(order, range(size, 48, size))
         stored = [data.batch(rows[part], chunks[part], device) for part in parts]
-        for batch, taught in zip(stored, online.teach(stored), strict=True):
+        for batch in stored:
+            taught = online.teach(batch)
             assert taught.targets.dtype == torch.float32
             torch.testing.assert_close(
                 batch.targets, taught.targets, rtol=2 * HALF_STEP, atol=ROUNDING
@@ -216,6 +223,33 @@ def test_online_labels_and_a_teacher_belong_together(
     """The run would train on weak labels without a word."""
     with pytest.raises(ValueError, match="labels=online and data.teacher=PATH belong"):
         train.main(tiny_config(tmp_path, dataset, word))
+
+
+def test_the_time_of_the_teacher_does_not_pass_for_waiting_for_data(
+    dataset: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users would add loader threads to a run that its teacher slows down."""
+    forward = Ensemble.forward
+
+    def slow_forward(*args: Any) -> torch.Tensor:
+        time.sleep(0.5)
+        return forward(*args)
+
+    monkeypatch.setattr(Ensemble, "forward", slow_forward)
+    words = tiny_config(tmp_path, dataset, "epochs=1", *online_words(teacher))
+    train.main(words)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    shares = [r["wait_share"] for r in map(json.loads, lines) if "wait_share" in r]
+    assert len(shares) == 6 and np.median(shares) < 0.5
+
+
+def test_unlabelled_clips_are_left_out_only_where_labels_are_stored(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Users would believe that a run on weak labels leaves clips out."""
+    words = tiny_config(tmp_path, dataset, "data.max_unlabelled=0.1")
+    with pytest.raises(ValueError, match="max_unlabelled = 0.1 without stored labels"):
+        train.main(words)
 
 
 def test_audio_without_labels_is_packed_labelled_and_learned_from(

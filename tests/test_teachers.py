@@ -9,6 +9,7 @@ import pickle
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +21,10 @@ import safetensors.torch
 import soxr
 import torch
 
-from psl import label
+from psl import label, train
 from psl.models import build_model
-from psl.teachers import TeacherConfig, load_teacher
+from psl.teachers import TeacherConfig, huggingface, load_teacher
+from psl.teachers.features import ExtractorFeatures
 from psl.teachers.member import resample
 from shards.cache import ShardCache
 from shards.cli import JobError
@@ -30,6 +32,7 @@ from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from tests.conftest import Run, write_source
+from tests.learning import tiny_config
 
 UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")
 
@@ -158,6 +161,14 @@ def test_a_file_that_needs_unpickling_is_refused_and_nothing_in_it_runs(
     assert not trace.exists() and not (tmp_path / "out").exists()
 
 
+UNUSUAL: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sparse": torch.Tensor.to_sparse,
+    "meta": lambda tensor: tensor.to("meta"),
+    "complex": lambda tensor: tensor.to(torch.complex64),
+    "quantized": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +178,10 @@ def test_a_file_that_needs_unpickling_is_refused_and_nothing_in_it_runs(
         ("a number", "'lr' is float, expected tensors by name"),
         ("a list", "holds list, expected a state_dict"),
         ("half of it", "cannot be read as a file of torch.save"),
+        ("sparse", "'features.0.0.weight' is a sparse_coo tensor, expected plain"),
+        ("meta", "'features.0.0.weight' is a meta .* tensor"),
+        ("complex", "'features.0.0.weight' is a complex tensor"),
+        ("quantized", "'features.0.0.weight' is a quantized tensor"),
     ],
 )
 def test_a_file_of_something_else_is_named_with_what_is_wrong(
@@ -183,6 +198,8 @@ def test_a_file_of_something_else_is_named_with_what_is_wrong(
         del weights["classifier.1.weight"]
     elif change == "a number":
         weights["lr"] = 0.1
+    elif change in UNUSUAL:
+        weights["features.0.0.weight"] = UNUSUAL[change](first)
     path = tmp_path / "teacher.pt"
     torch.save([first] if change == "a list" else weights, path)
     if change == "half of it":
@@ -219,6 +236,10 @@ def test_a_file_at_a_url_is_checked_and_fetched_once(
     teacher = {"path": url, "sha256": sha256}
     found = stored(teacher, audio, tmp_path / "1", more)
     np.testing.assert_allclose(found, upstream_probs, atol=5e-4)
+    (kept,) = (cache / "teachers").iterdir()
+    kept.write_bytes(b"damaged")
+    mended = stored(teacher, audio, tmp_path / "mended", more)
+    np.testing.assert_array_equal(mended, found)
     server.shutdown()
     server.server_close()
     again = stored(teacher, audio, tmp_path / "2", more)
@@ -377,6 +398,12 @@ def test_classes_that_a_model_does_not_have_are_named(
         match=r"2 of 3 classes .*: 'Tone low' \(/m/low\), 'Tone high' \(/m/high\)",
     ):
         stored(folder, audio, tmp_path / "out")
+    odd = {"0": "Tone mid", "1": "Speech", "2": "Tone high", "5": "Tone low"}
+    folder = changed(
+        spectrogram_transformer, tmp_path / "odd", "config.json", id2label=odd
+    )
+    with pytest.raises(ValueError, match="names 4 outputs, .* 0 to 3 .output 3 is one"):
+        stored(folder, audio, tmp_path / "out")
     names["1"] = "Tone mid"
     folder = changed(
         spectrogram_transformer, tmp_path / "two", "config.json", id2label=names
@@ -400,6 +427,9 @@ def test_weights_are_taken_from_safetensors_alone_and_none_is_left_random(
     path = pickled / "model.safetensors"
     safetensors.torch.save_file(headless, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="2 missing keys, such as classifier.dense.bi"):
+        stored(pickled, audio, tmp_path / "out")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="pickled: transformers cannot load it: "):
         stored(pickled, audio, tmp_path / "out")
 
 
@@ -473,15 +503,16 @@ class OwnModel(PreTrainedModel):
 """
 
 
-def test_code_of_a_model_runs_only_where_the_user_says_so(
-    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CED needs its own code; nobody else's must run by the way."""
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that comes with its code, and gives probabilities; running leaves a file
+    ``was_run`` beside it."""
     utils = pytest.importorskip("transformers.dynamic_module_utils")
     monkeypatch.setattr(utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("sys.path", [*sys.path])
-    folder, trace = tmp_path / "own", tmp_path / "was_run"
+    folder = tmp_path / "own"
     folder.mkdir()
+    trace = tmp_path / "was_run"
     (folder / "own.py").write_text(REMOTE_CODE.format(trace=str(trace)))
     names = {"0": "Tone low", "1": "Tone mid", "2": "Tone high"}
     config = {"model_type": "own_tagger", "id2label": names}
@@ -495,13 +526,119 @@ def test_code_of_a_model_runs_only_where_the_user_says_so(
     factors = {"factors": torch.tensor([0.25, 0.5, 1.0])}
     path = folder / "model.safetensors"
     safetensors.torch.save_file(factors, path, metadata={"format": "pt"})
-    teacher: dict[str, Any] = {"path": str(folder), "activation": "none"}
+    return folder
+
+
+def test_code_of_a_model_runs_only_where_the_user_says_so(
+    audio: Path, tmp_path: Path, own_code: Path
+) -> None:
+    """CED needs its own code; nobody else's must run by the way."""
+    trace = tmp_path / "was_run"
+    teacher: dict[str, Any] = {"path": str(own_code), "activation": "none"}
     with pytest.raises(ValueError, match="own: transformers cannot load it"):
         stored(teacher, audio, tmp_path / "out")
     assert not trace.exists()
     found = stored(teacher | {"trust_remote_code": True}, audio, tmp_path / "out")
     loudest = np.array([abs(chunk).max() for chunk in chunks(audio)])
     np.testing.assert_allclose(found, loudest[:, None] * [0.25, 0.5, 1.0], atol=5e-4)
+
+
+def test_a_model_that_seems_to_give_probabilities_is_not_squashed_again(
+    audio: Path, tmp_path: Path, own_code: Path
+) -> None:
+    """All labels would be between 0.5 and 0.73, and nobody would notice."""
+    teacher: dict[str, Any] = {"path": str(own_code), "trust_remote_code": True}
+    with pytest.raises(ValueError, match="in 0 to 1 .* set teacher.activation to none"):
+        stored(teacher, audio, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    found = stored(teacher | {"activation": "sigmoid"}, audio, tmp_path / "asked")
+    assert found.min() >= 0.5
+
+
+def test_a_model_must_name_as_many_outputs_as_it_gives(
+    audio: Path, tmp_path: Path, own_code: Path
+) -> None:
+    """An output would be labelled as the class of another, or be read past the end."""
+    config = json.loads((own_code / "config.json").read_text())
+    config["id2label"]["3"] = "Tone of no output"
+    (own_code / "config.json").write_text(json.dumps(config))
+    teacher = {"path": str(own_code), "activation": "none", "trust_remote_code": True}
+    with pytest.raises(ValueError, match="names 4 outputs, .* 0 to 2 .output 3 is one"):
+        stored(teacher, audio, tmp_path / "out")
+
+
+def test_other_code_makes_another_teacher(
+    audio: Path, tmp_path: Path, own_code: Path
+) -> None:
+    """Labels of a model and of the same weights with other code would be mixed."""
+    index = open_index(audio, kind="audio")
+
+    def identity(folder: Path) -> str:
+        config = TeacherConfig(
+            path=str(folder), activation="none", trust_remote_code=True
+        )
+        return load_teacher([config], index, cache=ShardCache()).identity
+
+    before = identity(own_code)
+    moved = shutil.copytree(own_code, tmp_path / "moved")
+    assert identity(moved) == before
+    code = moved / "own.py"
+    code.write_text(code.read_text().replace("abs(samples).max()", "abs(samples[0])"))
+    assert identity(moved) != before
+
+
+def test_features_are_made_by_the_threads_that_read(
+    audio: Path,
+    tmp_path: Path,
+    wave_transformer: HubModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU would wait while its own thread makes features; or labels would change."""
+    expected = stored(wave_transformer.folder, audio, tmp_path / "a", "batch_size=5")
+    threads, made = set(), ExtractorFeatures.__call__
+
+    def noted(features: ExtractorFeatures, *args: Any) -> Any:
+        threads.add(threading.current_thread().name.rpartition("_")[0])
+        return made(features, *args)
+
+    monkeypatch.setattr(huggingface, "_try_out", lambda *_: torch.full((2, 3), -1.0))
+    monkeypatch.setattr(ExtractorFeatures, "__call__", noted)
+    more = ("batch_size=5", "loader.threads=4")
+    found = stored(wave_transformer.folder, audio, tmp_path / "b", *more)
+    assert threads == {"label read"}
+    np.testing.assert_array_equal(found, expected)
+    threads.clear()
+    words = ["epochs=1", "data.chunk_seconds=0.5", "data.labels=online"]
+    words.append(f"data.teacher={wave_transformer.folder}")
+    train.main(tiny_config(tmp_path / "online", audio, *words))
+    assert threads and "MainThread" not in threads
+
+
+def test_a_compiled_model_sees_whole_chunks_in_one_shape(
+    audio: Path,
+    tmp_path: Path,
+    wave_transformer: HubModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each number of whole chunks in a batch, and each length of a short one, would be
+    compiled anew, for minutes, and from the ninth on not at all."""
+    shapes = set()
+
+    def compile_(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        assert options == {"dynamic": False}
+
+        def forward(**inputs: torch.Tensor) -> Any:
+            shapes.add(tuple(inputs["input_values"].shape))
+            return call(**inputs)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    more = ("batch_size=5", "compile=true")
+    found = stored(wave_transformer.folder, audio, tmp_path / "out", *more)
+    assert shapes == {(5, 8000)}
+    expected = softmax(wave_transformer.logits)[:, [1, 2, 0]]
+    np.testing.assert_allclose(found, expected, atol=5e-4)
 
 
 # Several, and what goes wrong with each kind

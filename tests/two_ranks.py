@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from psl import runtime
+from psl.loader import Batch
 from psl.models import build_model
+from psl.online import OnlineTeacher
+from psl.teachers import Teacher
+from psl.teachers.load import Ensemble
+from psl.teachers.member import FittedMember, Member
 from shards.cli import JobError
 
 
@@ -28,7 +34,34 @@ def main() -> None:
     except JobError as error:
         assert "ranks [1] see other data" in str(error)
         print("disagreement is an error on both")
+    online = OnlineTeacher(
+        Teacher(("good", "bad"), Ensemble([_member(0.5), _member(1.0)], [1, 1]), 1, []),
+        alpha=1.0,
+    )
+    # 0.5 is what both give on rank 0, and 2.0, no probability, the second on rank 1
+    pcm = torch.full((2, 4), 32767 if rank else 16384, dtype=torch.int16)
+    online.teach(Batch(pcm, torch.full((2,), 4), torch.zeros(2, 3)))
+    assert online.bad_chunks.any() == bool(rank)
+    assert online.blame() == "bad (member 1 of 2)"
+    print("a member that fails on one rank is known to both")
     runtime.finish(accelerator)
+
+
+class Loudness(nn.Module):
+    """Gives the first sample, times a factor if that is loud."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+        """[B, 3]"""
+        loud = waveform[:, :1] > 0.9
+        return waveform[:, :3] * torch.where(loud, 2 * self.factor, 1.0)
+
+
+def _member(factor: float) -> FittedMember:
+    return FittedMember(Member(Loudness(factor), 1, None, {}), 1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def bare_seconds(work: Work, batches: Sequence[PcmBatch]) -> float:
     start = time.perf_counter()
     for batch in batches:
         waveform = to_waveform(to_device(batch.pcm, work.device))
-        work.score(waveform, to_device(batch.lengths, work.device))
+        work.score(waveform, to_device(batch.lengths, work.device), None)
     if work.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
@@ -115,10 +116,10 @@ class Timed:
     def __init__(self, score: Score) -> None:
         self._score, self.seconds = score, 0.0
 
-    def __call__(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+    def __call__(self, waveform: Tensor, lengths: Tensor, prepared: Any) -> Tensor:
         start = time.perf_counter()
         try:
-            return self._score(waveform, lengths)
+            return self._score(waveform, lengths, prepared)
         finally:
             self.seconds += time.perf_counter() - start
 
@@ -152,7 +153,7 @@ def turns(
     model = build_model(num_classes=len(index.classes), width=width).eval()
     model = runtime.place(model, device)
 
-    def score(waveform: Tensor, lengths: Tensor) -> Tensor:
+    def score(waveform: Tensor, lengths: Tensor, prepared: object) -> Tensor:
         with torch.inference_mode():
             clip_probs: Tensor = model(waveform, lengths)[0]
         return clip_probs

@@ -1,9 +1,8 @@
 """Audio classifiers of the Hugging Face transformers library.
 
-Owns their loading (safetensors only, nothing left at random) and the way of a chunk
-through feature extractor and model. Each chunk's features are made from it alone, at
-its own length; chunks whose features have the same shape go through the model together,
-so that no chunk is padded for the sake of another.
+Owns their loading (safetensors only, nothing left at random), and a look at what they
+give before anything is labelled: as many outputs as they name, and logits unless the
+user says that they are probabilities. Features are psl/teachers/features.py's.
 """
 
 from __future__ import annotations
@@ -13,89 +12,65 @@ import json
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 from torch import Tensor, nn
 
 import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
 from psl.teachers.config import Activation, TeacherConfig
-from psl.teachers.member import Member, match_outputs, match_stated, tensors_sha256
+from psl.teachers.features import ExtractorFeatures
+from psl.teachers.member import (
+    Features,
+    Member,
+    match_outputs,
+    match_stated,
+    tensors_sha256,
+)
+from psl.teachers.remote_code import remote_code_sha256
 from shards.classes import Classes, read_classes
 from shards.schema import sha256_of
 
-MIN_SECONDS = 0.1
-"""Shorter chunks are padded with zeros to this; a window of features has 0.025 s."""
 _CHANGES_NOTHING = ("_name_or_path", "name_or_path", "transformers_version")
+_NOT_LOADED = (
+    *(OSError, ValueError, KeyError, RuntimeError, ImportError),
+    *(TypeError, AttributeError, safetensors.SafetensorError),
+)
+"""What transformers raises for files that are not what it expects."""
 
 
-class Classifier(nn.Module):
-    """A feature extractor and a model."""
+class Logits(nn.Module):
+    """The logits of a classifier, alone."""
 
-    def __init__(
-        self, extractor: Any, model: nn.Module, sample_rate: int, activation: Activation
-    ) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self._extractor, self.model = extractor, model
-        self._sample_rate, self._activation = sample_rate, activation
+        self.model = model
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Probabilities [B, outputs] float32 of waveforms [B, N] with lengths [B]."""
-        groups = self._features(waveform, lengths)
-        logits = [self.model(**features).logits.float() for _, features in groups]
-        places = torch.cat([places for places, _ in groups])
-        scores = torch.cat(logits)[places.argsort()]
-        if self._activation == "softmax":
-            return scores.softmax(dim=1)
-        return scores.sigmoid() if self._activation == "sigmoid" else scores
-
-    # NumPy code, which torch.compile would try to follow
-    @torch.compiler.disable
-    def _features(
-        self, waveform: Tensor, lengths: Tensor
-    ) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Places [n] in the batch and stacked features, for each shape of features."""
-        shortest = round(MIN_SECONDS * self._sample_rate)
-        pcm = waveform.float().cpu().numpy()
-        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, Tensor]]]] = {}
-        for place, length in enumerate(lengths.tolist()):
-            # a copy, as extractors may write to what they get
-            samples = np.zeros(max(length, shortest), np.float32)
-            samples[:length] = pcm[place, :length]
-            with torch.autocast("cpu", enabled=False):
-                features = self._extractor(
-                    samples, sampling_rate=self._sample_rate, return_tensors="pt"
-                )
-            shapes = tuple((name, tuple(x.shape)) for name, x in features.items())
-            groups.setdefault(shapes, []).append((place, dict(features)))
-        return [
-            (
-                torch.tensor([place for place, _ in group], device=waveform.device),
-                {
-                    name: torch.cat([f[name] for _, f in group]).to(waveform.device)
-                    for name in group[0][1]
-                },
-            )
-            for group in groups.values()
-        ]
+    def forward(self, **features: Tensor) -> Tensor:
+        """[n, outputs]"""
+        return self.model(**features).logits
 
 
 def load(config: TeacherConfig, classes: Classes) -> Member:
     """The model of a folder or Hub name, with its feature extractor.
 
     Raises ValueError if transformers or the model is not there, the model has no
-    safetensors, misses weights, or has not all ``classes``.
+    safetensors, misses weights, names other outputs than it has, has not all
+    ``classes``, or seems to give probabilities and ``config`` does not say so.
     """
     where = f"teacher {config.path}"
     extractor, model = _from_pretrained(config, where)
-    settings = model.config
-    outputs = [settings.id2label[number] for number in sorted(settings.id2label)]
+    classifier, features = Logits(model).eval(), ExtractorFeatures(extractor)
+    scores = _try_out(classifier, features, extractor.sampling_rate, where)
     if config.classes is None:
+        outputs = _outputs(model.config, scores.shape[1], where)
         columns = match_outputs(outputs, classes, where=where)
     else:
         stated = read_classes(config.classes)
-        columns = match_stated(stated, len(outputs), classes, where=where)
-    activation = config.activation or _activation(settings)
+        columns = match_stated(stated, scores.shape[1], classes, where=where)
+    activation = config.activation or _activation(model.config, scores, where)
+    code_sha256 = remote_code_sha256([extractor, model, model.config])
     return Member(
-        model=Classifier(extractor, model, extractor.sampling_rate, activation).eval(),
+        model=classifier,
         sample_rate=extractor.sampling_rate,
         columns=columns,
         identity={
@@ -105,7 +80,10 @@ def load(config: TeacherConfig, classes: Classes) -> Member:
             "settings_sha256": _settings_sha256(extractor, model),
             "activation": activation,
             "columns_sha256": sha256_of(json.dumps(columns).encode()),
-        },
+        }
+        | ({"code_sha256": code_sha256} if code_sha256 else {}),
+        activation=activation,
+        features=features,
     )
 
 
@@ -132,8 +110,8 @@ def _from_pretrained(config: TeacherConfig, where: str) -> tuple[Any, Any]:
             dtype=torch.float32,
             **how,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())
+    except _NOT_LOADED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{where}: transformers cannot load it: {reason:.300}; expected an audio "
             "classifier with config.json, preprocessor_config.json and "
@@ -148,8 +126,53 @@ def _from_pretrained(config: TeacherConfig, where: str) -> tuple[Any, Any]:
     return extractor, model
 
 
-def _activation(settings: Any) -> Activation:
-    """What the model's configuration says; AudioSet's classes are not exclusive."""
+def _try_out(model: nn.Module, features: Features, rate: int, where: str) -> Tensor:
+    """Scores [2, outputs] of a second of noise and one of a tone.
+
+    Raises ValueError if the model cannot take what the extractor makes of them.
+    """
+    noise = np.random.default_rng(0).normal(0, 0.1, rate)
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    waveform = torch.from_numpy(np.stack([noise, tone]).astype(np.float32))
+    try:
+        (group,) = features(waveform, torch.full((2,), rate))
+        with torch.no_grad():
+            scores: Tensor = model(**group.inputs).float()
+        if scores.dim() != 2 or len(scores) != 2:
+            raise ValueError(f"logits of shape {list(scores.shape)} for 2 chunks")
+    except (*_NOT_LOADED, IndexError) as error:
+        raise ValueError(
+            f"{where}: fails on a second of audio: {error!r:.300}; expected a model "
+            "that gives logits [chunks, outputs] for what its feature extractor makes"
+        ) from None
+    return scores
+
+
+def _outputs(settings: Any, number: int, where: str) -> list[str]:
+    """The names of all outputs, in order; ValueError unless there is one for each."""
+    names = settings.id2label
+    if sorted(names) != list(range(number)):
+        odd = sorted(names.keys() ^ set(range(number)))
+        raise ValueError(
+            f"{where}: its id2label names {len(names)} outputs, expected one for each "
+            f"of 0 to {number - 1} (output {odd[0]} is one too many or missing); mend "
+            "its config.json, or state the outputs' order with teacher.classes"
+        )
+    return [names[place] for place in range(number)]
+
+
+def _activation(settings: Any, scores: Tensor, where: str) -> Activation:
+    """What the model's configuration says; AudioSet's classes are not exclusive.
+
+    Raises ValueError if ``scores`` look like probabilities, of which a sigmoid would
+    make values from 0.5 to 0.73 that nobody would notice.
+    """
+    if ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError(
+            f"{where}: all its outputs for noise and a tone are in 0 to 1 "
+            f"({scores.min():.3g} to {scores.max():.3g}), as probabilities are; set "
+            "teacher.activation to none if they are, else to sigmoid or softmax"
+        )
     single = settings.problem_type == "single_label_classification"
     return "softmax" if single else "sigmoid"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,13 @@ from psl.checkpoint import load_checkpoint
 from psl.evaluate import check_checkpoint_fits
 from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
-from psl.teachers.member import FittedMember, Member
+from psl.teachers.member import FittedMember, Group, Member
 from shards.cache import ShardCache
 from shards.index import Index
 from shards.schema import sha256_of
+
+Prepared = list[list[Group] | None]
+"""What Ensemble.prepare gives: for each member what it computed on the host, if any."""
 
 
 class Ensemble(nn.Module):
@@ -33,15 +36,41 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.shares = [weight / sum(weights) for weight in weights]
 
-    def num_bad(self) -> list[int]:
-        """Batches of each member that held what is no probability."""
-        return [int(member.get_buffer("num_bad")) for member in self.members]
+    @property
+    def _fitted(self) -> list[FittedMember]:
+        return cast(list[FittedMember], list(self.members))
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
+    def num_bad(self) -> Tensor:
+        """[members] batches of each that held what is no probability."""
+        return torch.stack([member.get_buffer("num_bad") for member in self._fitted])
+
+    @property
+    def has_features(self) -> bool:
+        """Whether ``prepare`` computes anything."""
+        return any(member.has_features for member in self._fitted)
+
+    def compile_for(self, batch_size: int) -> None:
+        """Compile all members for batches of up to ``batch_size`` chunks."""
+        for member in self._fitted:
+            member.compile_for(batch_size)
+
+    def prepare(self, waveform: Tensor, lengths: Tensor) -> Prepared:
+        """What ``forward`` would compute on the host, for it to be given.
+
+        Threads may call it while another is in ``forward``; each chunk's is the same.
+        """
+        return [member.prepare(waveform, lengths) for member in self._fitted]
+
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, prepared: Prepared | None = None
+    ) -> Tensor:
         """Probabilities [B, C] float32 of waveforms [B, N] with lengths [B]."""
+        prepared = prepared or [None] * len(self.members)
         probs = [
-            share * member(waveform, lengths)
-            for share, member in zip(self.shares, self.members, strict=True)
+            share * member(waveform, lengths, groups)
+            for share, member, groups in zip(
+                self.shares, self.members, prepared, strict=True
+            )
         ]
         return torch.stack(probs).sum(dim=0).clamp(max=1.0)
 
@@ -53,9 +82,10 @@ class Teacher:
     names: tuple[str, ...]
     """The path of each member, for messages."""
     model: Ensemble
-    """Waveforms [B, N] float32 in [-1, 1) at the audio's rate and their lengths [B]
-    int64 -> probabilities [B, C] float32 of the audio's classes; an example's do not
-    depend on its batch. NaN for what is none."""
+    """Waveforms [B, N] float32 in [-1, 1) at the audio's rate, their lengths [B] int64
+    and what ``model.prepare`` gave for them, if it was asked -> probabilities [B, C]
+    float32 of the audio's classes; an example's do not depend on its batch. NaN for
+    what is none."""
     sample_rate: int
     """Of the waveforms, Hz."""
     members: list[dict[str, Any]]
@@ -66,16 +96,18 @@ class Teacher:
         """Hex SHA-256 of weights and settings of all members."""
         return sha256_of(json.dumps(self.members, sort_keys=True).encode())
 
-    def blame(self) -> str:
+    def blame(self, num_bad: Tensor | None = None) -> str:
         """The teacher's name, or the members' that have given what is no probability.
 
+        ``num_bad`` [members] counts them; None for the model's own, in this process.
         Waits for the device.
         """
         number = len(self.names)
+        counts = self.model.num_bad() if num_bad is None else num_bad
         bad = [
             f"{name} (member {place} of {number})"
             for place, (name, count) in enumerate(
-                zip(self.names, self.model.num_bad(), strict=True)
+                zip(self.names, counts.tolist(), strict=True)
             )
             if count and number > 1
         ]

@@ -1,13 +1,14 @@
 """One teacher's model, and how its outputs become our classes.
 
-Owns the mapping by name and what of a teacher goes into its identity.
+Owns the mapping by name, the way of a batch through a model, compiled or not, and what
+of a teacher goes into its identity.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from psl._torchaudio import torchaudio
+from psl.teachers.config import Activation
 from shards.classes import Classes
 
 MAX_NAMED = 5
@@ -24,18 +26,40 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
+class Group:
+    """Chunks of a batch that go through a model together."""
+
+    places: Tensor
+    """[n] int64, where they are in the batch."""
+    inputs: dict[str, Tensor]
+    """What the model takes, by argument; n is their first size."""
+    whole: bool
+    """Whether they have the one shape that most chunks have: that of whole ones."""
+
+
+Features = Callable[[Tensor, Tensor], list[Group]]
+"""Waveforms [B, N] float32 and lengths [B] on the host -> what a model takes of them.
+Threads may call it at the same time."""
+
+
+@dataclass(frozen=True)
 class Member:
     """A model as it was loaded."""
 
     model: nn.Module
-    """Waveforms [B, N] float32 in [-1, 1) at ``sample_rate`` and their lengths [B]
-    int64 -> probabilities [B, outputs]; in evaluation mode."""
+    """``waveform`` [B, N] float32 in [-1, 1) at ``sample_rate`` and ``lengths`` [B]
+    int64, or if there are ``features`` a Group's inputs -> scores [B, outputs]; in
+    evaluation mode."""
     sample_rate: int
     """Hz."""
     columns: list[int] | None
     """[C] which output is which of our classes; None for all, in order."""
     identity: dict[str, Any]
     """What decides its probabilities: plain values, no paths."""
+    activation: Activation = "none"
+    """From scores to probabilities."""
+    features: Features | None = None
+    """What is computed of the waveform on the host, if anything is."""
 
 
 class FittedMember(nn.Module):
@@ -50,19 +74,95 @@ class FittedMember(nn.Module):
     def __init__(self, member: Member, sample_rate: int) -> None:
         super().__init__()
         self.model = member.model
+        self._features, self._activation = member.features, member.activation
         self._rates = (sample_rate, member.sample_rate)
+        self._compiled_size: int | None = None
         columns = None if member.columns is None else torch.tensor(member.columns)
         self.register_buffer("_columns", columns, persistent=False)
         self.register_buffer("num_bad", torch.zeros(()), persistent=False)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """Probabilities [B, C] float32 of waveforms [B, N] with lengths [B]."""
-        probs = self.model(*resample(waveform, lengths, *self._rates)).float()
+    @property
+    def has_features(self) -> bool:
+        """Whether ``prepare`` computes anything."""
+        return self._features is not None
+
+    def compile_for(self, batch_size: int) -> None:
+        """Compile the model for groups of whole chunks, filled up to ``batch_size``.
+
+        One shape: any other would be compiled anew, and in the end not at all. Short
+        chunks, of which each length is a shape of its own, go through it as it is.
+        """
+        self._compiled_size = batch_size
+        self.model.compile(dynamic=False)
+
+    def prepare(self, waveform: Tensor, lengths: Tensor) -> list[Group] | None:
+        """What ``forward`` would compute on the host; None if that is nothing.
+
+        Threads may call it while another is in ``forward``.
+        """
+        if self._features is None:
+            return None
+        heard, lengths = resample(waveform.cpu(), lengths.cpu(), *self._rates)
+        return self._features(heard.float(), lengths)
+
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, groups: list[Group] | None = None
+    ) -> Tensor:
+        """Probabilities [B, C] float32 of waveforms [B, N] with lengths [B].
+
+        ``groups`` is what ``prepare`` gave for them, if it was asked.
+        """
+        groups = groups or self.prepare(waveform, lengths)
+        if groups is None:
+            heard, lengths = resample(waveform, lengths, *self._rates)
+            probs = self._score({"waveform": heard, "lengths": lengths}, whole=True)
+        else:
+            device = waveform.device
+            scores = [
+                self._score(
+                    {name: _put(x, device) for name, x in group.inputs.items()},
+                    whole=group.whole,
+                )
+                for group in groups
+            ]
+            places = _put(torch.cat([group.places for group in groups]), device)
+            probs = torch.cat(scores)[places.argsort()]
+        return self._checked(_activated(probs, self._activation))
+
+    def _score(self, inputs: dict[str, Tensor], *, whole: bool) -> Tensor:
+        """[n, outputs] float32 of the model for inputs [n, ...]."""
+        if self._compiled_size is None:
+            return self.model(**inputs).float()
+        if not whole:
+            return self.model.forward(**inputs).float()  # not what compile() wrapped
+        number = len(next(iter(inputs.values())))
+        missing = self._compiled_size - number
+        filled = {
+            name: torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
+            for name, x in inputs.items()
+        }
+        return self.model(**filled)[:number].float()
+
+    def _checked(self, probs: Tensor) -> Tensor:
+        """[B, C] of [B, outputs]; NaN, and counted, where one is no probability."""
         if self._columns is not None:
             probs = probs[:, self._columns]
         good = (probs >= -ROUNDING) & (probs <= 1 + ROUNDING)
         self.num_bad.add_((~good).any())
         return probs.clamp(0, 1).where(good, torch.nan)
+
+
+def _activated(scores: Tensor, activation: Activation) -> Tensor:
+    if activation == "softmax":
+        return scores.softmax(dim=1)
+    return scores.sigmoid() if activation == "sigmoid" else scores
+
+
+def _put(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; the copy to a GPU does not wait for what runs there."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def resample(

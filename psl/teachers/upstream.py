@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,10 +80,10 @@ def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
     kept = None
     if is_url(place) and config.sha256:  # without, the server's may be another by now
         kept = cache.folder / FOLDER_NAME / config.sha256
+    if kept and (whole := _read_kept(kept, str(config.sha256))) is not None:
+        return whole
     if not is_url(place):
         data = read_bounded(place, MAX_BYTES)
-    elif kept and kept.exists():
-        data = read_bounded(kept, MAX_BYTES)
     else:
         data = read_url(place, max_bytes=MAX_BYTES, retry=cache.retry)
     if config.sha256 and (found := sha256_of(data)) != config.sha256:
@@ -89,9 +91,24 @@ def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
             f"teacher {config.path}: sha256 is {found}, expected {config.sha256}; "
             "fetch the right file, or correct teacher.sha256"
         )
-    if kept and not kept.exists():
+    if kept:
         write_atomic(kept, data)
     return data
+
+
+def _read_kept(path: Path, sha256: str) -> bytes | None:
+    """The bytes of a file that was fetched before; None if it is not, or not whole."""
+    if not path.exists():
+        return None
+    try:
+        data = read_bounded(path, MAX_BYTES)
+        wrong = None if sha256_of(data) == sha256 else "damaged"
+    except ShardError as error:
+        wrong = str(error)
+    if wrong is None:
+        return data
+    print(f"{path}: {wrong}; fetching it again", file=sys.stderr)
+    return None
 
 
 def load_tensors(data: bytes, where: str) -> Any:
@@ -105,7 +122,10 @@ def load_tensors(data: bytes, where: str) -> Any:
             f"not unpickled, as that may run any code ({reason}); save the state_dict "
             "alone: torch.save(model.state_dict(), PATH)"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (
+        *(RuntimeError, EOFError, ValueError, KeyError, OSError),
+        *(TypeError, AttributeError, IndexError),
+    ) as error:
         raise ShardError(
             f"{where}: cannot be read as a file of torch.save ({error!r:.200}); fetch "
             "it again"
@@ -133,9 +153,25 @@ def find_weights(content: Any, where: str) -> dict[str, Tensor]:
                 f"{where}: {key!r} is {type(value).__name__}, expected tensors by "
                 "name; save the state_dict alone"
             )
+        if (kind := _unusual(value)) is not None:
+            raise ValueError(
+                f"{where}: {key!r} is a {kind} tensor, expected plain ones of real "
+                "numbers; save the weights as float32"
+            )
     names = [str(name) for name in content]
     prefix = "module." if all(name.startswith("module.") for name in names) else ""
     return {str(n).removeprefix(prefix): tensor for n, tensor in content.items()}
+
+
+def _unusual(tensor: Tensor) -> str | None:
+    """What keeps a tensor from being a weight; None if nothing does."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_meta:
+        return "meta (shape without content)"
+    if tensor.is_quantized:
+        return "quantized"
+    return "complex" if tensor.is_complex() else None
 
 
 def _build(weights: Mapping[str, Tensor], num_outputs: int, where: str) -> nn.Module:
