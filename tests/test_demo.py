@@ -69,6 +69,7 @@ def test_table_2_takes_over_what_the_demonstration_trained(
     assert {name: row["values"] for name, row in table.items()} == {
         name: row["values"] for name, row in demo.items()
     }
+    assert "| CNN14, weak labels | 27.80 | 1.850 | not run |" in output
 
 
 def test_table_3_trains_a_row_on_mixed_labels_and_stops_where_it_was(

@@ -71,14 +71,14 @@ class Reproduction:
         return self.profile.root / f"labels_{infix}{seconds}s"
 
     def configs(self, row: str) -> list[Path]:
-        """The YAML files of a row, later ones on top."""
-        bases = [CONFIGS / base / "base.yaml" for base in self.table.bases]
-        files = [CONFIGS / self.name / f"{row}.yaml"]
+        """The YAML files of a row, later ones on top; the mini set's sizes last."""
+        files = [CONFIGS / base / "base.yaml" for base in self.table.bases]
+        files.append(CONFIGS / self.name / f"{row}.yaml")
         if self.is_mini:
-            bases.append(CONFIGS / "mini" / "base.yaml")
+            files.append(CONFIGS / "mini" / "base.yaml")
             overlay = CONFIGS / "mini" / self.name / f"{row}.yaml"
             files += [overlay] if overlay.exists() else []
-        return bases + files
+        return files
 
 
 def preparation(job: Reproduction) -> list[Step]:
