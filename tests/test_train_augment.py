@@ -218,15 +218,10 @@ class Ear:
         self.masks: list[Any] = []
         teach, step = OnlineTeacher.teach, Stepper.__call__
 
-        def listen(teacher: OnlineTeacher, batches: Any) -> Any:
-            def heard() -> Any:
-                for batch in batches:
-                    self.teacher.append(batch)
-                    yield batch
-
-            for batch in teach(teacher, heard()):
-                self.taught.append(batch)
-                yield batch
+        def listen(teacher: OnlineTeacher, batch: Batch) -> Batch:
+            self.teacher.append(batch)
+            self.taught.append(teach(teacher, batch))
+            return self.taught[-1]
 
         def learn(stepper: Stepper, batch: Batch, *more: Any, **options: Any) -> Any:
             self.student.append(batch)
