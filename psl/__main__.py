@@ -15,6 +15,7 @@ COMMANDS = {
     "label": ("psl.label", "teacher + audio shards -> label shards"),
     "label_report": ("psl.label_report", "how good pseudo labels are"),
     "train": ("psl.train", "train on weak or pseudo strong labels"),
+    "average": ("psl.average", "mean of a run's best checkpoints"),
     "status": ("psl.status", "how a run stands"),
     "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
 }

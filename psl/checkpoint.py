@@ -17,15 +17,15 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
 from psl.models import ModelConfig, build_from_config
+from psl.result import read_result
 from shards.classes import Classes
 from shards.cli import JobError
 from shards.files import TEMPORARY_MARK, sync_folder
@@ -33,7 +33,7 @@ from shards.schema import ShardError, sha256_of
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""
-FOLDER_NAME = "checkpoints"
+FOLDER_NAME, AVERAGE_NAME = "checkpoints", "average"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TRAINED = "trained.safetensors"
 _MANIFEST = "manifest.json"
@@ -86,7 +86,7 @@ def save_checkpoint(
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
-    ``model`` must be whole, and ``optimizer`` what ``optimizer_tensors`` gives.
+    ``model`` must be whole, ``optimizer`` as psl/optim.py's ``optimizer_tensors``.
     ``trained`` is what training goes on with, if not ``model``. ``before_last`` is
     called when only the manifest is missing.
     """
@@ -137,19 +137,10 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """The state of a plain optimizer, by ``<parameter number>.<name>``."""
-    return _contiguous(
-        {
-            f"{number}.{name}": tensor
-            for number, entry in optimizer.state_dict()["state"].items()
-            for name, tensor in entry.items()
-        }
-    )
-
-
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at ``path``: a checkpoint folder, or a run (its best one).
+    """The checkpoint at ``path``: a checkpoint folder, or that of a run.
+
+    A run stands for its average, if result.json has one, or else for its best one.
 
     Raises ShardError if there is none, or it is damaged, and ValueError if another
     version of this program wrote it.
@@ -228,30 +219,6 @@ def load_trained(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return load(_read_checked(checkpoint.folder / _TRAINED, sha256))
 
 
-def put_optimizer_tensors(
-    tensors: dict[str, Tensor], optimizer: optim.Optimizer
-) -> None:
-    """Make ``tensors`` the state of a plain optimizer."""
-    full: dict[str, Any] = optimizer.state_dict()
-    full["state"] = {}
-    for name, tensor in tensors.items():
-        number, _, field = name.partition(".")
-        full["state"].setdefault(int(number), {})[field] = tensor
-    optimizer.load_state_dict(full)
-    _lay_out_as_parameters(optimizer)
-
-
-def _lay_out_as_parameters(optimizer: optim.Optimizer) -> None:
-    """Give state the strides of its parameter, channels-last for most convolutions.
-
-    With others Adam computes the same, but on a GPU one tensor at a time.
-    """
-    for parameter, entry in optimizer.state.items():
-        for name, tensor in entry.items():
-            if tensor.shape == parameter.shape:
-                entry[name] = torch.empty_like(parameter).copy_(tensor)
-
-
 def newest_step(run_dir: str | Path) -> int:
     """Optimizer steps in the newest checkpoint, damaged or not; 0 for none."""
     folders = list_checkpoints(run_dir)
@@ -308,6 +275,9 @@ def best_steps(history: Iterable[tuple[int, float]], keep: int) -> list[int]:
 
 
 def _best(run_dir: Path) -> Path:
+    result = read_result(run_dir)
+    if result is not None and result.average is not None:
+        return run_dir / FOLDER_NAME / AVERAGE_NAME
     newest = load_newest(run_dir)
     if newest is None:
         raise ShardError(

@@ -48,7 +48,8 @@ class EvaluateConfig:
     """What to evaluate on what."""
 
     checkpoint: str
-    """A run folder (its best checkpoint) or a checkpoint folder."""
+    """A run folder (the average of its checkpoints if it has one, else the best one) or
+    a checkpoint folder."""
     audio: str
     """Audio dataset with the true labels."""
     out: str
@@ -68,27 +69,29 @@ def score_clips(
     *,
     batch_size: int,
     loader: LoaderConfig,
+    rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
 ) -> np.ndarray:
-    """Probabilities [R, C] float32 of all clips, on every rank. Collective.
+    """Probabilities [len(rows), C] float32 of clips, on every rank. Collective.
 
-    ``model`` must be in evaluation mode and the same on all ranks. ``before_batch``
-    is called equally often on all ranks, so that it may be collective. Raises
-    RuntimeError unless every clip was scored exactly once.
+    Of all clips, if there are no ``rows``. ``model`` must be in evaluation mode and the
+    same on all ranks. ``before_batch`` is called equally often on all ranks, so that it
+    may be collective. Raises RuntimeError unless every clip was scored exactly once.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
-    counts = index.table.count
+    rows = np.arange(len(index)) if rows is None else rows
+    counts = index.table.count[rows]
 
-    def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        length = int(counts[rows[0]])
+    def fetch(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        length = int(counts[places[0]])
         shortest = round(MIN_SECONDS * index.properties["sample_rate"])
-        pcm = np.zeros((len(rows), max(length, shortest)), np.int16)
-        for position, row in enumerate(rows):
-            pcm[position, :length] = reader.samples(int(row), 0, length)
-        return rows, pcm
+        pcm = np.zeros((len(places), max(length, shortest)), np.int16)
+        for position, place in enumerate(places):
+            pcm[position, :length] = reader.samples(int(rows[place]), 0, length)
+        return places, pcm
 
     # a last column counts how often each clip was scored
-    scores = torch.zeros(len(index), len(index.classes) + 1, device=device)
+    scores = torch.zeros(len(rows), len(index.classes) + 1, device=device)
     batches = visit_batches(
         counts,
         batch_size,
@@ -97,19 +100,20 @@ def score_clips(
     )
     num_batches = len(visit_batches(counts, batch_size, rank=0, world_size=1))
     with torch.inference_mode():
-        for number, (rows, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
+        for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
             before_batch(number)
-            lengths = torch.as_tensor(counts[rows], device=device)
+            lengths = torch.as_tensor(counts[places], device=device)
             clip_probs, _ = model(to_waveform(to_device(pcm, device)), lengths)
-            where = torch.from_numpy(rows).to(device)
+            where = torch.from_numpy(places).to(device)
             scores[where, :-1] = clip_probs
             scores[where, -1] += 1
     for number in range(len(batches), -(-num_batches // accelerator.num_processes)):
         before_batch(number)
     result = runtime.sum_over_ranks(scores).cpu().numpy()
     if not (result[:, -1] == 1).all():
-        row = int(np.flatnonzero(result[:, -1] != 1)[0])
-        raise RuntimeError(f"{index.place(row)} was scored {result[row, -1]:g} times")
+        place = int(np.flatnonzero(result[:, -1] != 1)[0])
+        clip = index.place(int(rows[place]))
+        raise RuntimeError(f"{clip} was scored {result[place, -1]:g} times")
     return result[:, :-1]
 
 
@@ -120,21 +124,23 @@ def measure(
     *,
     batch_size: int,
     loader: LoaderConfig,
+    rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
 ) -> Metrics:
-    """Metrics of ``model`` over all clips of ``index``. Collective.
+    """Metrics of ``model`` over all clips of ``index``, or ``rows``. Collective.
 
     ``before_batch`` is that of ``score_clips``.
     """
+    rows = np.arange(len(index)) if rows is None else rows
     scores = score_clips(
         model,
         index,
         accelerator,
         batch_size=batch_size,
         loader=loader,
+        rows=rows,
         before_batch=before_batch,
     )
-    rows = np.arange(len(index))
     return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
 
 

@@ -1,24 +1,29 @@
-"""The optimizer and its schedule.
+"""The optimizer, its groups of parameters and its schedule.
 
-Owns the learning rate, a pure function of the step that nothing else keeps or steps.
+Owns the learning rate, a pure function of the step that nothing else keeps or steps,
+and the form in which a checkpoint has the optimizer's state.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from psl.config import STRICT
+from psl.layers import rate_factors
 
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """Adam; the defaults are the paper's."""
 
+    name: Literal["adam", "adamw"] = "adam"
+    """adamw takes weight_decay off the weights themselves, not into the gradient."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -26,20 +31,62 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up; cosine falls to 0 at the last step of all epochs."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """L2 penalty on all parameters."""
+    """adam: L2 penalty on all parameters. adamw: share of a weight that is taken off
+    per step and unit of learning rate; none off biases and norms."""
     clip_grad_norm: float | None = Field(default=None, gt=0)
     """Largest gradient norm; null for no clipping."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Share of the old average that each step keeps in a moving average of the weights,
     which is then what is validated, saved and used; null for the weights themselves.
     Less in the first steps: (1 + step) / (10 + step). Not for strategy zero3."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    """Factor on the learning rate from a layer to the one before it, so that the first
+    layers of pretrained weights move least; null for one rate for all layers."""
+    classifier_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Factor on the learning rate of the last layer, which is new where weights come
+    from another label set."""
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """Adam over all parameters."""
-    return optim.Adam(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    """Adam or AdamW over all parameters."""
+    kind = optim.Adam if config.name == "adam" else optim.AdamW
+    return kind(
+        _groups(model, config),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
+
+
+def _groups(model: nn.Module, config: OptimConfig) -> Any:
+    """Parameters that share learning rate and weight decay, together.
+
+    ``numbers`` are the places of a group's parameters in ``model.parameters()``, and
+    ``factor`` is that on the learning rate.
+    """
+    one_rate = config.layer_decay is None and config.classifier_factor == 1
+    if one_rate and (config.name == "adam" or config.weight_decay == 0):
+        return model.parameters()
+    factors = rate_factors(
+        model,
+        layer_decay=config.layer_decay,
+        classifier_factor=config.classifier_factor,
+    )
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        spared = config.name == "adamw" and parameter.dim() < 2
+        decay = 0.0 if spared else config.weight_decay
+        group = groups.setdefault(
+            (factors[name], decay),
+            {
+                "params": [],
+                "numbers": [],
+                "factor": factors[name],
+                "weight_decay": decay,
+            },
+        )
+        group["params"].append(parameter)
+        group["numbers"].append(number)
+    return list(groups.values())
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
@@ -53,6 +100,53 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:
-    """Make the next step use ``value``."""
+    """Make the next step use ``value``, times each group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("factor", 1.0)
+
+
+def _numbers(optimizer: optim.Optimizer) -> list[int]:
+    """The place in ``model.parameters()`` of each parameter of the optimizer."""
+    numbers: list[int] = []
+    for group in optimizer.param_groups:
+        following = range(len(numbers), len(numbers) + len(group["params"]))
+        numbers += group.get("numbers", following)
+    return numbers
+
+
+def optimizer_tensors(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """The state of a plain optimizer, by ``<parameter number>.<name>``.
+
+    The number is that in ``model.parameters()``, whatever the groups are.
+    """
+    numbers = _numbers(optimizer)
+    return {
+        f"{numbers[place]}.{name}": tensor.detach().contiguous()
+        for place, entry in optimizer.state_dict()["state"].items()
+        for name, tensor in entry.items()
+    }
+
+
+def put_optimizer_tensors(
+    tensors: dict[str, Tensor], optimizer: optim.Optimizer
+) -> None:
+    """Make ``tensors`` the state of a plain optimizer."""
+    places = {number: place for place, number in enumerate(_numbers(optimizer))}
+    full: dict[str, Any] = optimizer.state_dict()
+    full["state"] = {}
+    for name, tensor in tensors.items():
+        number, _, field = name.partition(".")
+        full["state"].setdefault(places[int(number)], {})[field] = tensor
+    optimizer.load_state_dict(full)
+    _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: optim.Optimizer) -> None:
+    """Give state the strides of its parameter, channels-last for most convolutions.
+
+    With others Adam computes the same, but on a GPU one tensor at a time.
+    """
+    for parameter, entry in optimizer.state.items():
+        for name, tensor in entry.items():
+            if tensor.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter).copy_(tensor)

@@ -23,8 +23,6 @@ from psl.checkpoint import (
     load_newest,
     load_optimizer,
     load_trained,
-    optimizer_tensors,
-    put_optimizer_tensors,
 )
 from psl.ema import MovingAverage
 from psl.evaluate import check_fits
@@ -32,16 +30,23 @@ from psl.loader import Batch, fetch_ahead, open_cache
 from psl.mixup import Mixup
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
-from psl.optim import build_optimizer, learning_rate
+from psl.optim import (
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    put_optimizer_tensors,
+)
+from psl.run_checks import check_possible
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.spec_augment import install_masks
 from psl.start import start_from, write_record
 from psl.step import Stepper
 from psl.teachers import load_teacher
 from psl.train_config import TrainConfig
-from psl.training_data import TrainingData, check_has_labels
+from psl.training_data import TrainingData
+from psl.validation import HELD_OUT, TRAIN, Validation, open_validation
 from shards.cli import JobError
-from shards.index import Index, open_index
+from shards.index import Index
 from shards.plan import Plan
 
 
@@ -53,7 +58,7 @@ class Run:
     accelerator: Accelerator
     attempt: Attempt
     data: TrainingData
-    valid: Index
+    valid: Validation
     plan: Plan
     step: Stepper
     log: RunLog
@@ -77,7 +82,7 @@ class Run:
         runtime.average_norm_statistics(model)
         if not runtime.splits_weights(self.accelerator):
             return model
-        whole = build_from_config(self.config.model, len(self.valid.classes))
+        whole = build_from_config(self.config.model, len(self.valid.index.classes))
         whole.load_state_dict(zero.gather_weights(model))
         return runtime.place(whole, self.accelerator.device)
 
@@ -103,6 +108,11 @@ class Run:
         total_steps = self.config.epochs * self.plan.num_steps
         return learning_rate(self.config.optim, step - 1, total_steps)
 
+    def is_validated_after(self, step: int) -> bool:
+        """Whether a validation is due after optimizer step number ``step``."""
+        every = self.config.valid_every or self.plan.num_steps
+        return step % every == 0 or step == self.config.epochs * self.plan.num_steps
+
     def steps_done(self, state: TrainingState) -> int:
         """Optimizer steps of the whole run up to ``state``."""
         return state.epoch * self.plan.num_steps + state.step_in_epoch
@@ -112,16 +122,16 @@ def begin_run(
     config: TrainConfig, accelerator: Accelerator, attempt: Attempt
 ) -> tuple[Run, TrainingState]:
     """Open everything, check that it fits, and take up the newest checkpoint."""
-    data, plan = _open_data(config)
+    data, valid, plan = _open_data(config)
     if accelerator.is_main_process and (left_out := data.num_unlabelled):
         print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
-    valid = open_index(config.data.valid, kind="audio")
+    if accelerator.is_main_process and config.data.valid == TRAIN:
+        print("validation on the training clips: its mAP says little about new ones")
     classes = data.audio.index.classes
-    for index in (data.audio.index, valid):
+    for index in (data.audio.index, valid.index):
         rate = config.model.front_end.sample_rate
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
-    check_has_labels(valid, "validate against")
-    _check_shares(config, plan, accelerator)
+    check_possible(config, plan, accelerator)
     mixup = Mixup.of(
         config.augment,
         seed=config.seed,
@@ -224,7 +234,7 @@ def _open_teacher(
     return OnlineTeacher(teacher, alpha=config.data.alpha)
 
 
-def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
+def _open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
     online = config.data.labels == "online"
     if online != (config.data.teacher is not None):
         raise ValueError(
@@ -248,39 +258,17 @@ def _open_data(config: TrainConfig) -> tuple[TrainingData, Plan]:
         loader=config.loader,
     )
     data = data.augmented(config.augment, seed=config.seed)
+    wanted, audio = config.data, data.audio.index
+    valid = open_validation(wanted.valid, wanted.held_out_share, audio)
     plan = data.plan(
         config.global_batch_size,
         config.seed,
         balance=config.data.balance,
         balance_limit=config.data.balance_limit,
         mix=config.data.mix,
+        held_out=valid.rows if wanted.valid == HELD_OUT else None,
     )
-    return data, plan
-
-
-def _check_shares(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> None:
-    """ValueError unless processes and accumulation fit the batch and the machine."""
-    world_size, steps = accelerator.num_processes, config.accumulation_steps
-    plan.local_slice(accelerator.process_index, world_size)
-    share = config.global_batch_size // world_size
-    if share % steps:
-        raise ValueError(
-            f"accumulation_steps {steps} does not divide the {share} chunks that each "
-            f"of {world_size} processes has of global_batch_size "
-            f"{config.global_batch_size}"
-        )
-    if config.sync_batch_norm and accelerator.device.type != "cuda":
-        raise ValueError(
-            "sync_batch_norm: torch synchronises BatchNorm on GPUs only, and this is "
-            f"{accelerator.device.type}; set sync_batch_norm=false"
-        )
-    if config.nonfinite == "skip" and runtime.is_deepspeed(accelerator):
-        raise ValueError("nonfinite: DeepSpeed cannot skip an update here; use stop")
-    if config.optim.ema_decay and runtime.splits_weights(accelerator):
-        raise ValueError(
-            "optim.ema_decay: the average needs the whole weights in every step, which "
-            "no rank has under zero3; use strategy zero2, zero1 or ddp"
-        )
+    return data, valid, plan
 
 
 def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
@@ -406,5 +394,5 @@ def batch_keys(
 
 def describe_batch(config: TrainConfig, step: int) -> str:
     """The keys in the batch of a step, for a run that is not open."""
-    data, plan = _open_data(config)
+    data, _, plan = _open_data(config)
     return batch_keys(data, plan, step, runtime.rank_and_world_size()[1])

@@ -20,16 +20,22 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from psl.config import read_yaml, to_yaml
+from psl.config import parse, read_yaml, to_yaml
 from psl.runtime import sum_over_ranks
 from shards import __version__
 from shards.files import write_atomic
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
-RESULT_NAME = "result.json"
 FREE_TO_CHANGE = (
     *("run_dir", "data", "loader", "log_every", "save_every", "keep_best"),
-    *("accumulation_steps", "nonfinite", "max_skipped_steps", "attempt", "strategy"),
+    *(
+        "average_best",
+        "accumulation_steps",
+        "nonfinite",
+        "max_skipped_steps",
+        "attempt",
+        "strategy",
+    ),
 )
 """Keys that may differ when a run is resumed: they do not change its result, or no more
 than another number of processes does. Where the data lies may change; what it holds is
@@ -41,7 +47,9 @@ def check_same_config(run_dir: str | Path, config: Any) -> None:
     path = Path(run_dir, CONFIG_NAME)
     if not path.exists():
         return
-    before, now = read_yaml(path), _as_read(config)
+    # parsed, so that a key that is newer than the run has its default
+    before, now = parse(type(config), read_yaml(path), where=str(path)), config
+    before, now = _as_read(before), _as_read(now)
     for key in (key for key in now if key not in FREE_TO_CHANGE):
         if before.get(key) != now[key]:
             raise ValueError(
@@ -80,12 +88,6 @@ def _commit() -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_result(run_dir: str | Path, best: Path, mean_ap: float, steps: int) -> None:
-    """result.json, the sign that a run is finished."""
-    result = {"best_checkpoint": best.name, "valid_mAP": mean_ap, "steps": steps}
-    write_atomic(Path(run_dir, RESULT_NAME), json.dumps(result, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 
 from psl import runtime
 from psl.attempt import Attempt
+from psl.average import average_best, describe
 from psl.checkpoint import (
     TrainingState,
     assert_finite,
@@ -30,6 +31,7 @@ from psl.checkpoint import (
 from psl.config import from_command_line
 from psl.evaluate import measure
 from psl.loader import WaitMeter
+from psl.result import Result, read_result, write_result
 from psl.run import (
     Run,
     batch_keys,
@@ -40,7 +42,7 @@ from psl.run import (
     is_done,
     teach,
 )
-from psl.run_log import LossSummary, LossWindow, write_result
+from psl.run_log import LossSummary, LossWindow
 from psl.status import note_bad_config
 from psl.step import Outcome
 from psl.train_config import TrainConfig
@@ -59,14 +61,28 @@ def train(
     run, state = begin_run(config, accelerator, attempt)
     with contextlib.closing(run.log):
         while not is_done(state, config):
-            state = _train_epoch(run, state)
-            state = _validate(run, state)
+            if not _is_due(run, state):
+                state = _train_on(run, state)
+            if _is_due(run, state):
+                state = _validate(run, state)
+            if state.step_in_epoch == run.plan.num_steps:
+                state = dataclasses.replace(
+                    state, epoch=state.epoch + 1, step_in_epoch=0
+                )
             _save(run, state)
+        _conclude(run, state)
     return state
 
 
-def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
-    """Do the steps of the epoch that are not done yet. Collective."""
+def _is_due(run: Run, state: TrainingState) -> bool:
+    """Whether the next thing to do is a validation."""
+    step = run.steps_done(state)
+    last = state.history[-1][0] if state.history else 0
+    return step > last and run.is_validated_after(step)
+
+
+def _train_on(run: Run, state: TrainingState) -> TrainingState:
+    """Do steps up to the next validation, or the epoch's end. Collective."""
     config, attempt = run.config, run.attempt
     attempt.mark("data", run.steps_done(state) + 1)
     run.step.model.train()
@@ -87,6 +103,7 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
         else:
             state = _skip(run, state, outcome)
         at_end = state.step_in_epoch == run.plan.num_steps
+        at_end |= run.is_validated_after(step)
         if window.num_steps and (at_end or step % config.log_every == 0):
             _record(run, window.close(fetched.waited_seconds), step, state.epoch)
         attempt.step_done(step)
@@ -95,12 +112,14 @@ def _train_epoch(run: Run, state: TrainingState) -> TrainingState:
             _stop(run, state)
         if config.save_every and step % config.save_every == 0 and not at_end:
             _save(run, state)
+        if at_end:
+            break
         attempt.mark("data", step + 1)
     return state
 
 
 def _validate(run: Run, state: TrainingState) -> TrainingState:
-    """The state after the epoch, with its validation mAP. Collective."""
+    """The state with its validation mAP. Collective."""
     step = run.steps_done(state)
     run.attempt.mark("evaluate", step)
     model = run.used_model().eval()
@@ -112,17 +131,16 @@ def _validate(run: Run, state: TrainingState) -> TrainingState:
 
     metrics = measure(
         model,
-        run.valid,
+        run.valid.index,
         run.accelerator,
         batch_size=VALID_BATCH_SIZE,
         loader=run.config.loader,
+        rows=run.valid.rows,
         before_batch=check,
     )
     run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
     history = (*state.history, (step, metrics.mean_ap))
-    return dataclasses.replace(
-        state, epoch=state.epoch + 1, step_in_epoch=0, history=history
-    )
+    return dataclasses.replace(state, history=history)
 
 
 def _save(run: Run, state: TrainingState) -> None:
@@ -139,7 +157,7 @@ def _save(run: Run, state: TrainingState) -> None:
             model=model,
             optimizer=optimizer,
             model_config=run.config.model,
-            classes=run.valid.classes,
+            classes=run.valid.index.classes,
             training=state,
             trained=trained if run.average else None,
             before_last=lambda: run.attempt.inject("checkpoint.inside", step),
@@ -209,9 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             timeout_seconds=config.attempt.timeout_seconds,
         )
         attempt.join(accelerator)
-        state = train(config, accelerator, attempt)
-        if accelerator.is_main_process and state.history:
-            _conclude(config, state)
+        train(config, accelerator, attempt)
         attempt.leave()
         runtime.finish(accelerator)
 
@@ -234,13 +250,36 @@ def _configure(argv: Sequence[str] | None) -> TrainConfig:
         raise
 
 
-def _conclude(config: TrainConfig, state: TrainingState) -> None:
-    """result.json, and a line about the best checkpoint."""
+def _conclude(run: Run, state: TrainingState) -> None:
+    """result.json with the average of the best, and lines about them. Collective."""
+    config, last = run.config, run.steps_done(state)
     step = best_steps(state.history, 1)[0]
-    mean_ap = dict(state.history)[step]
-    best = checkpoint_folder(config.run_dir, step)
-    write_result(config.run_dir, best, mean_ap, state.history[-1][0])
+    before = read_result(config.run_dir)
+    average = before.average if before else None  # made by psl.average, perhaps
+
+    def check(number: int) -> None:
+        run.attempt.at("evaluate", last)
+        if number % STOP_BATCHES == 0 and run.attempt.agree_to_stop():
+            run.attempt.preempted(last)
+
+    if config.average_best is not None:
+        average = average_best(
+            config.run_dir,
+            state,
+            k=config.average_best,
+            valid=run.valid,
+            accelerator=run.accelerator,
+            loader=config.loader,
+            before_batch=check,
+        )
+    if not run.accelerator.is_main_process:
+        return
+    mean_ap, best = dict(state.history)[step], checkpoint_folder(config.run_dir, step)
+    result = Result(best.name, mean_ap, last, run.valid.meaning, average)
+    write_result(config.run_dir, result)
     print(f"{best}: best validation mAP {100 * mean_ap:.2f} %")
+    if average is not None:
+        print(describe(config.run_dir, average))
 
 
 if __name__ == "__main__":

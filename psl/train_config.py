@@ -30,7 +30,11 @@ class DataConfig:
     audio: list[str]
     """Audio datasets to train on, taken together."""
     valid: str
-    """Audio dataset that chooses the best checkpoint; not the one you report."""
+    """What chooses the best checkpoint: an audio dataset, not the one you report;
+    held_out for a part of audio that is not trained on; train for audio itself, as the
+    paper's program has it."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """With valid held_out: about which share of the recordings; the same each time."""
     labels: Literal["online"] | list[str] | None = None
     """Label datasets, one for each of audio; null trains on the weak labels; online has
     data.teacher label each batch as it comes."""
@@ -84,6 +88,9 @@ class TrainConfig:
     """Validations without a better mAP after which training ends; null for never."""
     keep_best: int = Field(default=4, gt=0)
     """Checkpoints kept by validation mAP, beside the newest two."""
+    average_best: int | None = Field(default=None, gt=0)
+    """How many of the best checkpoints to average at the end; the average is then what
+    the run stands for. At most keep_best; null for the best one alone."""
     precision: runtime.Precision | None = None
     """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs); null
     for what accelerate launch says, or else no."""
@@ -97,6 +104,9 @@ class TrainConfig:
     """Steps between records of loss and speed; each epoch's end has one, too."""
     save_every: int | None = Field(default=None, gt=0)
     """Steps between checkpoints inside an epoch; null for one at each epoch's end."""
+    valid_every: int | None = Field(default=None, gt=0)
+    """Steps between validations, each with a checkpoint, for epochs that take days; the
+    last step has one, too. null for one at each epoch's end."""
     accumulation_steps: int = Field(default=1, gt=0)
     """Parts of each process's share of a global batch, one after the other; BatchNorm
     sees a part at a time."""

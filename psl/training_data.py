@@ -151,8 +151,9 @@ class TrainingData:
         balance: float | None = None,
         balance_limit: float = 1.0,
         mix: Sequence[float] | None = None,
+        held_out: np.ndarray | None = None,
     ) -> Plan:
-        """The order in which training visits the chunks.
+        """The order in which training visits the chunks but those of rows ``held_out``.
 
         Raises ValueError if there are too few chunks, if ``mix`` does not fit the
         folders, or if there is no label to balance by.
@@ -163,6 +164,8 @@ class TrainingData:
         num_chunks = self.chunking.num_chunks(index.table.count)
         if self.labels is not None:
             num_chunks[self.labels.index.table.count == 0] = 0
+        if held_out is not None:
+            num_chunks[held_out] = 0
         return Plan(
             num_chunks=num_chunks,
             clips_per_shard=np.array([shard.num_clips for shard in index.shards]),

@@ -27,9 +27,9 @@ from psl.checkpoint import (
     load_checkpoint,
     load_newest,
     load_optimizer,
-    put_optimizer_tensors,
 )
 from psl.models import build_from_config
+from psl.optim import put_optimizer_tensors
 from psl.runtime import place
 from psl.training_data import TrainingData
 from shards.index import open_index
@@ -392,6 +392,22 @@ def test_resuming_with_another_config_names_the_difference(
     train.main(tiny_config(tmp_path, dataset, "epochs=1"))
     with pytest.raises(ValueError, match="begun with seed = 0, not 5"):
         train.main(tiny_config(tmp_path, dataset, "epochs=1", "seed=5"))
+
+
+def test_a_run_begun_before_a_key_was_known_goes_on(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """After an update of the program, all unfinished runs would have to start anew."""
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    path = tmp_path / "run" / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    unknown = ("  ema_decay:", "  layer_decay:", "average_best:", "valid_every:")
+    kept = [line for line in lines if not line.startswith(unknown)]
+    assert len(kept) == len(lines) - len(unknown)
+    path.write_text("".join(kept))
+    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    with pytest.raises(ValueError, match="begun with valid_every = None, not 3"):
+        train.main(tiny_config(tmp_path, dataset, "epochs=1", "valid_every=3"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_without_a_checkpoint(

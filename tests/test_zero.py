@@ -193,6 +193,26 @@ def test_the_moving_average_under_zero_is_that_of_plain_pytorch(
     assert job.wait(PATIENT) == [78, 78] and "use strategy zero2" in job.output
 
 
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_groups_of_parameters_under_zero_are_those_of_plain_pytorch(
+    tmp_path: Path, dataset: Path, strategy: str
+) -> None:
+    """Layers would learn at others' rates, or go on with others' moments."""
+    words = ["optim.layer_decay=0.8", "optim.name=adamw", "optim.weight_decay=0.1"]
+    done(go(tmp_path / "alone", dataset, "ddp", *words, ranks=1))
+    folder = tmp_path / "split"
+    done(go(folder, dataset, strategy, *words))
+    expected = losses(tmp_path / "alone" / "run")
+    assert losses(folder / "run") == pytest.approx(expected, rel=1e-5)
+    first = tensors(tmp_path / "alone", STEPS, "optimizer.safetensors")
+    found = tensors(folder, STEPS, "optimizer.safetensors")
+    for name, tensor in first.items():
+        assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-6), name
+    done(go(begun(folder, tmp_path / "again"), dataset, strategy, *words))
+    again = losses(tmp_path / "again" / "run")
+    assert again == {step: losses(folder / "run")[step] for step in again}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "ranks"),
     [

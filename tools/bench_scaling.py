@@ -31,9 +31,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from psl import runtime
 from psl.attempt import Attempt
-from psl.checkpoint import TrainingState, optimizer_tensors, save_checkpoint
+from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.loader import Batch, WaitMeter
+from psl.optim import optimizer_tensors
 from psl.run import Run, batches, begin_run
 from psl.train_config import TrainConfig
 from shards.audio import encode
@@ -173,7 +174,7 @@ def _time_checkpoint(run: Run, state: TrainingState) -> float:
             model=run.bare_model,
             optimizer=optimizer_tensors(run.step.optimizer),
             model_config=run.config.model,
-            classes=run.valid.classes,
+            classes=run.valid.index.classes,
             training=state,
         )
         seconds.append(time.perf_counter() - start)

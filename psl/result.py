@@ -1,0 +1,65 @@
+"""result.json: the sign that a run is finished, and what to use of it.
+
+Owns the file, and the rule by which a run folder stands for one of its checkpoints:
+the average, if the run ends in one, or else the best by validation mAP.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from shards.files import write_atomic
+from shards.schema import ShardError
+
+RESULT_NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average of checkpoints."""
+
+    steps: tuple[int, ...]
+    """Of which checkpoints, best first."""
+    valid_mAP: float
+    """Of the average, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    best_checkpoint: str
+    """Name of the folder below checkpoints/."""
+    valid_mAP: float
+    """Of the best checkpoint, in [0, 1]."""
+    steps: int
+    """Optimizer steps done."""
+    validated_on: str = ""
+    """What the mAP is measured on."""
+    average: Average | None = None
+    """Of the best checkpoints, if there is one; it is then what the run stands for."""
+
+
+def write_result(run_dir: str | Path, result: Result) -> None:
+    """Put result.json into a run folder."""
+    text = json.dumps(asdict(result), indent=1) + "\n"
+    write_atomic(Path(run_dir, RESULT_NAME), text)
+
+
+def read_result(run_dir: str | Path) -> Result | None:
+    """The result of a finished run; None for one that is not finished.
+
+    Raises ShardError if the file is damaged.
+    """
+    path = Path(run_dir, RESULT_NAME)
+    try:
+        return TypeAdapter(Result).validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        problem = " ".join(str(error).split())
+        raise ShardError(f"{path}: damaged: {problem}; start the run again") from None

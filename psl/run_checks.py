@@ -1,0 +1,42 @@
+"""What a run is refused for before its first step, beside wrong keys and data.
+
+Owns the checks of options against each other, and against the job they run in.
+"""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from psl import runtime
+from psl.train_config import TrainConfig
+from shards.plan import Plan
+
+
+def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> None:
+    """ValueError unless the parts of ``config`` fit each other and the processes."""
+    world_size, steps = accelerator.num_processes, config.accumulation_steps
+    plan.local_slice(accelerator.process_index, world_size)
+    share = config.global_batch_size // world_size
+    if share % steps:
+        raise ValueError(
+            f"accumulation_steps {steps} does not divide the {share} chunks that each "
+            f"of {world_size} processes has of global_batch_size "
+            f"{config.global_batch_size}"
+        )
+    if config.average_best and config.average_best > config.keep_best:
+        raise ValueError(
+            f"average_best {config.average_best} of keep_best {config.keep_best} "
+            "checkpoints; raise keep_best"
+        )
+    if config.sync_batch_norm and accelerator.device.type != "cuda":
+        raise ValueError(
+            "sync_batch_norm: torch synchronises BatchNorm on GPUs only, and this is "
+            f"{accelerator.device.type}; set sync_batch_norm=false"
+        )
+    if config.nonfinite == "skip" and runtime.is_deepspeed(accelerator):
+        raise ValueError("nonfinite: DeepSpeed cannot skip an update here; use stop")
+    if config.optim.ema_decay and runtime.splits_weights(accelerator):
+        raise ValueError(
+            "optim.ema_decay: the average needs the whole weights in every step, which "
+            "no rank has under zero3; use strategy zero2, zero1 or ddp"
+        )
