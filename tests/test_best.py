@@ -1,4 +1,4 @@
-"""The recipes that go past PSL-2s: that the comparison with it is a fair one."""
+"""Candidates to go past PSL-2s: that the comparison with it is a fair one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_table_has_the_rows_that_have_recipes(tools: ModuleType) -> None:
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_better_recipe_has_the_student_the_clips_and_the_examples_of_psl_2s(
+def test_a_candidate_has_the_student_the_clips_and_the_examples_of_psl_2s(
     tools: ModuleType, capsys: pytest.CaptureFixture[str], row: str, profile: str
 ) -> None:
     """A gain from more data, more examples or a larger student would be sold as one of

@@ -84,7 +84,7 @@ TABLES = {
         },
     ),
     "best": Table(
-        title="Better than PSL-2s: as many 2-s examples, the same student and teacher",
+        title="Candidates to go past PSL-2s, with as many 2-s examples",
         splits=("balanced",),
         bases=("table2", "best"),
         note="Paper: none of these rows is its; its PSL-2s is a row of table2.",
