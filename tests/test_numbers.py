@@ -44,6 +44,49 @@ def test_loss_and_gradient_are_finite_for_extreme_logits(
     assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_logits_and_its_gradient_are_the_plain_formula_s(
+    dtype: torch.dtype,
+) -> None:
+    """Autocast would train another model, or one of NaN.
+
+    Logits as a last layer gives them under autocast, 4 frames; the decision mean, loss
+    and gradient by hand in float64. d loss / d logit is (p - y) / (p (1 - p)) times
+    s (1 - s) / frames, over all B x C, where s is the frame's probability.
+    """
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 3, (2, 4, 5))).to(dtype).requires_grad_()
+    y = rng.uniform(0, 1, (2, 5))
+    with torch.autocast("cpu", dtype):
+        loss = psl_loss(logits.float().sigmoid().mean(dim=1), torch.from_numpy(y))
+    loss.backward()
+    s = 1 / (1 + np.exp(-logits.detach().double().numpy()))
+    p = s.mean(axis=1)
+    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    slope = ((p - y) / (p * (1 - p)))[:, None] * s * (1 - s) / 4 / 10
+    assert logits.grad is not None
+    np.testing.assert_allclose(
+        logits.grad.double(), slope, rtol=2 * torch.finfo(dtype).eps, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_half_precision_logits_at_their_limits_have_finite_gradients(
+    dtype: torch.dtype, target: float
+) -> None:
+    """One outlier would turn a month of training in bf16 into NaN."""
+    largest = torch.finfo(dtype).max
+    values = torch.tensor([[-largest, -90.0, -17.0, 17.0, 90.0, largest]], dtype=dtype)
+    logits = values.requires_grad_()
+    with torch.autocast("cpu", dtype):
+        loss = psl_loss(logits.float().sigmoid(), torch.full((1, 6), target))
+    loss.backward()
+    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+
+
 def test_alpha_weighs_pseudo_against_weak_labels() -> None:
     """Table 3 of the paper (alpha 0.5) would be another experiment."""
     pseudo, weak = np.array([[0.2, 0.8]]), np.array([[1.0, 0.0]])
