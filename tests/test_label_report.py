@@ -518,7 +518,7 @@ def test_labels_and_a_csv_are_all_that_a_report_needs(
     made.write_text(json.dumps({"audio": str(dataset)}))
     label_report.main(words)
     report = json.loads((labels / "report" / "report.json").read_text())
-    assert report["chunk_ap"] == case[1]["chunk_ap"]
+    assert report["recovery"] == case[1]["recovery"]
     assert report["audio"] == str(dataset)
     verify(labels, audio=dataset)
     with pytest.raises(ValueError, match="say with --out"):
