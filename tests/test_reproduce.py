@@ -96,6 +96,7 @@ def test_every_row_of_every_table_is_a_configuration_that_train_takes(
 ) -> None:
     """The user of one row would meet an unknown key hours into a queue."""
     words = ["--profile", profile, "--rows", row, "--seeds", "7", "--data", "d"]
+    words += ["--teacher", "t"] if profile == "audioset" else []
     lines = commands(tools, capsys, table, *words)
     train, evaluate = lines[-2:]
     config = config_of(train)
@@ -119,6 +120,7 @@ def test_the_baseline_of_table_2_is_the_papers_at_full_size(
 ) -> None:
     """ "My mAP does not match": the baseline would be another one."""
     words = ["table2", "--profile", "audioset", "--rows", "baseline,psl_2s"]
+    words += ["--teacher", "t"]
     for line in commands(tools, capsys, *words)[-8:]:
         if "psl.train" not in line:
             continue
@@ -151,6 +153,7 @@ def test_the_tables_and_the_demonstration_train_the_same_students(
     [
         (["table3", "--rows", "psl_2s,ast"], "--rows ast: table3 has psl_10s"),
         (["table2", "--seeds", "0,one"], "--seeds 0,one: expected numbers"),
+        (["table2", "--profile", "audioset"], "--rows psl_10s needs --teacher"),
         (["table5"], "invalid choice: 'table5'"),
     ],
 )

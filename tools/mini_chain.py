@@ -24,9 +24,9 @@ class Profile:
     """Folder of the mini AudioSet."""
     build: tuple[str, ...]
     """How tools/mini_audioset.py is asked for it."""
-    teacher_epochs: int | None
+    teacher_epochs: int
     student_epochs: int | None
-    """Both: null for as many as the recipe says."""
+    """None for as many as the recipe says."""
     seeds: int
     """Students of each kind; the teacher is trained once."""
 

@@ -27,11 +27,12 @@ AUDIOSET = Profile(
     root=Path("runs/audioset"),
     data=Path("data/audioset"),
     build=(),
-    teacher_epochs=None,
+    teacher_epochs=0,
     student_epochs=None,
     seeds=3,
 )
-"""The real one, at the recipes' own length; nothing is built or downloaded."""
+"""The real one, at the recipes' own length; nothing is built or downloaded, and no
+teacher trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Reproduction:
     """Who labels, as psl.label takes it; None to train one."""
     processes: int
     """Of each training on AudioSet, and of the mini set's teacher."""
+    paper_protocol: bool = False
+    """Whether the training clips choose the checkpoints."""
 
     @property
     def table(self) -> Table:
@@ -58,7 +61,19 @@ class Reproduction:
     def run_dir(self, row: str, seed: int) -> Path:
         """Rows of table 2 share their folders with the demonstration."""
         prefix = "" if self.name == "table2" else f"{self.name}_"
-        return self.profile.root / f"seed{seed}" / f"{prefix}{row}"
+        return self.profile.root / f"seed{seed}" / f"{prefix}{row}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """Of the names of what is chosen as the paper's program chose it."""
+        return "_paper_protocol" if self.paper_protocol else ""
+
+    @property
+    def valid(self) -> str:
+        """What chooses the best checkpoints; AudioSet has no set for it."""
+        if self.paper_protocol:
+            return "train"
+        return f"{self.profile.data}/shards/dev" if self.is_mini else "held_out"
 
     @property
     def label_teacher(self) -> str:
@@ -100,10 +115,7 @@ def preparation(job: Reproduction) -> list[Step]:
 
 def check_audioset(job: Reproduction) -> None:
     """ValueError naming the first split that is not there and how to pack it."""
-    rows = [job.table.rows[row] for row in job.rows]
-    labelled = any(row.labels or row.online for row in rows)
-    teaching = ("full", "balanced") if labelled and job.teacher is None else ()
-    for split in dict.fromkeys((*job.table.splits, *teaching, "dev", "eval")):
+    for split in (*job.table.splits, "eval"):
         folder = job.profile.data / "shards" / split
         if not (folder / INDEX_NAME).exists():
             raise ValueError(
@@ -117,7 +129,7 @@ def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
     """Train and evaluate one student."""
     row, shards = job.table.rows[name], job.profile.data / "shards"
     run_dir, processes = job.run_dir(name, seed), 1 if job.is_mini else job.processes
-    words = [f"seed={seed}", *_data_words(job, row), f"data.valid={shards}/dev"]
+    words = [f"seed={seed}", *_data_words(job, row), f"data.valid={job.valid}"]
     if job.profile.student_epochs:
         words.append(f"epochs={job.profile.student_epochs}")
     label = f"{run_dir.parent.name}/{run_dir.name}"
@@ -162,9 +174,9 @@ def report(job: Reproduction) -> str:
         f"{kind}, {len(evaluation.classes)} classes, {len(evaluation)} evaluation clips"
     )
     text = paper_table(job.table, summary, where)
-    write_atomic(job.profile.root / f"{job.name}.md", text)
+    write_atomic(job.profile.root / f"{job.name}{job.suffix}.md", text)
     values = json.dumps(summary, indent=1)
-    write_atomic(job.profile.root / f"{job.name}.json", values + "\n")
+    write_atomic(job.profile.root / f"{job.name}{job.suffix}.json", values + "\n")
     return text
 
 
@@ -193,7 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="students at a time")
     parser.add_argument("--root", type=Path, help="folder of the runs")
     parser.add_argument(
-        "--teacher", help="who labels, as for psl.label (default: one is trained)"
+        "--teacher",
+        help="who labels, as for psl.label (default: one is trained on the mini set)",
+    )
+    parser.add_argument(
+        "--paper-protocol",
+        action="store_true",
+        help="choose checkpoints on the training clips, as the paper's program did",
     )
     parser.add_argument(
         "--print", action="store_true", help="show the commands and run none of them"
@@ -211,6 +229,12 @@ def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduct
     rows = tuple(args.rows.split(",")) if args.rows else tuple(known)
     if unknown := [row for row in rows if row not in known]:
         parser.error(f"--rows {unknown[0]}: {args.table} has {', '.join(known)}")
+    labelled = [row for row in rows if known[row].labels or known[row].online]
+    if labelled and args.profile == "audioset" and args.teacher is None:
+        parser.error(
+            f"--rows {labelled[0]} needs --teacher: a run folder or a checkpoint of a "
+            "teacher; how the published one was trained is not known"
+        )
     seeds = args.seeds.split(",") if args.seeds else range(profile.seeds)
     if not all(str(seed).isdecimal() for seed in seeds):
         parser.error(f"--seeds {args.seeds}: expected numbers, such as 0,1,2")
@@ -221,6 +245,7 @@ def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduct
         seeds=tuple(map(int, seeds)),
         teacher=args.teacher,
         processes=num_processes(),
+        paper_protocol=args.paper_protocol,
     )
 
 
