@@ -62,6 +62,7 @@ def test_a_candidate_has_the_student_the_clips_and_the_examples_of_psl_2s(
     """A gain from more data, more examples or a larger student would be sold as one of
     the recipe."""
     words = ["--profile", profile, "--seeds", "1"]
+    words += ["--teacher", "t"] if profile == "audioset" else []
     ours = config_of(commands(tools, capsys, "best", "--rows", row, *words))
     theirs = config_of(commands(tools, capsys, "table2", "--rows", "psl_2s", *words))
     assert ours.model.front_end == theirs.model.front_end
