@@ -122,8 +122,11 @@ def gather_optimizer(
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    _, adam = _layers(optimizer)
+    zero, adam = _layers(optimizer)
     steps = [state["step"] for state in adam.state.values() if "step" in state]
+    if steps and not _splits_weights(zero):
+        # DeepSpeed 0.19 does so after its first group's update, when others have none
+        _link(zero, adam)
     tensors: dict[str, Tensor] = {}
     for number, parameter in enumerate(model.parameters() if steps else ()):
         for name in MOMENTS:
@@ -144,7 +147,6 @@ def deal_out_optimizer(
     after this, so it is made here.
     """
     from deepspeed.utils import (
-        lazy_init_hp_params_optimizer_state,
         safe_set_full_optimizer_state,
         safe_set_local_optimizer_state,
     )
@@ -152,7 +154,7 @@ def deal_out_optimizer(
     if not tensors:
         return
     zero, adam = _layers(optimizer)
-    splits_weights = hasattr(zero, "fp32_partitioned_groups_flat")
+    splits_weights = _splits_weights(zero)
     for flat in (
         zero.fp32_partitioned_groups_flat
         if splits_weights
@@ -161,10 +163,7 @@ def deal_out_optimizer(
         adam.state[flat] = {name: torch.zeros_like(flat) for name in MOMENTS}
         adam.state[flat]["step"] = tensors["0.step"].clone()
     if not splits_weights:
-        for group, flat in zip(
-            zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True
-        ):
-            lazy_init_hp_params_optimizer_state(group, flat, adam.state)
+        _link(zero, adam)
     for number, parameter in enumerate(model.parameters()):
         for name in MOMENTS:
             whole = tensors[f"{number}.{name}"].to(parameter.device)
@@ -173,6 +172,20 @@ def deal_out_optimizer(
                 safe_set_local_optimizer_state(parameter, part, name)
             else:
                 safe_set_full_optimizer_state(parameter, whole, name)
+
+
+def _splits_weights(zero: Any) -> bool:
+    return hasattr(zero, "fp32_partitioned_groups_flat")
+
+
+def _link(zero: Any, adam: optim.Optimizer) -> None:
+    """Let DeepSpeed find each parameter's part of Adam's state (ZeRO-1 and 2)."""
+    from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+    for group, flat in zip(
+        zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True
+    ):
+        lazy_init_hp_params_optimizer_state(group, flat, adam.state)
 
 
 def _part_size(parameter: Any) -> int:
