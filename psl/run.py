@@ -1,15 +1,13 @@
 """What a run is made of, opened, checked and taken up where it stopped.
 
-Owns everything before the first step, and the batches of an epoch.
+Owns everything before the first step.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
@@ -26,7 +24,7 @@ from psl.checkpoint import (
 )
 from psl.ema import MovingAverage
 from psl.evaluate import check_fits
-from psl.loader import Batch, fetch_ahead, open_cache
+from psl.loader import open_cache
 from psl.mixup import Mixup
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
@@ -37,6 +35,7 @@ from psl.optim import (
     put_optimizer_tensors,
 )
 from psl.run_checks import check_possible
+from psl.run_data import open_data
 from psl.run_log import RunLog, check_same_config, write_first_files
 from psl.spec_augment import install_masks
 from psl.start import start_from, write_record
@@ -44,8 +43,7 @@ from psl.step import Stepper
 from psl.teachers import load_teacher
 from psl.train_config import TrainConfig
 from psl.training_data import TrainingData
-from psl.validation import HELD_OUT, TRAIN, Validation, open_validation
-from shards.cli import JobError
+from psl.validation import TRAIN, Validation
 from shards.index import Index
 from shards.plan import Plan
 
@@ -122,11 +120,9 @@ def begin_run(
     config: TrainConfig, accelerator: Accelerator, attempt: Attempt
 ) -> tuple[Run, TrainingState]:
     """Open everything, check that it fits, and take up the newest checkpoint."""
-    data, valid, plan = _open_data(config)
-    if accelerator.is_main_process and (left_out := data.num_unlabelled):
-        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
-    if accelerator.is_main_process and config.data.valid == TRAIN:
-        print("validation on the training clips: its mAP says little about new ones")
+    data, valid, plan = open_data(config)
+    if accelerator.is_main_process:
+        _announce(config, data)
     classes = data.audio.index.classes
     for index in (data.audio.index, valid.index):
         rate = config.model.front_end.sample_rate
@@ -141,19 +137,7 @@ def begin_run(
     # before the seed, as building a model draws random numbers
     online = _open_teacher(config, data.audio.index, accelerator.device)
     torch.manual_seed(config.seed)
-    model = runtime.place(
-        build_from_config(config.model, len(classes)),
-        accelerator.device,
-        channels_last=not runtime.is_deepspeed(accelerator),
-    )
-    install_masks(
-        model,
-        config.augment,
-        config.model.front_end,
-        chunk_seconds=config.data.chunk_seconds,
-    )
-    if config.sync_batch_norm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = _build_model(config, len(classes), accelerator)
     optimizer = build_optimizer(model, config.optim)
     targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
     fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
@@ -179,7 +163,64 @@ def begin_run(
         start=done,
         total=config.epochs * plan.num_steps,
     )
-    averaged = _copy_to_average(config, model, checkpoint)
+    step, average = _build_step(
+        config, accelerator, model, optimizer, tensors, checkpoint
+    )
+    run = Run(
+        config=config,
+        accelerator=accelerator,
+        attempt=attempt,
+        data=data,
+        valid=valid,
+        plan=plan,
+        step=step,
+        log=log,
+        online=online,
+        mixup=mixup,
+        average=average,
+    )
+    return run, state
+
+
+def _build_model(
+    config: TrainConfig, num_classes: int, accelerator: Accelerator
+) -> nn.Module:
+    """The model with fresh weights on the device, masking as the config says."""
+    model = runtime.place(
+        build_from_config(config.model, num_classes),
+        accelerator.device,
+        channels_last=not runtime.is_deepspeed(accelerator),
+    )
+    install_masks(
+        model,
+        config.augment,
+        config.model.front_end,
+        chunk_seconds=config.data.chunk_seconds,
+    )
+    if config.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def _announce(config: TrainConfig, data: TrainingData) -> None:
+    """Say what a user may not expect of the data."""
+    if left_out := data.num_unlabelled:
+        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
+    if config.data.valid == TRAIN:
+        print("validation on the training clips: its mAP says little about new ones")
+
+
+def _build_step(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    tensors: dict[str, Tensor],
+    checkpoint: Checkpoint | None,
+) -> tuple[Stepper, MovingAverage | None]:
+    """Model and optimizer, prepared, and the average of the weights. Collective."""
+    average, decay = None, config.optim.ema_decay
+    averaged = None if decay is None else copy.deepcopy(model)  # before it is wrapped
     step = Stepper(
         accelerator,
         *_prepare(accelerator, model, optimizer, tensors),
@@ -190,36 +231,11 @@ def begin_run(
         nonfinite=config.nonfinite,
         compile_model=config.compile,
     )
-    average = None
-    if averaged is not None and config.optim.ema_decay is not None:
-        trained = accelerator.unwrap_model(step.model)
-        average = MovingAverage(averaged, trained, config.optim.ema_decay)
-    run = Run(
-        config,
-        accelerator,
-        attempt,
-        data,
-        valid,
-        plan,
-        step,
-        log,
-        online,
-        mixup,
-        average,
-    )
-    return run, state
-
-
-def _copy_to_average(
-    config: TrainConfig, model: nn.Module, checkpoint: Checkpoint | None
-) -> nn.Module | None:
-    """Where the moving average begins, or goes on; None if there is to be none."""
-    if config.optim.ema_decay is None:
-        return None
-    averaged = copy.deepcopy(model)
-    if checkpoint is not None:
-        averaged.load_state_dict(checkpoint.weights)
-    return averaged
+    if averaged is not None and decay is not None:
+        if checkpoint is not None:
+            averaged.load_state_dict(checkpoint.weights)
+        average = MovingAverage(averaged, accelerator.unwrap_model(step.model), decay)
+    return step, average
 
 
 def _open_teacher(
@@ -232,43 +248,6 @@ def _open_teacher(
     teacher = load_teacher(config.data.teacher, audio, cache=cache)
     runtime.place(teacher.model.requires_grad_(False), device)
     return OnlineTeacher(teacher, alpha=config.data.alpha)
-
-
-def _open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
-    online = config.data.labels == "online"
-    if online != (config.data.teacher is not None):
-        raise ValueError(
-            "data.labels=online and data.teacher=PATH belong together; set both, or "
-            "neither"
-        )
-    if config.augment.mixup_labels is not None and not online:
-        raise ValueError(
-            "augment.mixup_labels is for the teacher of data.labels=online; leave it "
-            "out"
-        )
-    data = TrainingData.open(
-        config.data.audio,
-        None if config.data.labels == "online" else config.data.labels,
-        online=online,
-        chunk_seconds=config.data.chunk_seconds,
-        alpha=config.data.alpha,
-        max_unlabelled=config.data.max_unlabelled,
-        hop_seconds=config.data.hop_seconds,
-        label_settings=config.data.label_settings,
-        loader=config.loader,
-    )
-    data = data.augmented(config.augment, seed=config.seed)
-    wanted, audio = config.data, data.audio.index
-    valid = open_validation(wanted.valid, wanted.held_out_share, audio)
-    plan = data.plan(
-        config.global_batch_size,
-        config.seed,
-        balance=config.data.balance,
-        balance_limit=config.data.balance_limit,
-        mix=config.data.mix,
-        held_out=valid.rows if wanted.valid == HELD_OUT else None,
-    )
-    return data, valid, plan
 
 
 def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
@@ -311,88 +290,3 @@ def is_done(state: TrainingState, config: TrainConfig) -> bool:
     best = best_steps(state.history, 1)[0]
     since_best = sum(step > best for step, _ in state.history)
     return config.patience is not None and since_best >= config.patience
-
-
-def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
-    """This rank's batches of the rest of the epoch, not taught yet."""
-    order = run.data.steps(
-        run.plan,
-        state.epoch,
-        start=state.step_in_epoch,
-        rank=run.accelerator.process_index,
-        world_size=run.accelerator.num_processes,
-    )
-    device, first = run.accelerator.device, run.steps_done(state) + 1
-
-    def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
-        step, chosen = item
-        run.attempt.inject("data", step)
-        views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
-        batch = run.data.batch(*chosen, device, views, step)
-        if run.mixup and (run.online is None or _hears_mixtures(run.config)):
-            batch = run.mixup.mix(batch, step)
-        return run.online.prepare(batch) if run.online else batch
-
-    return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
-
-
-def teach(run: Run, batch: Batch, step: int) -> Batch:
-    """The batch of a step with the online teacher's targets, if there is one.
-
-    In the training loop: the teacher's time would otherwise pass for waiting.
-    """
-    if run.online is None:
-        return batch
-    batch = run.online.teach(batch)
-    if run.mixup and not _hears_mixtures(run.config):
-        batch = run.mixup.mix(batch, step)
-    return batch
-
-
-def _hears_mixtures(config: TrainConfig) -> bool:
-    return config.augment.mixup_labels == "heard"
-
-
-def check_teacher(run: Run, step: int) -> None:
-    """JobError naming clip and teacher if the targets of a step were no probabilities.
-
-    Collective.
-    """
-    if run.online is None:
-        return
-    bad = run.accelerator.gather(run.online.bad_chunks.int()).tolist()
-    if 1 in bad:
-        epoch, done = divmod(step - 1, run.plan.num_steps)
-        rows, _ = next(run.plan.steps(epoch, start=done))
-        place = run.data.audio.index.place(int(rows[bad.index(1)]))
-        raise JobError(
-            f"{place}: from teacher {run.online.blame()}: no probabilities (step "
-            f"{step}); use another teacher, or leave the clip out"
-        )
-
-
-def batch_keys(
-    data: TrainingData,
-    plan: Plan,
-    step: int,
-    world_size: int,
-    ranks: Sequence[int] = (),
-) -> str:
-    """The keys in the batch of optimizer step ``step`` (from 1), by rank.
-
-    Of ``ranks`` only, unless there are none.
-    """
-    epoch, done = divmod(step - 1, plan.num_steps)
-    rows, _ = next(plan.steps(epoch, start=done))
-    shares = {r: plan.local_slice(r, world_size) for r in ranks or range(world_size)}
-    index = data.audio.index
-    return "; ".join(
-        f"rank {rank}: " + ", ".join(index.key(int(row)) for row in rows[share])
-        for rank, share in shares.items()
-    )
-
-
-def describe_batch(config: TrainConfig, step: int) -> str:
-    """The keys in the batch of a step, for a run that is not open."""
-    data, _, plan = _open_data(config)
-    return batch_keys(data, plan, step, runtime.rank_and_world_size()[1])

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from psl import runtime
 from psl.attempt import Attempt
 from psl.average import average_best, describe
+from psl.batches import batches, check_teacher, teach
 from psl.checkpoint import (
     TrainingState,
     assert_finite,
@@ -32,16 +33,8 @@ from psl.config import from_command_line
 from psl.evaluate import measure
 from psl.loader import WaitMeter
 from psl.result import Result, read_result, write_result
-from psl.run import (
-    Run,
-    batch_keys,
-    batches,
-    begin_run,
-    check_teacher,
-    describe_batch,
-    is_done,
-    teach,
-)
+from psl.run import Run, begin_run, is_done
+from psl.run_data import batch_keys, describe_batch
 from psl.run_log import LossSummary, LossWindow
 from psl.status import note_bad_config
 from psl.step import Outcome

@@ -31,11 +31,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from psl import runtime
 from psl.attempt import Attempt
+from psl.batches import batches
 from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.loader import Batch, WaitMeter
 from psl.optim import optimizer_tensors
-from psl.run import Run, batches, begin_run
+from psl.run import Run, begin_run
 from psl.train_config import TrainConfig
 from shards.audio import encode
 from shards.classes import Classes

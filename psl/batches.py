@@ -1,0 +1,74 @@
+"""The batches of a run: fetched ahead, mixed, and taught by an online teacher.
+
+Owns the order of these, and what happens in which thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from psl.checkpoint import TrainingState
+from psl.loader import Batch, fetch_ahead
+from psl.run import Run
+from psl.train_config import TrainConfig
+from shards.cli import JobError
+
+
+def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
+    """This rank's batches of the rest of the epoch, not taught yet."""
+    order = run.data.steps(
+        run.plan,
+        state.epoch,
+        start=state.step_in_epoch,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+    )
+    device, first = run.accelerator.device, run.steps_done(state) + 1
+
+    def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
+        step, chosen = item
+        run.attempt.inject("data", step)
+        views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
+        batch = run.data.batch(*chosen, device, views, step)
+        if run.mixup and (run.online is None or _hears_mixtures(run.config)):
+            batch = run.mixup.mix(batch, step)
+        return run.online.prepare(batch) if run.online else batch
+
+    return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
+
+
+def teach(run: Run, batch: Batch, step: int) -> Batch:
+    """The batch of a step with the online teacher's targets, if there is one.
+
+    In the training loop: the teacher's time would otherwise pass for waiting.
+    """
+    if run.online is None:
+        return batch
+    batch = run.online.teach(batch)
+    if run.mixup and not _hears_mixtures(run.config):
+        batch = run.mixup.mix(batch, step)
+    return batch
+
+
+def _hears_mixtures(config: TrainConfig) -> bool:
+    return config.augment.mixup_labels == "heard"
+
+
+def check_teacher(run: Run, step: int) -> None:
+    """JobError naming clip and teacher if the targets of a step were no probabilities.
+
+    Collective.
+    """
+    if run.online is None:
+        return
+    bad = run.accelerator.gather(run.online.bad_chunks.int()).tolist()
+    if 1 in bad:
+        epoch, done = divmod(step - 1, run.plan.num_steps)
+        rows, _ = next(run.plan.steps(epoch, start=done))
+        place = run.data.audio.index.place(int(rows[bad.index(1)]))
+        raise JobError(
+            f"{place}: from teacher {run.online.blame()}: no probabilities (step "
+            f"{step}); use another teacher, or leave the clip out"
+        )

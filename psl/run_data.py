@@ -1,0 +1,82 @@
+"""The datasets of a run, opened together, and who is in a batch.
+
+Owns which options of the data fit each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psl import runtime
+from psl.train_config import TrainConfig
+from psl.training_data import TrainingData
+from psl.validation import HELD_OUT, Validation, open_validation
+from shards.plan import Plan
+
+
+def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
+    """What is trained on, what is validated on, and the order.
+
+    Raises ValueError or ShardError if they do not fit each other or the options.
+    """
+    online = config.data.labels == "online"
+    if online != (config.data.teacher is not None):
+        raise ValueError(
+            "data.labels=online and data.teacher=PATH belong together; set both, or "
+            "neither"
+        )
+    if config.augment.mixup_labels is not None and not online:
+        raise ValueError(
+            "augment.mixup_labels is for the teacher of data.labels=online; leave it "
+            "out"
+        )
+    data = TrainingData.open(
+        config.data.audio,
+        None if config.data.labels == "online" else config.data.labels,
+        online=online,
+        chunk_seconds=config.data.chunk_seconds,
+        alpha=config.data.alpha,
+        max_unlabelled=config.data.max_unlabelled,
+        hop_seconds=config.data.hop_seconds,
+        label_settings=config.data.label_settings,
+        loader=config.loader,
+    )
+    data = data.augmented(config.augment, seed=config.seed)
+    wanted, audio = config.data, data.audio.index
+    valid = open_validation(wanted.valid, wanted.held_out_share, audio)
+    plan = data.plan(
+        config.global_batch_size,
+        config.seed,
+        balance=config.data.balance,
+        balance_limit=config.data.balance_limit,
+        mix=config.data.mix,
+        held_out=valid.rows if wanted.valid == HELD_OUT else None,
+    )
+    return data, valid, plan
+
+
+def batch_keys(
+    data: TrainingData,
+    plan: Plan,
+    step: int,
+    world_size: int,
+    ranks: Sequence[int] = (),
+) -> str:
+    """The keys in the batch of optimizer step ``step`` (from 1), by rank.
+
+    Of ``ranks`` only, unless there are none.
+    """
+    epoch, done = divmod(step - 1, plan.num_steps)
+    rows, _ = next(plan.steps(epoch, start=done))
+    shares = {r: plan.local_slice(r, world_size) for r in ranks or range(world_size)}
+    index = data.audio.index
+    return "; ".join(
+        f"rank {rank}: " + ", ".join(index.key(int(row)) for row in rows[share])
+        for rank, share in shares.items()
+    )
+
+
+def describe_batch(config: TrainConfig, step: int) -> str:
+    """The keys in the batch of a step, for a run that is not open."""
+    data, _, plan = open_data(config)
+    return batch_keys(data, plan, step, runtime.rank_and_world_size()[1])
