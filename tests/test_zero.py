@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -301,5 +302,6 @@ def test_a_gradient_that_is_not_finite_on_a_rank_is_told_to_all(strategy: str) -
     """DeepSpeed leaves the update out and says nothing; the run would learn nothing."""
     result = torchrun(2, "tests.zero_gradient", strategy)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("problem: gradient norm is not finite") == 2
+    told = re.findall(r"problem: gradient norm is (?:\w+, )?not finite", result.stdout)
+    assert len(told) == 2  # PyTorch knows its value, DeepSpeed does not
     assert result.stdout.count("then it goes on") == 2
