@@ -15,7 +15,7 @@ from torch import nn
 def layers(model: nn.Module) -> list[list[str]]:
     """The names of the parameters of each layer, input first, classifier last.
 
-    A layer is an entry of the outermost Sequential or ModuleList that has two or more
+    A layer is an entry of the outermost ModuleList, or Sequential that has two or more
     entries with parameters, or else a child of a module that has such a list below it.
     """
     return [names for names in _walk(model, "") if names]
@@ -37,7 +37,8 @@ def _has_list(module: nn.Module) -> bool:
 def _is_list(module: nn.Module) -> bool:
     if not isinstance(module, (nn.Sequential, nn.ModuleList)):
         return False
-    return sum(any(True for _ in child.parameters()) for child in module) > 1
+    num_entries = sum(any(True for _ in child.parameters()) for child in module)
+    return num_entries >= (1 if isinstance(module, nn.ModuleList) else 2)
 
 
 def rate_factors(
