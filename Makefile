@@ -1,5 +1,6 @@
 # make demo   environment, install, the whole chain on the mini AudioSet (PROFILE=table: 3 seeds)
 # make test   the same environment, then format, lint, types and tests
+# make slow   the few tests that take minutes each, and try tools
 # Variables: PYTHON (3.11 or newer), VENV, PROFILE (quick or table), PIP_TORCH (flags for
 # installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags),
 # JOBS (test files run at a time; for 2 cores 3, since many tests wait).
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 CODE := psl shards tools tests
 
-.PHONY: demo test format lint types tests clean
+.PHONY: demo test format lint types tests slow clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python tools/demo.py --profile $(PROFILE)
@@ -47,6 +48,10 @@ types: $(VENV)/.ready
 tests: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
 		--dist loadfile --no-loadscope-reorder $(PYTEST)
+
+# the tests that the others leave out: trials of tools, minutes each
+slow: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

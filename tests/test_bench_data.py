@@ -109,6 +109,7 @@ def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_tool_prints_its_command_and_both_tables(folder: Path) -> None:
     """A result in the docs could not be made again, or would lack a row."""
     done = run_tool(folder, "--clips", str(NUM_CLIPS))

@@ -32,6 +32,7 @@ def check(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.slow
 def test_the_check_tries_everything_and_says_what_it_left_out(tmp_path: Path) -> None:
     """An hour on a rented GPU would go by before the tool's own mistake shows."""
     out = tmp_path / "gpu.json"

@@ -45,6 +45,7 @@ def test_the_interval_between_checkpoints_is_what_gives_them_their_share(
     assert bench.steps_per_checkpoint(0.25, 0.5) == 10
 
 
+@pytest.mark.slow
 def test_two_processes_are_measured_beside_one_and_two_strangers(
     tmp_path: Path,
 ) -> None:

@@ -194,7 +194,9 @@ def test_the_moving_average_under_zero_is_that_of_plain_pytorch(
     assert job.wait(PATIENT) == [78, 78] and "use strategy zero2" in job.output
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+@pytest.mark.parametrize(
+    "strategy", ["zero2", pytest.param("zero3", marks=pytest.mark.slow)]
+)
 def test_groups_of_parameters_under_zero_are_those_of_plain_pytorch(
     tmp_path: Path, dataset: Path, strategy: str
 ) -> None:
@@ -297,7 +299,10 @@ def test_a_teacher_of_transformers_looks_along_under_zero3(
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", *STRATEGIES])
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", pytest.param("zero1", marks=pytest.mark.slow), "zero2", "zero3"],
+)
 def test_a_gradient_that_is_not_finite_on_a_rank_is_told_to_all(strategy: str) -> None:
     """DeepSpeed leaves the update out and says nothing; the run would learn nothing."""
     result = torchrun(2, "tests.zero_gradient", strategy)
