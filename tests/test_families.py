@@ -198,7 +198,13 @@ def test_a_family_without_transformers_says_what_to_install(
     psl.build_model("cnn14", num_classes=3, width=0.05)
 
 
-@pytest.mark.parametrize("name", ["ast", "cnn14", "efficientnet_b0", "resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ast", "efficientnet_b0"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn14", "resnet50")),
+    ],
+)
 def test_a_family_trains_resumes_starts_and_evaluates(
     name: str, dataset: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from psl import evaluate, label, label_job, train
 from psl.checkpoint import load_checkpoint
+from psl.teachers.load import Ensemble
 from shards.cli import JobError
 from shards.index import open_index
 from shards.reader import MemberReader
@@ -111,22 +111,13 @@ def test_a_teacher_that_gives_no_probability_is_named_with_the_clip(
 ) -> None:
     """NaN would go into the labels, and from there into every student."""
 
-    def broken(waveform: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    def broken(_: Ensemble, waveform: torch.Tensor, *more: object) -> torch.Tensor:
         return torch.full((len(waveform), 3), torch.nan)
 
-    monkeypatch.setattr("psl.runtime.place", lambda model, _: Broken(broken))
+    monkeypatch.setattr(Ensemble, "forward", broken)
     with pytest.raises(JobError, match=r"key 'clip\d+_0' at row 0: from teacher .*run"):
         label.main(words(teacher, dataset, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.tar"))
-
-
-class Broken(torch.nn.Module):
-    """A model that does what it is told."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.forward = forward
 
 
 def test_a_shard_without_clips_is_labelled_as_such(

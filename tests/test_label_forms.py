@@ -21,6 +21,7 @@ from psl.chunking import Chunking
 from psl.label_layout import LabelLayout
 from psl.loader import Batch
 from psl.teachers import TeacherConfig
+from psl.teachers.load import Ensemble
 from psl.training_data import TrainingData
 from shards import info
 from shards.index import Index, open_index
@@ -506,22 +507,16 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     return folder / "run"
 
 
-class Ears(torch.nn.Module):
-    """A teacher of three numbers that tell any two views of a chunk apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, wave: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        """Its loudest sample, where that is, and its first."""
-        loudest, place = wave.abs().max(dim=1)
-        numbers = (loudest, place / wave.shape[1], (wave[:, 0] + 1) / 2)
-        return torch.stack(numbers, dim=1)
+def hear(_: Ensemble, wave: torch.Tensor, *more: object) -> torch.Tensor:
+    """A teacher of three numbers that tell any two views of a chunk apart: its loudest
+    sample, where that is, and its first."""
+    loudest, place = wave.abs().max(dim=1)
+    numbers = (loudest, place / wave.shape[1], (wave[:, 0] + 1) / 2)
+    return torch.stack(numbers, dim=1)
 
 
 def assert_is_labelled(batch: Batch) -> None:
-    """The targets are what Ears says of the very audio of the batch."""
+    """The targets are what hear says of the very audio of the batch."""
     wave = batch.pcm.numpy() / np.float32(32768)
     place = np.abs(wave).argmax(axis=1)
     numbers = np.abs(wave).max(axis=1), place / wave.shape[1], (wave[:, 0] + 1) / 2
@@ -534,12 +529,12 @@ Label = Callable[..., Path]
 
 @pytest.fixture
 def make_labels(tmp_path: Path, teacher: Path, dataset: Path) -> Label:
-    """Labels of the tiny dataset by Ears, made with more words."""
+    """Labels of the tiny dataset by hear, made with more words."""
 
     def make(name: str, *words: str) -> Path:
         shared = [f"teacher={teacher}", f"audio={dataset}", f"out={tmp_path / name}"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("psl.runtime.place", lambda *_: Ears())
+            patch.setattr(Ensemble, "forward", hear)
             label.main([*shared, "loader.threads=1", *words])
         return tmp_path / name
 

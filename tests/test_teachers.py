@@ -687,7 +687,7 @@ def test_nan_is_an_error_that_names_the_clip_and_the_member(
         ({"path": "a", "activation": "sigmoid"}, "activation is not for .* kind run"),
         ({"path": "a.pt", "revision": "b"}, "revision is not for .* kind upstream"),
         ({"path": "http://a/b", "trust_remote_code": True}, "of kind upstream"),
-        ({"path": "a", "knd": "run"}, "'teacher.0.knd'; did you mean 'teacher.kind'"),
+        ({"path": "a", "knd": "run"}, "'teacher.knd'; did you mean 'teacher.kind'"),
         ([], "at least 1 item"),
     ],
 )

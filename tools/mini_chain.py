@@ -55,7 +55,7 @@ PROFILES = {
         build=("--profile", "quick", "--scale", "0.1"),
         teacher_epochs=1,
         student_epochs=1,
-        seeds=2,
+        seeds=1,
     ),
 }
 
