@@ -258,7 +258,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     stop = StopRequest(config.out, watch_file=False)
     stop.listen()
-    print(label(config, stop))
+    try:
+        print(label(config, stop))
+    finally:
+        stop.ignore()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -588,11 +588,12 @@ def test_threads_and_forked_processes_decode_apart(
     assert wrong(1) == 0  # this thread has its file before it forks
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(wrong, range(90, 100))) == [0] * 10
-    with multiprocessing.get_context("fork").Pool(2) as processes:
-        pending = processes.map_async(_decode_levels, [files] * 40)
-        while not pending.ready():
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, mp_context=fork) as processes:
+        pending = [processes.submit(_decode_levels, files) for _ in range(40)]
+        while not all(future.done() for future in pending):
             assert wrong(12) == 0
-        assert pending.get() == [list(range(12))] * 40
+        assert [future.result() for future in pending] == [list(range(12))] * 40
 
 
 def _decode_levels(files: list[bytes]) -> list[int]:
