@@ -75,15 +75,11 @@ class Reproduction:
             return "train"
         return f"{self.profile.data}/shards/dev" if self.is_mini else "held_out"
 
-    @property
-    def label_teacher(self) -> str:
-        """Who labels, before the students' training or along with it."""
-        return self.teacher or str(self.profile.root / "teacher")
-
-    def labels(self, split: str, seconds: int) -> Path:
+    def labels(self, split: str, seconds: int, hop: float | None) -> Path:
         """Folder of a split's labels."""
         infix = "" if split == "balanced" else f"{split}_"
-        return self.profile.root / f"labels_{infix}{seconds}s"
+        suffix = "" if hop is None else f"_every_{hop:g}s"
+        return self.profile.root / f"labels_{infix}{seconds}s{suffix}"
 
     def configs(self, row: str) -> list[Path]:
         """The YAML files of a row, later ones on top; the mini set's sizes last."""
@@ -99,18 +95,26 @@ class Reproduction:
 def preparation(job: Reproduction) -> list[Step]:
     """Data, teacher and labels, as far as the rows need them."""
     steps = data_steps(job.profile) if job.is_mini else []
-    rows = [job.table.rows[row] for row in job.rows]
-    lengths = {row.labels for row in rows} - {None}
-    if not lengths and not any(row.online for row in rows):
+    names = dict.fromkeys(name for row in job.rows for name in with_earlier(job, row))
+    rows = [job.table.rows[name] for name in names]
+    chunks = dict.fromkeys((row.labels, row.hop) for row in rows if row.labels)
+    if not chunks:
         return steps
-    shards, teacher = job.profile.data / "shards", job.label_teacher
+    shards = job.profile.data / "shards"
     if job.teacher is None:
         steps += teacher_steps(job.profile, job.processes)
+    teacher = job.teacher or str(job.profile.root / "teacher")
     return steps + [
-        label_step(teacher, shards / split, job.labels(split, seconds), seconds)
-        for seconds in sorted(filter(None, lengths), reverse=True)
+        label_step(teacher, shards / split, job.labels(split, *chunk), *chunk)
+        for chunk in chunks
         for split in job.table.splits
     ]
+
+
+def with_earlier(job: Reproduction, row: str) -> list[str]:
+    """A row and those that it starts from, the first one first."""
+    after = job.table.rows[row].after
+    return [*(with_earlier(job, after) if after else []), row]
 
 
 def check_audioset(job: Reproduction) -> None:
@@ -130,12 +134,29 @@ def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
     row, shards = job.table.rows[name], job.profile.data / "shards"
     run_dir, processes = job.run_dir(name, seed), 1 if job.is_mini else job.processes
     words = [f"seed={seed}", *_data_words(job, row), f"data.valid={job.valid}"]
+    if row.after:
+        words.append(f"start={job.run_dir(row.after, seed)}")
     if job.profile.student_epochs:
-        words.append(f"epochs={job.profile.student_epochs}")
+        epochs = max(round(row.epoch_share * job.profile.student_epochs), 1)
+        words.append(f"epochs={epochs}")
     label = f"{run_dir.parent.name}/{run_dir.name}"
     return [
         train_step(label, run_dir, processes, *job.configs(name), *words),
         evaluate_step(label, run_dir, shards / "eval"),
+    ]
+
+
+def lanes(job: Reproduction, seed: int) -> list[list[Step]]:
+    """Students of one seed that can be trained side by side, the longest first.
+
+    A row and those that it starts from are one lane.
+    """
+    ways = [with_earlier(job, row) for row in reversed(job.rows)]
+    on_the_way = {earlier for way in ways for earlier in way[:-1]}
+    return [
+        [step for row in way for step in row_steps(job, row, seed)]
+        for way in ways
+        if way[-1] not in on_the_way
     ]
 
 
@@ -145,10 +166,8 @@ def _data_words(job: Reproduction, row: Row) -> list[str]:
     audio = [str(job.profile.data / "shards" / split) for split in splits]
     words = [f"data.audio=[{','.join(audio)}]"]
     if row.labels is not None:
-        labels = [str(job.labels(split, row.labels)) for split in splits]
+        labels = [str(job.labels(split, row.labels, row.hop)) for split in splits]
         words.append(f"data.labels=[{','.join(labels)}]")
-    if row.online:
-        words.append(f"data.teacher={job.label_teacher}")
     return words
 
 
@@ -229,7 +248,7 @@ def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduct
     rows = tuple(args.rows.split(",")) if args.rows else tuple(known)
     if unknown := [row for row in rows if row not in known]:
         parser.error(f"--rows {unknown[0]}: {args.table} has {', '.join(known)}")
-    labelled = [row for row in rows if known[row].labels or known[row].online]
+    labelled = [row for row in rows if known[row].labels]
     if labelled and args.profile == "audioset" and args.teacher is None:
         parser.error(
             f"--rows {labelled[0]} needs --teacher: a run folder or a checkpoint of a "
@@ -255,10 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     job = _job(parser, args)
     first = preparation(job)
-    # the longest first, so that lanes end even
-    students = [
-        row_steps(job, row, seed) for seed in job.seeds for row in reversed(job.rows)
-    ]
+    students = [lane for seed in job.seeds for lane in lanes(job, seed)]
     if args.print:
         for step in [*first, *(step for steps in students for step in steps)]:
             print(shlex.join(["python", *step.command[1:]]))

@@ -44,13 +44,22 @@ def train_step(name: str, run_dir: Path, processes: int, *words: str | Path) -> 
     return Step(f"train {name}", command, run_dir / "result.json")
 
 
-def label_step(teacher: str | Path, audio: Path, out: Path, chunk_seconds: int) -> Step:
+def label_step(
+    teacher: str | Path,
+    audio: Path,
+    out: Path,
+    chunk_seconds: int,
+    hop_seconds: float | None = None,
+) -> Step:
     """psl.label: the teacher's probabilities of each chunk of ``audio``."""
     command = python(
         *("-m", "psl.label", f"teacher={teacher}", f"audio={audio}", f"out={out}"),
         f"chunk_seconds={chunk_seconds}",
+        *([] if hop_seconds is None else [f"hop_seconds={hop_seconds:g}"]),
     )
-    name = f"label {audio.name} every {chunk_seconds} s"
+    name = (
+        f"label {audio.name}, {chunk_seconds} s every {hop_seconds or chunk_seconds} s"
+    )
     return Step(name, command, out / "index.json")
 
 
