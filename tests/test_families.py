@@ -205,12 +205,12 @@ def test_a_family_without_transformers_says_what_to_install(
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn14", "resnet50")),
     ],
 )
-def test_a_family_trains_resumes_starts_and_evaluates(
+def test_a_family_trains_starts_evaluates_and_labels(
     name: str, dataset: Path, tmp_path: Path, run: Run
 ) -> None:
     """A row of the tables would have no command.
 
-    The second run starts from the first's weights, and goes on without them.
+    The second run starts from the first's weights.
     """
     model = [f"model.{key}={value}" for key, value in TINY[name].items()]
     words = [f"data.audio=[{dataset}]", f"data.valid={dataset}", f"model.name={name}"]

@@ -174,6 +174,24 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_losses(
     assert list((tmp_path / "killed" / "run" / "checkpoints").glob(".*")) == []
 
 
+def test_a_run_goes_on_without_the_weights_it_started_from(
+    tmp_path: Path, teacher: Path, dataset: Path
+) -> None:
+    """It would begin again at its start, or need a folder that is long gone."""
+    start = shutil.copytree(teacher, tmp_path / "start")
+    words = tiny_config(tmp_path, dataset, "epochs=2", f"start={start}")
+    train.main(words)
+    run_dir = tmp_path / "run"
+    undisturbed = losses(run_dir)
+    shutil.rmtree(list_checkpoints(run_dir)[-1])  # as if killed in the second epoch
+    (run_dir / "result.json").unlink()
+    shutil.rmtree(start)
+    train.main(words)
+    records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    assert [r["step"] for r in records if "loss" in r] == [*undisturbed]
+    assert losses(run_dir) == undisturbed
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     tmp_path: Path, teacher: Path
 ) -> None:
