@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import psl
+from psl import runtime
 from psl.config import describe, parse, to_yaml
 from psl.fbank import Fbank, FbankConfig
 from psl.models import FAMILIES
@@ -55,7 +56,7 @@ def settled(name: str) -> Any:
     torch.manual_seed(0)
     model = psl.build_model(name, num_classes=3, **TINY[name]).train()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.momentum = None  # the mean of what it has seen
     with torch.no_grad():
         model(0.1 * torch.randn(4, 64000))
@@ -171,6 +172,26 @@ def test_every_parameter_learns_and_the_features_pass_spec_augment(name: str) ->
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     (shape,) = seen
     assert shape[:2] == (4, 1) and shape[2] in (64, 128) and shape[3] in (98, 101)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_gradients_are_the_same_in_the_layout_that_training_uses(name: str) -> None:
+    """Weights would follow noise, but not under ZeRO, which has another layout.
+
+    PyTorch's BatchNorm2d gives wrong gradients on the CPU for some strides.
+    """
+    gradients = []
+    for channels_last in (False, True):
+        model = runtime.place(
+            settled(name), torch.device("cpu"), channels_last=channels_last
+        )
+        torch.manual_seed(1)
+        clip_probs, _ = model(0.1 * torch.randn(4, 16000), torch.full((4,), 16000))
+        (clip_probs * torch.rand(4, 3)).sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for parameter, expected in gradients[0].items():
+        difference = cast(Any, gradients[1][parameter]) - expected
+        assert difference.norm() <= 1e-3 * cast(Any, expected).norm(), parameter
 
 
 def test_a_configuration_names_its_family_and_is_checked_by_it() -> None:

@@ -48,7 +48,7 @@ class Cnn14(nn.Module):
         self.config = config
         self.front_end = slaney_log_mel(config.front_end)
         self.spec_augment: nn.Module = nn.Identity()
-        self.bn0 = nn.BatchNorm2d(config.front_end.n_mels)
+        self.bn0 = nn.BatchNorm1d(config.front_end.n_mels)
         channels = [1, *(max(8, round(c * config.width)) for c in _CHANNELS)]
         self.conv_block1 = _ConvBlock(channels[0], channels[1])
         self.conv_block2 = _ConvBlock(channels[1], channels[2])
@@ -89,7 +89,9 @@ class Cnn14(nn.Module):
 
     def _embed(self, log_mel: Tensor) -> Tensor:
         """[B, 1, F, T] -> [B, D, T / 32]."""
-        x = self.bn0(log_mel.transpose(1, 2)).permute(0, 2, 3, 1)  # [B, 1, T, F]
+        # as BatchNorm2d of [B, F, 1, T], as published, it has wrong gradients on the CPU
+        # where convolutions are channels-last (torch 2.13: strides of the side of 1)
+        x = self.bn0(log_mel.squeeze(1)).transpose(1, 2).unsqueeze(1)  # [B, 1, T, F]
         for block in (
             self.conv_block1,
             self.conv_block2,
