@@ -119,14 +119,13 @@ def _train(
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     if fixed_statistics:
-        torch.nn.BatchNorm2d.train = _stay_in_evaluation  # type: ignore[assignment]
+        for kind in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d):
+            kind.train = _stay_in_evaluation  # type: ignore[assignment]
     sys.argv = ["psl.train", *words]
     run_main(lambda: train.main(words))
 
 
-def _stay_in_evaluation(
-    module: torch.nn.BatchNorm2d, mode: bool = True
-) -> torch.nn.BatchNorm2d:
+def _stay_in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
     module.training = False
     return module
 

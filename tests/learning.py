@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ TINY_MODEL: dict[str, Any] = {
 }
 
 
-def tiny_config(folder: Path, dataset: Path, *words: str) -> list[str]:
+def tiny_config(
+    folder: Path,
+    dataset: Path,
+    *words: str,
+    model: Mapping[str, Any] = TINY_MODEL,
+) -> list[str]:
     """Words of ``psl.train``: a run in ``folder``/run on the tiny dataset."""
     values = {
         "run_dir": str(folder / "run"),
@@ -33,7 +39,7 @@ def tiny_config(folder: Path, dataset: Path, *words: str) -> list[str]:
             "valid": str(dataset),
             "chunk_seconds": 1.0,
         },
-        "model": TINY_MODEL,
+        "model": dict(model),
         "optim": {"learning_rate": 6e-3},
         "global_batch_size": 8,
         "epochs": 2,

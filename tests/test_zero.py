@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +16,21 @@ import yaml
 from psl.checkpoint import checkpoint_folder, load_checkpoint
 from psl.status import read_status
 from tests.jobs import Job, start
-from tests.learning import losses, tiny_config, torchrun
+from tests.learning import TINY_MODEL, losses, tiny_config, torchrun
+from tests.tiny_models import TINY
 
 pytest.importorskip("deepspeed")
 
 STRATEGIES = ("zero1", "zero2", "zero3")
 STEPS = 6
 """Of an epoch; the checkpoint from which other runs go on is the first epoch's."""
+DROPOUTS = {
+    "cnn14": ["conv_dropout", "dropout"],
+    "efficientnet_b0": ["dropout", "drop_connect"],
+    "resnet50": ["dropout"],
+    "ast": ["dropout"],
+}
+"""What each family drops, which differs from rank to rank."""
 PATIENT = 300
 """A job on a busy machine may take so long, s."""
 
@@ -32,13 +42,14 @@ def go(
     *words: str,
     ranks: int = 2,
     fault: str | None = None,
+    model: Mapping[str, Any] = TINY_MODEL,
 ) -> Job:
     """A job with fixed BatchNorm statistics, on which all strategies agree.
 
     zero3 comes from a DeepSpeed file, as accelerate launch hands it on, since by
     default weights as few as the tiny model's are not split.
     """
-    config = tiny_config(folder, dataset, "save_every=4", *words)
+    config = tiny_config(folder, dataset, "save_every=4", *words, model=model)
     environment: dict[str, str] | None = None
     extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
     if strategy == "zero3":
@@ -139,6 +150,28 @@ def test_the_checkpoint_of_zero_is_that_of_plain_pytorch(
 def test_zero_starts_without_a_compiler(whole: Path, strategy: str) -> None:
     """The first start on a machine would take minutes, or fail for want of one."""
     assert not (whole / strategy / "extensions").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cnn14", *(pytest.param(n, marks=pytest.mark.slow) for n in list(DROPOUTS)[1:])],
+)
+def test_a_family_trains_on_two_ranks_as_alone(
+    name: str, tmp_path: Path, dataset: Path
+) -> None:
+    """The large models, for which people need several GPUs, would hang there, or learn
+    something else."""
+    off = {key: 0.0 for key in DROPOUTS[name]}
+    model = {"name": name, **TINY[name], **off}
+    jobs = {"one": ("ddp", 1), "two": ("ddp", 2), "split": ("zero2", 2)}
+    for folder, (strategy, ranks) in jobs.items():
+        path = tmp_path / folder
+        done(go(path, dataset, strategy, "epochs=1", ranks=ranks, model=model))
+    expected = losses(tmp_path / "one" / "run")
+    assert list(expected) == list(range(1, STEPS + 1))
+    for folder in ("two", "split"):
+        found = losses(tmp_path / folder / "run")
+        assert found == pytest.approx(expected, rel=1e-5), folder
 
 
 def _by_number(state: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:

@@ -89,8 +89,8 @@ class Cnn14(nn.Module):
 
     def _embed(self, log_mel: Tensor) -> Tensor:
         """[B, 1, F, T] -> [B, D, T / 32]."""
-        # as BatchNorm2d of [B, F, 1, T], as published, it has wrong gradients on the CPU
-        # where convolutions are channels-last (torch 2.13: strides of the side of 1)
+        # published as BatchNorm2d of [B, F, 1, T]; torch 2.13 has wrong gradients of
+        # that on the CPU where convolutions are channels-last
         x = self.bn0(log_mel.squeeze(1)).transpose(1, 2).unsqueeze(1)  # [B, 1, T, F]
         for block in (
             self.conv_block1,
