@@ -2,7 +2,7 @@
 
 Owns one such file per thread. libsndfile reads a Python object by calling back into the
 interpreter, one thread at a time: two threads then decode FLAC 1.3 times as fast as
-one, and 1.7 to 1.8 times from a file in memory (2026-11-23; hashing: 1.75).
+one, and 1.7 times from a file in memory (2026-11-23; hashing: 1.75).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from shards.audio import CODECS, OPUS_RATES, decode, encode
 from shards.containers import find_wav_data
 from shards.decode import load_clip, load_segment, to_mono_int16
 from shards.schema import ShardError
+from shards.sndfile import read_part
 
 from .conftest import Run, Source
 
@@ -594,6 +595,22 @@ def test_threads_and_forked_processes_decode_apart(
         while not all(future.done() for future in pending):
             assert wrong(12) == 0
         assert [future.result() for future in pending] == [list(range(12))] * 40
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux reads so")
+def test_a_part_is_read_without_soundfile_unless_something_is_wrong() -> None:
+    """Two threads would be no faster than one, or an error have no message."""
+    samples = np.random.default_rng(0).integers(-9999, 9999, 3 * RATE, dtype=np.int16)
+    file = encode(samples, codec="flac", sample_rate=RATE)
+    part = read_part(file, 5000, 20000, RATE)
+    assert part is not None and np.array_equal(part, samples[5000:20000])
+    assert read_part(file, 5000, 20000, RATE // 2) is None
+    assert read_part(file, 40000, len(samples) + 1, RATE) is None
+    assert read_part(file, len(samples) + 1, len(samples) + 2, RATE) is None
+    assert read_part(b"no audio", 0, 1, RATE) is None
+    stereo = io.BytesIO()
+    soundfile.write(stereo, samples.reshape(-1, 2), RATE, format="flac")
+    assert read_part(stereo.getvalue(), 0, 1, RATE) is None
 
 
 def _decode_levels(files: list[bytes]) -> list[int]:
