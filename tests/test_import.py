@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -272,6 +273,39 @@ def test_a_start_for_other_classes_has_a_new_classifier_and_all_else(
         take_weights(wider, wider.config, source, CLASSES)
 
 
+def test_a_start_for_the_same_classes_keeps_its_classifier() -> None:
+    """A run that goes on with other data would forget what it had learned."""
+    old = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    weights = {n: t + 1 for n, t in old.state_dict().items()}
+    source = Source("there", "mobilenetv2", weights, CLASSES)
+    model: Any = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    tables = model.state_dict()["front_end.0.mel_scale.fb"].clone()
+    taken = take_weights(model, model.config, source, CLASSES)
+    assert taken.new == taken.dropped == []
+    after = model.state_dict()
+    name = "classifier.1.weight"
+    assert torch.equal(after[name], weights[name])
+    assert torch.equal(after["front_end.0.mel_scale.fb"], tables)  # no weights
+
+
+def test_a_start_with_a_hole_or_with_too_much_is_refused() -> None:
+    """Layers would stay random, or be left out, and nobody would know."""
+    model: Any = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    weights = {n: t + 1 for n, t in before.items()}
+    hole = {n: t for n, t in weights.items() if n != "features.1.conv.1.weight"}
+    more = weights | {"features.19.weight": torch.ones(1)}
+    for odd, message in (
+        (hole, "features.1.conv.1.weight is missing"),
+        (more, "features.19.weight is unknown to the model"),
+    ):
+        for classes in (CLASSES, None):  # None: the classifier is new
+            source = Source("there", "mobilenetv2", odd, classes)
+            with pytest.raises(ValueError, match=message):
+                take_weights(model, model.config, source, CLASSES)
+    assert all(torch.equal(model.state_dict()[n], t) for n, t in before.items())
+
+
 def test_image_weights_start_a_tagger_with_their_colours_summed(
     tmp_path: Path,
 ) -> None:
@@ -310,6 +344,30 @@ def test_ast_starts_with_shorter_windows_from_the_middle_of_its_places(
     assert new.shape == (1, 2 + 12 * 20, 64)
     assert torch.equal(new[0, 2:22], old[0, 2 + 40 : 2 + 60])
     assert torch.equal(new[0, 22:42], old[0, 2 + 101 + 40 : 2 + 101 + 60])
+
+
+def test_ast_starts_with_longer_windows_from_its_places_stretched() -> None:
+    """A 10-s model could not start from a 2-s one, or each place would be another's.
+
+    A place that grows evenly in time still does, and the two extra tokens stay.
+    """
+    short = ASTConfig(**TINY["ast"])
+    long = dataclasses.replace(short, max_frames=408)
+    name = "ast.embeddings.position_embeddings"
+    weights = build_from_config(short, 3).state_dict()
+    ramp = torch.arange(20.0).repeat(12)  # 12 rows of 20 places
+    weights[name] = torch.cat([torch.tensor([7.0, 8.0]), ramp])[None, :, None]
+    weights[name] = weights[name].expand(1, 242, 16)
+    model = build_from_config(long, 3)
+    source = Source("there", "ast", weights, CLASSES)
+    taken = take_weights(model, long, source, CLASSES)
+    assert taken.resized == [name]
+    new = model.state_dict()[name]
+    assert new.shape == (1, 2 + 12 * 40, 16)
+    assert new[0, :2, 3].tolist() == [7.0, 8.0]
+    # a new place's middle in places of old, half a one before the first and after
+    expected = torch.arange(40).add(0.5).div(2).sub(0.5).clamp(0, 19)
+    torch.testing.assert_close(new[0, 2:, 3].view(12, 40), expected.expand(12, 40))
 
 
 def test_a_start_of_another_family_is_refused_with_its_name(tmp_path: Path) -> None:
