@@ -40,7 +40,7 @@ def test_full_models_have_the_published_number_of_parameters(name: str) -> None:
 def test_a_family_scores_chunks_of_every_length(name: str) -> None:
     """Tables 2 and 3 train on 2, 5 and 10 s and evaluate on 10."""
     model = psl.build_model(name, num_classes=3, **TINY[name]).eval()
-    for seconds in (0.5, 1, 2, 5, 10):
+    for seconds in (0.1, 0.5, 1, 2, 5, 10):
         clip_probs, frame_probs = model(0.1 * torch.randn(2, round(seconds * 16000)))
         assert clip_probs.shape == (2, 3)
         assert frame_probs.shape[::2] == (2, 3)
@@ -152,9 +152,51 @@ def test_attention_pooling_of_equal_frames_is_their_mean() -> None:
     embedding = torch.randn(2, 1, 4).expand(2, 5, 4)
     clip_probs, frame_probs = head(embedding, None)
     torch.testing.assert_close(clip_probs, frame_probs[:, 0])
+    outputs = embedding[:, 0] @ head.linear.weight.T + head.linear.bias
+    by_head = (1 / (1 + torch.exp(-outputs))).view(2, 4, 3)
+    torch.testing.assert_close(clip_probs, by_head.mean(dim=1))  # fresh: equal shares
     other = torch.cat([embedding[:, :2], torch.randn(2, 3, 4)], dim=1)
     padded, _ = head(other, torch.tensor([2, 2]))
     torch.testing.assert_close(padded, clip_probs)
+
+
+def test_attention_weighs_frames_as_psla_does() -> None:
+    """The pooling would be another than the published one, or a plain mean."""
+    from psl.models.pooling import AttentionHead
+
+    head = AttentionHead(4, 3, 0.0)
+    torch.nn.init.normal_(head.attention.weight, std=2.0)
+    torch.nn.init.normal_(head.shares)
+    embedding = torch.randn(1, 5, 4)
+    share = head.shares.exp() / head.shares.exp().sum()
+    expected = torch.zeros(3)
+    for number in range(4):
+        rows = slice(3 * number, 3 * number + 3)
+        score, weight = (
+            1 / (1 + torch.exp(-(embedding[0] @ part.weight[rows].T + part.bias[rows])))
+            for part in (head.linear, head.attention)
+        )
+        expected = expected + share[number] * (score * weight).sum(0) / weight.sum(0)
+    clip_probs, frame_probs = head(embedding, None)
+    torch.testing.assert_close(clip_probs[0], expected)
+    assert not torch.allclose(clip_probs, frame_probs.mean(dim=1), atol=1e-3)
+
+
+def test_the_published_cnn14_s_pooling_leaves_padding_out() -> None:
+    """Imported weights would hear the silence after a short clip, or what fills it."""
+    from psl.models.cnn14 import _largest_plus_mean
+
+    embedding = torch.tensor([[[1.0, 2.0, 9.0, 9.0]]])
+    assert _largest_plus_mean(embedding, torch.tensor([2])).tolist() == [[2 + 1.5]]
+    assert _largest_plus_mean(embedding, None).tolist() == [[9 + 5.25]]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2"])
+def test_efficientnet_s_statistics_are_not_those_of_the_last_batch(name: str) -> None:
+    """Evaluation would go by chance: transformers' 0.99 is Keras' 0.01."""
+    model = psl.build_model(name, num_classes=3, **TINY[name])
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) > 9 and {norm.momentum for norm in norms} == {0.1}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -15,12 +15,15 @@ from torch import Tensor
 
 import psl
 from psl.checkpoint import load_checkpoint
+from psl.frontend import SlaneyLogMelConfig
 from psl.models import build_from_config
 from psl.models.ast import ASTConfig
+from psl.published import Published
 from psl.start import Source, open_source, take_weights
 from shards.classes import Classes
 from tests.conftest import MIDS, Run
 from tests.tiny_models import TINY
+from tools import import_checkpoint
 
 SHAPES = json.loads(Path(__file__).with_name("upstream_state_dict.json").read_text())
 CLASSES = Classes(MIDS, ("Tone low", "Tone mid", "Tone high"))
@@ -143,7 +146,9 @@ def test_panns_weights_become_a_checkpoint_of_the_32_khz_model(
     assert done.returncode == 0, done.stderr
     assert "dropped  logmel_extractor.melW" in done.stdout
     checkpoint = load_checkpoint(out)
-    assert checkpoint.model_config.front_end.sample_rate == 32000
+    assert checkpoint.model_config.front_end == SlaneyLogMelConfig(
+        sample_rate=32000, n_fft=1024, hop_length=320, f_min=50.0, f_max=14000.0
+    )
     scores, _ = checkpoint.build_model()(torch.randn(1, 32000))
     expected = [[0.5, 0.7310586, 0.2689414]]  # sigmoid of the bias
     torch.testing.assert_close(scores, torch.tensor(expected))
@@ -217,6 +222,12 @@ def test_ast_checkpoints_give_the_outputs_of_transformers(
     classes.write_text("index,mid,display_name\n" + "\n".join(lines) + "\n")
     path = source if form == "authors" else tmp_path / "hf"
     words = [str(path), "--out", tmp_path / "out", "--classes", classes]
+    if form == "huggingface":
+        others = write_classes(tmp_path / "hf", 3)
+        words[-1] = others
+        done = run("tools.import_checkpoint", *words)
+        assert done.returncode == 78 and "output 0 is 'LABEL_0'" in done.stderr
+        words[-1] = classes
     done = run("tools.import_checkpoint", *words)
     assert done.returncode == 0, done.stderr
     model = load_checkpoint(tmp_path / "out").build_model()
@@ -251,6 +262,21 @@ def test_partial_files_are_refused_unless_told_and_named_tensor_by_tensor(
     assert done.returncode == 0, done.stderr
     loaded = load_checkpoint(tmp_path / "out").weights
     assert torch.equal(loaded["classifier.1.bias"], weights["classifier.1.bias"])
+
+
+def test_an_import_with_others_class_names_or_into_a_full_folder_is_refused(
+    tmp_path: Path,
+) -> None:
+    """Every label would mean another class, or a checkpoint be overwritten."""
+    published = Published(ASTConfig(), {}, labels=["Tone low", "/m/mid", "Tone high "])
+    import_checkpoint.check_labels(published, CLASSES, "there")
+    swapped = dataclasses.replace(published, labels=["Tone mid", "Tone low"])
+    with pytest.raises(ValueError, match="output 0 is 'Tone mid', but .* 'Tone low'"):
+        import_checkpoint.check_labels(swapped, CLASSES, "there")
+    model: Any = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    words = (tmp_path, model, model.config, CLASSES, "there")
+    with pytest.raises(ValueError, match="exists; choose another folder"):
+        import_checkpoint.save(*words)
 
 
 def test_a_start_for_other_classes_has_a_new_classifier_and_all_else(
