@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 from pathlib import Path
@@ -23,7 +24,6 @@ from psl.start import Source, open_source, take_weights
 from shards.classes import Classes
 from tests.conftest import MIDS, Run
 from tests.tiny_models import TINY
-from tools import import_checkpoint
 
 SHAPES = json.loads(Path(__file__).with_name("upstream_state_dict.json").read_text())
 CLASSES = Classes(MIDS, ("Tone low", "Tone mid", "Tone high"))
@@ -268,6 +268,7 @@ def test_an_import_with_others_class_names_or_into_a_full_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     """Every label would mean another class, or a checkpoint be overwritten."""
+    import_checkpoint: Any = importlib.import_module("tools.import_checkpoint")
     published = Published(ASTConfig(), {}, labels=["Tone low", "/m/mid", "Tone high "])
     import_checkpoint.check_labels(published, CLASSES, "there")
     swapped = dataclasses.replace(published, labels=["Tone mid", "Tone low"])
