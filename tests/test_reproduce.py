@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,7 +156,8 @@ def test_the_papers_protocol_chooses_on_the_training_clips_in_folders_of_its_own
         for more in ([], ["--paper-protocol"])
     )
     assert config_of(ours[0]).data.valid == sound
-    assert config_of(paper[0]).data.valid == "train"
+    chosen = config_of(paper[0])
+    assert (chosen.data.valid, chosen.keep_best, chosen.average_best) == ("train", 4, 4)
     assert "seed0/baseline_paper_protocol" in paper[0] and "protocol" not in ours[0]
     assert "checkpoint=" + config_of(paper[0]).run_dir in paper[1]
 
@@ -169,6 +171,8 @@ def test_the_tables_and_the_demonstration_train_the_same_students(
     demo = importlib.import_module("demo")
     steps = demo._student_steps(demo.PROFILES["table"], row, 0)
     assert config_of(train) == config_of(" ".join(steps[0].command))
+    asked_for = importlib.import_module("steps")._asked_for
+    assert asked_for(shlex.split(train)) == asked_for(steps[0].command)
 
 
 @pytest.mark.parametrize(
@@ -221,3 +225,42 @@ def test_a_table_sets_each_row_beside_the_papers_and_says_what_was_not_run(
     assert rows[9] == "| Teacher | 40.53 (1) | - | 50.00 | 0.900 | 1.50 | 1 |"
     text = tools.paper_table(tools.TABLES["table3"], summary, "some clips")
     assert "| PSL-2s + weak | - | - | 42.00 ± 2.00 | 0.800 | 1.25 | 3 |" in text
+
+
+def test_a_result_of_other_words_is_refused(tools: ModuleType, tmp_path: Path) -> None:
+    """A table would stand under a teacher or data that did not make it."""
+    result = tmp_path / "run" / "result.json"
+    result.parent.mkdir()
+    script = f"open({str(result)!r}, 'a').write('made')"
+
+    def made_with(*words: str) -> str:
+        command = [sys.executable, "-c", script, *words]
+        tools.Chain(tmp_path).run([tools.Step("row", command, result)])
+        return result.read_text()
+
+    assert made_with("teacher=a", "seed=1", "of/the/demonstration.yaml") == "made"
+    assert made_with("of/the/table.yaml", "seed=1", "teacher=a") == "made"
+    with pytest.raises(
+        Exception, match="made with teacher=a, expected teacher=b; take"
+    ):
+        made_with("teacher=b", "seed=1")
+    assert result.read_text() == "made"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch", "expected"),
+    [(8, 32, 8), (8, 100, 5), (16, 12, 12), (16, 256, 16), (1, 12, 1), (0, 16, 2)],
+)
+def test_as_many_processes_as_can_share_a_batch(
+    tools: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    batch: int,
+    expected: int,
+) -> None:
+    """EfficientNet's batch of 100 would end the whole table on a node of 8 GPUs."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert tools.num_processes(batch) == expected
+    files = [Path("configs/table2", f"{row}.yaml") for row in ("base", "ast")]
+    assert tools.global_batch_size(files) == 12
+    assert tools.global_batch_size(files[:1]) == TrainConfig.global_batch_size == 32

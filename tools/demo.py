@@ -17,7 +17,6 @@ from steps import (
     Step,
     evaluate_step,
     label_step,
-    num_processes,
     python,
     train_step,
 )
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     profile = PROFILES[parser.parse_args(argv).profile]
     chain = Chain(profile.root)
     chain.run(data_steps(profile))
-    chain.run(teacher_steps(profile, processes=num_processes()))
+    chain.run(teacher_steps(profile))
     chain.run(_label_steps(profile))
     students = [
         _student_steps(profile, student, seed)

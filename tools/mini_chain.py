@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from steps import Step, evaluate_step, python, train_step
+from steps import (
+    Step,
+    evaluate_step,
+    global_batch_size,
+    num_processes,
+    python,
+    train_step,
+)
 
 CONFIGS = Path("configs/mini")
 SPLITS = ("full", "balanced", "dev", "eval")
@@ -76,13 +83,12 @@ def data_steps(profile: Profile) -> list[Step]:
     return steps
 
 
-def teacher_steps(profile: Profile, processes: int) -> list[Step]:
+def teacher_steps(profile: Profile) -> list[Step]:
     """Train the teacher on everything that has weak labels, and evaluate it."""
+    configs = [CONFIGS / "base.yaml", CONFIGS / "teacher.yaml"]
+    processes = num_processes(global_batch_size(configs))
     teacher, shards = profile.root / "teacher", profile.data / "shards"
-    train = train_step(
-        *("teacher", teacher, processes),
-        *(CONFIGS / "base.yaml", CONFIGS / "teacher.yaml"),
-        *(f"data.valid={shards}/dev", f"epochs={profile.teacher_epochs}"),
-        f"data.audio=[{shards}/full,{shards}/balanced]",
-    )
+    words = [f"data.valid={shards}/dev", f"epochs={profile.teacher_epochs}"]
+    words.append(f"data.audio=[{shards}/full,{shards}/balanced]")
+    train = train_step("teacher", teacher, processes, *configs, *words)
     return [train, evaluate_step("teacher", teacher, shards / "eval")]

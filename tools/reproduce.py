@@ -16,7 +16,15 @@ from pathlib import Path
 from mini_chain import PROFILES, Profile, data_steps, teacher_steps
 from paper import TABLES, Row, Table
 from results import Summary, paper_table, summarise
-from steps import Chain, Step, evaluate_step, label_step, num_processes, train_step
+from steps import (
+    Chain,
+    Step,
+    evaluate_step,
+    global_batch_size,
+    label_step,
+    num_processes,
+    train_step,
+)
 
 from shards.cli import run_main
 from shards.files import write_atomic
@@ -45,8 +53,6 @@ class Reproduction:
     seeds: tuple[int, ...]
     teacher: str | None
     """Who labels, as psl.label takes it; None to train one."""
-    processes: int
-    """Of each training on AudioSet, and of the mini set's teacher."""
     paper_protocol: bool = False
     """Whether the training clips choose the checkpoints."""
 
@@ -102,7 +108,7 @@ def preparation(job: Reproduction) -> list[Step]:
         return steps
     shards = job.profile.data / "shards"
     if job.teacher is None:
-        steps += teacher_steps(job.profile, job.processes)
+        steps += teacher_steps(job.profile)
     teacher = job.teacher or str(job.profile.root / "teacher")
     return steps + [
         label_step(teacher, shards / split, job.labels(split, *chunk), *chunk)
@@ -132,8 +138,11 @@ def check_audioset(job: Reproduction) -> None:
 def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
     """Train and evaluate one student."""
     row, shards = job.table.rows[name], job.profile.data / "shards"
-    run_dir, processes = job.run_dir(name, seed), 1 if job.is_mini else job.processes
+    run_dir, configs = job.run_dir(name, seed), job.configs(name)
+    processes = 1 if job.is_mini else num_processes(global_batch_size(configs))
     words = [f"seed={seed}", *_data_words(job, row), f"data.valid={job.valid}"]
+    if job.paper_protocol:
+        words += ["keep_best=4", "average_best=4"]
     if row.after:
         words.append(f"start={job.run_dir(row.after, seed)}")
     if job.profile.student_epochs:
@@ -141,7 +150,7 @@ def row_steps(job: Reproduction, name: str, seed: int) -> list[Step]:
         words.append(f"epochs={epochs}")
     label = f"{run_dir.parent.name}/{run_dir.name}"
     return [
-        train_step(label, run_dir, processes, *job.configs(name), *words),
+        train_step(label, run_dir, processes, *configs, *words),
         evaluate_step(label, run_dir, shards / "eval"),
     ]
 
@@ -263,7 +272,6 @@ def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduct
         rows=rows,
         seeds=tuple(map(int, seeds)),
         teacher=args.teacher,
-        processes=num_processes(),
         paper_protocol=args.paper_protocol,
     )
 

@@ -16,7 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from shards.cli import JobError
+
+DEFAULT_BATCH = 32
+"""Of psl.train, where no recipe says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,17 @@ class Chain:
     def run(self, steps: Sequence[Step], *, show: bool = True) -> None:
         """Run steps one after the other; ``show`` their progress bars, too.
 
-        Raises JobError with the end of the output of a step that fails.
+        Raises JobError with the end of the output of a step that fails, and for a
+        result that was made with other words.
         """
         for step in steps:
+            log = self._logs / f"{'-'.join(step.result.parent.parts)}.log"
+            made_by = log.with_suffix(".command")
             if step.result.exists():
+                _check_made_by(step, made_by)
                 self.say(f"{step.name}: done already ({step.result})")
                 continue
             self.say(f"{step.name}: {shlex.join(['python', *step.command[1:]])}")
-            log = self._logs / f"{'-'.join(step.result.parent.parts)}.log"
             with open(log, "w", encoding="utf-8") as stream:
                 status = subprocess.run(
                     step.command,
@@ -107,6 +115,7 @@ class Chain:
             if status:
                 tail = log.read_text(encoding="utf-8")[-2000:]
                 raise JobError(f"{step.name} failed ({status}), see {log}: {tail}")
+            made_by.write_text(_asked_for(step.command), encoding="utf-8")
 
     def run_lanes(self, chains: Sequence[Sequence[Step]], lanes: int) -> None:
         """Run several chains of steps, ``lanes`` at a time."""
@@ -120,9 +129,43 @@ class Chain:
                 raise
 
 
-def num_processes() -> int:
-    """As many as there are GPUs and a batch of 16 can be shared by; two on a CPU."""
+def _asked_for(command: Sequence[str]) -> str:
+    """What a command says of its own, a word a line; not who launches it, nor recipes.
+
+    The demonstration and the tables come to the same students by other recipes.
+    """
+    modules = [place for place, word in enumerate(command) if word == "-m"]
+    words = command[modules[-1] if modules else 1 :]
+    return "\n".join([*sorted(word for word in words if ".yaml" not in word), ""])
+
+
+def _check_made_by(step: Step, record: Path) -> None:
+    """JobError if the result of ``step`` was made by something else than it."""
+    if not record.exists():  # by hand, or by an earlier version
+        return
+    made_by, expected = record.read_text(encoding="utf-8"), _asked_for(step.command)
+    if made_by != expected:
+        found, wanted = set(made_by.splitlines()), set(expected.splitlines())
+        raise JobError(
+            f"{step.name}: {step.result} was made with "
+            f"{' '.join(sorted(found - wanted)) or 'less'}, expected "
+            f"{' '.join(sorted(wanted - found)) or 'less'}; take another --root, or "
+            f"remove {step.result.parent} to make it again"
+        )
+
+
+def global_batch_size(configs: Sequence[Path]) -> int:
+    """Chunks per optimizer step that ``configs`` ask psl.train for."""
+    batch = DEFAULT_BATCH
+    for path in configs:
+        layer = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        batch = layer.get("global_batch_size", batch)
+    return batch
+
+
+def num_processes(batch: int) -> int:
+    """As many as there are GPUs and can share a ``batch``; two on a CPU."""
     import torch  # slow, and only this function needs it
 
-    gpus = torch.cuda.device_count()
-    return max(n for n in (1, 2, 4, 8, 16) if n <= gpus) if gpus else 2
+    most = torch.cuda.device_count() or 2
+    return max(n for n in range(1, most + 1) if batch % n == 0)
