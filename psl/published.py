@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,18 +62,34 @@ def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
 
 
 def _read_panns(weights: Mapping[str, Tensor], where: str) -> Published:
-    """Cnn14: names agree; their front end's tables are dropped, and tell the rate."""
+    """Cnn14: names agree; their front end's tables are dropped, and tell the rate.
+
+    How scores are pooled is only in the file's name: both kinds have the same tensors.
+    """
+    name = Path(where).name
+    if "DecisionLevelMax" in name or "DecisionLevelAtt" in name:
+        raise ValueError(
+            f"{where}: a Cnn14 that pools the scores of frames in a way unknown here; "
+            "take Cnn14, Cnn14_16k or Cnn14_DecisionLevelAvg"
+        )
+    pooling = "mean" if "DecisionLevelAvg" in name else "clip"
     mels = weights.get("logmel_extractor.melW")
     front_end: dict[str, Any] = {}
-    if mels is not None and len(mels) == 1024 // 2 + 1:
+    if mels is None:
+        raise ValueError(
+            f"{where}: no logmel_extractor.melW, which tells a model for 32 kHz from "
+            "one for 16 kHz; take the file as it was published"
+        )
+    if len(mels) == 1024 // 2 + 1:
         front_end = {"sample_rate": 32000, "n_fft": 1024, "hop_length": 320}
         front_end["f_max"] = 14000.0
-    elif mels is not None and len(mels) != 512 // 2 + 1:
+    elif len(mels) != 512 // 2 + 1:
         raise ValueError(
             f"{where}: logmel_extractor.melW has {len(mels)} rows, expected 513 (the "
             "32 kHz model) or 257 (16 kHz)"
         )
-    config = Cnn14Config(pooling="clip", front_end=front_end)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"pooling": pooling, "front_end": front_end}
+    config = Cnn14Config(**settings)
     theirs = ("spectrogram_extractor.", "logmel_extractor.")
     dropped = sorted(name for name in weights if name.startswith(theirs))
     kept = {name: t for name, t in weights.items() if name not in dropped}

@@ -98,6 +98,11 @@ def install_masks(
             f"augment.frequency_mask_share {share} of {front_end.n_mels} mel bands is "
             "none; expected more"
         )
+    if max_bands >= front_end.n_mels:
+        raise ValueError(
+            f"augment.frequency_mask_share {share} could hide all {front_end.n_mels} "
+            "mel bands; expected less"
+        )
     assert hasattr(model, "spec_augment"), "a family without a place for masks"
     model.spec_augment = SpecAugment(
         time_masks=config.time_masks,

@@ -38,6 +38,8 @@ class Source:
     classes: Classes | None
     """What the classifier's outputs are; None for weights without a classifier of
     ours, or whose classes are not known."""
+    config: ModelConfig | None = None
+    """Of the model that had them; None where only its sizes are known."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def open_source(path: str, config: ModelConfig) -> Source:
         checkpoint = load_checkpoint(path)
         found = checkpoint.model_config.name
         source = Source(path, found, checkpoint.weights, checkpoint.classes)
+        source = dataclasses.replace(source, config=checkpoint.model_config)
     else:
         published = read_huggingface(path, config)
         source = Source(path, published.family, published.weights, None)
@@ -87,8 +90,10 @@ def take_weights(
     """Put the weights of ``source`` into ``model``, which is for ``classes``.
 
     Raises ValueError naming the first tensor that is missing, unknown or has another
-    shape, beside the classifier's if the classes are others.
+    shape, beside the classifier's if the classes are others; and the features that the
+    weights were made for, if the model's are others.
     """
+    _check_features(source, config)
     own = {n: t for n, t in model.state_dict().items() if not _is_constant(n)}
     theirs = {n: t for n, t in source.weights.items() if not _is_constant(n)}
     classifier = FAMILIES[config.name].classifier
@@ -115,6 +120,18 @@ def take_weights(
     return Taken(sorted(kept), new, sorted(theirs.keys() - kept.keys()), resized)
 
 
+def _check_features(source: Source, config: ModelConfig) -> None:
+    """ValueError with the words that give the model the front end of ``source``."""
+    if source.config is None or source.config.front_end == config.front_end:
+        return
+    theirs, ours = map(dataclasses.asdict, (source.config.front_end, config.front_end))
+    words = [f"model.front_end.{n}={theirs[n]}" for n in ours if theirs[n] != ours[n]]
+    raise ValueError(
+        f"start {source.where}: its weights are for other features; set "
+        f"{' '.join(words)}"
+    )
+
+
 def start_from(
     path: str, model: nn.Module, config: ModelConfig, classes: Classes
 ) -> tuple[Taken, dict[str, object]]:
@@ -128,6 +145,7 @@ def start_from(
     return taken, {
         "start": path,
         "weights_sha256": sha256,
+        "model": source.config and dataclasses.asdict(source.config),
         **dataclasses.asdict(taken),
     }
 

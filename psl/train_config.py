@@ -73,10 +73,10 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = MobileNetV2Config()
     start: str | None = None
-    """Weights to start from: a run (its best checkpoint), a checkpoint folder, or a
-    Hugging Face EfficientNet, ResNet or AST (folder or Hub name) for these families.
-    The classifier is new where the classes are others; all else must fit. null for
-    fresh weights."""
+    """Weights to start from: a run (its average, else its best checkpoint), a
+    checkpoint folder, or a Hugging Face EfficientNet, ResNet or AST (folder or Hub
+    name) for these families. The classifier is new where the classes are others; all
+    else must fit, and model.front_end be the same. null for fresh weights."""
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()

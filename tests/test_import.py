@@ -15,14 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import psl
+from psl import train
 from psl.checkpoint import load_checkpoint
 from psl.frontend import SlaneyLogMelConfig
 from psl.models import build_from_config
 from psl.models.ast import ASTConfig
-from psl.published import Published
+from psl.models.cnn14 import Cnn14Config
+from psl.published import Published, read_state_dict
 from psl.start import Source, open_source, take_weights
 from shards.classes import Classes
 from tests.conftest import MIDS, Run
+from tests.learning import tiny_config
 from tests.tiny_models import TINY
 
 SHAPES = json.loads(Path(__file__).with_name("upstream_state_dict.json").read_text())
@@ -154,6 +157,21 @@ def test_panns_weights_become_a_checkpoint_of_the_32_khz_model(
     torch.testing.assert_close(scores, torch.tensor(expected))
 
 
+def test_panns_models_that_pool_otherwise_or_hide_their_rate_are_not_mistaken(
+    tmp_path: Path,
+) -> None:
+    """Scores would be those of no published model, without a word."""
+    weights = torch.load(panns_file(tmp_path))["model"]
+    for name, pooling in (("DecisionLevelAvg", "mean"), ("16k", "clip")):
+        config = read_state_dict(weights, f"a/Cnn14_{name}_mAP=0.4.pth").config
+        assert isinstance(config, Cnn14Config) and config.pooling == pooling
+    with pytest.raises(ValueError, match="pools the scores of frames in a way unknown"):
+        read_state_dict(weights, "Cnn14_DecisionLevelMax.pth")
+    del weights["logmel_extractor.melW"]
+    with pytest.raises(ValueError, match="no logmel_extractor.melW, which tells"):
+        read_state_dict(weights, "Cnn14.pth")
+
+
 def ast_file(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """A small AST as its authors save it, from transformers' with the same values."""
     import transformers
@@ -278,6 +296,22 @@ def test_an_import_with_others_class_names_or_into_a_full_folder_is_refused(
     words = (tmp_path, model, model.config, CLASSES, "there")
     with pytest.raises(ValueError, match="exists; choose another folder"):
         import_checkpoint.save(*words)
+
+
+def test_a_start_with_other_features_is_refused_with_the_words_that_mend_it(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """Weights would go on with features that they have never seen, and do badly."""
+    train.main(tiny_config(tmp_path / "first", dataset, "epochs=1"))
+    words = ["epochs=1", f"start={tmp_path}/first/run"]
+    other = ["model.front_end.hop_length=160", "model.front_end.mean_db=-10"]
+    with pytest.raises(
+        ValueError, match=r"other features; set .*hop_length=320"
+    ) as error:
+        train.main(tiny_config(tmp_path / "second", dataset, *words, *other))
+    named = str(error.value).split("; set ")[1].split()
+    assert len(named) == 2 and named[1].startswith("model.front_end.mean_db=")
+    train.main(tiny_config(tmp_path / "third", dataset, *words, *other, *named))
 
 
 def test_a_start_for_other_classes_has_a_new_classifier_and_all_else(

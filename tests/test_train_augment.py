@@ -393,6 +393,7 @@ def test_two_ranks_hear_the_augmented_examples_that_one_hears(
         (["mixup_alpha=1", "mixup_labels=heard"], "is for the teacher of data.labels="),
         (["time_masks=1", "time_mask_seconds=1"], "could hide a whole example of 1.0"),
         (["time_masks=1", "time_mask_seconds=0.001"], "is less than a frame"),
+        (["frequency_masks=1", "frequency_mask_share=0.99"], "could hide all 32 mel"),
         (["frequency_masks=1", "frequency_mask_share=0.01"], "0.01 of 32 mel bands is"),
         (["crop=random", "+data.chunk_seconds=2"], "no clip is longer than an example"),
     ],

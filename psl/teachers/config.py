@@ -20,8 +20,9 @@ class TeacherConfig:
     """One teacher; ``teacher: PATH`` is short for ``teacher: {path: PATH}``."""
 
     path: str
-    """A run folder (its best checkpoint), a checkpoint folder, a .pt file with
-    upstream's names or its URL, or a Hugging Face model: a folder or a Hub name."""
+    """A run folder (its average, else its best checkpoint), a checkpoint folder, a .pt
+    file with upstream's names or its URL, or a Hugging Face model: a folder or a Hub
+    name."""
     kind: Kind | None = None
     """run, upstream or huggingface; null to tell by the path. Hub names need it."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
