@@ -51,7 +51,7 @@ def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
     if "conv_block1.conv1.weight" in weights:
         return _read_panns(weights, where)
     if "v.pos_embed" in weights:
-        return _read_ast(weights)
+        return _read_ast(weights, where)
     if "features.0.0.weight" in weights:
         return Published(MobileNetV2Config(), dict(weights))
     raise ValueError(
@@ -114,7 +114,7 @@ _AST_UNUSED = re.compile(r"v\.head(_dist)?\.")
 """DeiT's own classifiers, which AST replaced by mlp_head."""
 
 
-def _read_ast(weights: Mapping[str, Tensor]) -> Published:
+def _read_ast(weights: Mapping[str, Tensor], where: str) -> Published:
     """AST's authors' file: query, key and value are one tensor there."""
     ours: dict[str, Tensor] = {}
     renamed: dict[str, str] = {}
@@ -138,7 +138,14 @@ def _read_ast(weights: Mapping[str, Tensor]) -> Published:
     hidden = weights["v.pos_embed"].shape[2]
     layers = {name.split(".")[2] for name in weights if name.startswith("v.blocks.")}
     # 64 values a head, as in every published size; 12 rows of patches of 128 mels
-    columns = (weights["v.pos_embed"].shape[1] - 2) // 12
+    places = weights["v.pos_embed"].shape[1]
+    columns, rest = divmod(places - 2, 12)
+    if rest:
+        raise ValueError(
+            f"{where}: v.pos_embed has {places} places, expected 2 and 12 for each "
+            "step of time: patches every 10 frames and 10 of 128 mels, the only "
+            "strides that are known here"
+        )
     config = ASTConfig(
         hidden_size=hidden,
         num_layers=len(layers),
@@ -185,7 +192,7 @@ def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     if kind == "audio-spectrogram-transformer":
         labels = [settings.id2label[n] for n in sorted(settings.id2label)]
-        return _of_ast(settings, weights, labels)
+        return _of_ast(settings, weights, labels, _normalisation(transformers, path))
     config: ModelConfig
     if kind == "resnet":
         config = like if like and like.name == "resnet50" else ResNet50Config()
@@ -199,7 +206,24 @@ def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
     return Published(config, _one_channel(ours))
 
 
-def _of_ast(settings: Any, weights: dict[str, Tensor], labels: list[str]) -> Published:
+def _normalisation(transformers: Any, path: str) -> dict[str, float]:
+    """Of the features that an AST was trained on; empty, so AudioSet's, if not said."""
+    try:
+        extractor = transformers.ASTFeatureExtractor.from_pretrained(path)
+    except OSError:  # no preprocessor_config.json
+        return {}
+    rate = {"sample_rate": extractor.sampling_rate}
+    if not extractor.do_normalize:
+        return {**rate, "mean": 0.0, "std": 0.5}  # (x - mean) / (2 std) is then x
+    return {**rate, "mean": extractor.mean, "std": extractor.std}
+
+
+def _of_ast(
+    settings: Any,
+    weights: dict[str, Tensor],
+    labels: list[str],
+    normalisation: dict[str, float],
+) -> Published:
     renamed = {
         name: name.replace("audio_spectrogram_transformer.", "ast.", 1)
         for name in weights
@@ -212,7 +236,10 @@ def _of_ast(settings: Any, weights: dict[str, Tensor], labels: list[str]) -> Pub
         time_stride=settings.time_stride,
         max_frames=settings.max_length,
         fill=True,
-        front_end={"n_mels": settings.num_mel_bins},  # type: ignore[arg-type]
+        front_end={  # type: ignore[arg-type]
+            "n_mels": settings.num_mel_bins,
+            **normalisation,
+        },
     )
     ours = {renamed[name]: tensor for name, tensor in weights.items()}
     changed = {name: new for name, new in renamed.items() if new != name}

@@ -76,6 +76,8 @@ def open_source(path: str, config: ModelConfig) -> Source:
     else:
         published = read_huggingface(path, config)
         source = Source(path, published.family, published.weights, None)
+        if published.family == "ast":  # the others are for images
+            source = dataclasses.replace(source, config=published.config)
     if source.family != config.name:
         raise ValueError(
             f"start {path}: holds {source.family}, expected {config.name}; set "

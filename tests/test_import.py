@@ -222,6 +222,15 @@ def ast_file(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     return path, names
 
 
+def test_an_ast_of_other_strides_is_refused_by_its_places(tmp_path: Path) -> None:
+    """It would score with its places in disorder, after --partial."""
+    _, weights = ast_file(tmp_path)
+    hidden = weights["v.pos_embed"].shape[2]
+    weights["v.pos_embed"] = torch.zeros(1, 850, hidden)  # of stride 12
+    with pytest.raises(ValueError, match="there: v.pos_embed has 850 places, expected"):
+        read_state_dict(weights, "there")
+
+
 @pytest.mark.parametrize("form", ["authors", "huggingface"])
 def test_ast_checkpoints_give_the_outputs_of_transformers(
     form: str, tmp_path: Path, run: Run
@@ -235,6 +244,9 @@ def test_ast_checkpoints_give_the_outputs_of_transformers(
     source, _ = ast_file(tmp_path)
     theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "hf")
     extractor = transformers.ASTFeatureExtractor()
+    if form == "huggingface":  # not of AudioSet; the authors' file does not say
+        extractor = transformers.ASTFeatureExtractor(mean=-6.85, std=5.54)
+        extractor.save_pretrained(tmp_path / "hf")
     classes = tmp_path / "classes.csv"
     lines = [f"{n},/m/{n},LABEL_{n}" for n in range(3)]
     classes.write_text("index,mid,display_name\n" + "\n".join(lines) + "\n")
