@@ -1,69 +1,15 @@
-"""Masks over the features of training examples (SpecAugment: Park et al. 2019, arXiv
-1904.08779, section 2, without its time warping).
+"""The sizes of a training run's masks (SpecAugment), from its configuration.
 
-Owns their size, place and fill. They are drawn from torch's generator, which
-psl/step.py seeds by (seed, step, rank, part) as for dropout.
+psl/models/masks.py owns what a mask does.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from psl.models.masks import FrontEnd, SpecAugment
 from psl.train_augment import TrainAugmentConfig
-
-
-class FrontEnd(Protocol):
-    """What masks need to know of a front end's configuration."""
-
-    @property
-    def sample_rate(self) -> int: ...
-
-    @property
-    def n_mels(self) -> int: ...
-
-    def num_frames(self, num_samples: Tensor) -> Tensor: ...
-
-
-class SpecAugment(nn.Module):
-    """Hides stripes of features, differently in each example; only in training.
-
-    What is hidden becomes the mean of the example's features. Not 0: that is a loud
-    0 dB where the front end does not normalise, as upstream's does not.
-    """
-
-    def __init__(
-        self, *, time_masks: int, max_frames: int, frequency_masks: int, max_bands: int
-    ) -> None:
-        """Masks of 0 to ``max_frames`` STFT frames and 0 to ``max_bands`` mel bands."""
-        super().__init__()
-        self.time_masks, self.max_frames = time_masks, max_frames
-        self.frequency_masks, self.max_bands = frequency_masks, max_bands
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [B, 1, F, T], as they are or with stripes hidden."""
-        if not self.training:
-            return features
-        batch, _, bands, frames = features.shape
-        device = features.device
-        times = _stripes(batch, frames, self.time_masks, self.max_frames, device)
-        rows = _stripes(batch, bands, self.frequency_masks, self.max_bands, device)
-        hidden = times[:, None, None, :] | rows[:, None, :, None]
-        mean = features.mean(dim=(1, 2, 3), keepdim=True)
-        return torch.where(hidden, mean, features)
-
-
-def _stripes(
-    batch: int, size: int, number: int, widest: int, device: torch.device
-) -> Tensor:
-    """[batch, size] bool: what ``number`` stripes of 0 to ``widest`` cover."""
-    drawn = torch.rand(2, batch, number, 1, device=device)
-    width = (drawn[0] * (min(widest, size) + 1)).floor()
-    start = (drawn[1] * (size - width + 1)).floor()
-    place = torch.arange(size, device=device)
-    return ((start <= place) & (place < start + width)).any(dim=1)
 
 
 def install_masks(
@@ -105,6 +51,7 @@ def install_masks(
         )
     assert hasattr(model, "spec_augment"), "a family without a place for masks"
     model.spec_augment = SpecAugment(
+        front_end,
         time_masks=config.time_masks,
         max_frames=max_frames,
         frequency_masks=config.frequency_masks,

@@ -13,12 +13,14 @@ import torch
 
 from psl import label, train
 from psl.augment import crop_starts
+from psl.frontend import LogMelConfig
 from psl.loader import Batch
 from psl.mixup import Mixup
 from psl.models import build_model
+from psl.models.masks import SpecAugment
 from psl.models.mobilenetv2 import MobileNetV2
 from psl.online import OnlineTeacher
-from psl.spec_augment import SpecAugment, install_masks
+from psl.spec_augment import install_masks
 from psl.step import Stepper
 from psl.train_augment import TrainAugmentConfig
 from psl.training_data import TrainingData
@@ -129,11 +131,15 @@ def test_what_is_done_to_an_example_depends_on_seed_step_and_chunk_alone(
 # Masks
 
 
-def masked(features: torch.Tensor, **options: int) -> torch.Tensor:
+def masked(
+    features: torch.Tensor,
+    options: dict[str, int],
+    num_samples: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Features after masks, 1 where they changed."""
-    off = {"time_masks": 0, "max_frames": 0, "frequency_masks": 0, "max_bands": 0}
     torch.manual_seed(0)
-    return SpecAugment(**{**off, **options})(features)
+    module = SpecAugment(LogMelConfig(), **options)
+    return cast(torch.Tensor, module(features, num_samples))
 
 
 def test_masks_are_stripes_of_the_said_size_filled_with_the_example_s_mean() -> None:
@@ -143,7 +149,7 @@ def test_masks_are_stripes_of_the_said_size_filled_with_the_example_s_mean() -> 
     mean = features.mean(dim=(1, 2, 3), keepdim=True)
     for axis, name in ((3, "time"), (2, "frequency")):
         number, most = f"{name}_masks", {"time": "max_frames"}.get(name, "max_bands")
-        found = masked(features, **{number: 1, most: 10})
+        found = masked(features, {number: 1, most: 10})
         hidden = found != features
         torch.testing.assert_close(found, torch.where(hidden, mean, features))
         across = hidden.all(dim=5 - axis).squeeze(1)
@@ -153,18 +159,41 @@ def test_masks_are_stripes_of_the_said_size_filled_with_the_example_s_mean() -> 
         edges = across.int().diff(dim=1).abs().sum(dim=1)
         assert edges.max() == 2  # one stripe
         assert across.float().mean(dim=0).min() > 0.01  # everywhere
-        two = (masked(features, **{number: 2, most: 10}) != features).float().mean()
+        two = (masked(features, {number: 2, most: 10}) != features).float().mean()
         one = hidden.float().mean()
         assert one < two < 2 * one
+
+
+def test_padding_is_neither_hidden_nor_part_of_the_fill() -> None:
+    """Else a short example is never masked, and filled with the level of silence."""
+    features = torch.rand(300, 1, 8, 50) + 1
+    frames = torch.tensor([10, 50]).repeat(150)
+    padding = torch.arange(50) >= frames[:, None, None, None]
+    features = torch.where(padding, -100.0, features)
+    hop = LogMelConfig().hop_length
+    for options in (
+        {"time_masks": 1, "max_frames": 5},
+        {"frequency_masks": 1, "max_bands": 4},
+    ):
+        found = masked(features, options, hop * (frames - 1))
+        hidden = found != features
+        assert not (hidden & padding).any()
+        short = hidden[::2].flatten(1).any(dim=1).float().mean()
+        assert short > 0.7  # a sixth, or a fifth, of the stripes have no width
+        mean = features[::2, ..., :10].mean(dim=(1, 2, 3), keepdim=True)
+        level = mean.expand_as(features[::2])[hidden[::2]]
+        torch.testing.assert_close(found[::2][hidden[::2]], level)
 
 
 def test_masks_wider_than_the_features_are_cut_and_evaluation_has_none() -> None:
     """Else a short example ends the run, or validation is of another model."""
     features = torch.rand(50, 1, 4, 6)
-    found = masked(features, time_masks=1, max_frames=100)
+    found = masked(features, {"time_masks": 1, "max_frames": 100})
     assert (found != features).any(dim=2).all(dim=2).any()
-    module = SpecAugment(time_masks=2, max_frames=3, frequency_masks=2, max_bands=2)
-    assert torch.equal(module.eval()(features), features)
+    module = SpecAugment(
+        LogMelConfig(), time_masks=2, max_frames=3, frequency_masks=2, max_bands=2
+    )
+    assert torch.equal(module.eval()(features, None), features)
     assert not module.state_dict() and not list(module.parameters())
 
 
@@ -174,7 +203,9 @@ def test_masks_are_on_the_features_between_front_end_and_network() -> None:
     waveform, seen = 0.1 * torch.randn(2, 16000), []
 
     class Spy(torch.nn.Module):
-        def forward(self, features: torch.Tensor) -> torch.Tensor:
+        def forward(
+            self, features: torch.Tensor, num_samples: torch.Tensor | None
+        ) -> torch.Tensor:
             seen.append(features)
             return features.flip(0)
 
@@ -186,7 +217,7 @@ def test_masks_are_on_the_features_between_front_end_and_network() -> None:
     assert (masks.max_frames, masks.max_bands) == (50, 0)  # frames of 10 ms
     assert set(model.state_dict()) == names
     assert torch.equal(model.eval()(waveform)[0], plain)
-    model.spec_augment = torch.nn.Identity()
+    model.spec_augment = SpecAugment(model.config.front_end)
     learning, _ = model.train()(waveform)
     model.spec_augment = Spy()
     flipped, _ = model.train()(waveform)
@@ -334,7 +365,9 @@ def test_without_any_of_it_a_student_hears_what_is_in_the_files(
             np.testing.assert_array_equal(batch.pcm[number], expected)
         weak = data.audio.index.table.weak_targets(rows, 3)
         np.testing.assert_array_equal(batch.targets, weak)
-    assert all(isinstance(model, torch.nn.Identity) for model in ear.masks)
+    assert ear.masks and not any(
+        masks.time_masks or masks.frequency_masks for masks in ear.masks
+    )
 
 
 def test_a_run_with_all_of_it_goes_on_to_the_same_losses_after_kills(

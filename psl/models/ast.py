@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from psl.config import STRICT
 from psl.fbank import Fbank, FbankConfig
 from psl.models.convolutional import transformers_module
+from psl.models.masks import SpecAugment
 
 PATCH = 16
 """Frames and mel bands of a patch."""
@@ -61,7 +62,7 @@ class AST(nn.Module):
             )
         self.config = config
         self.front_end = Fbank(config.front_end)
-        self.spec_augment: nn.Module = nn.Identity()
+        self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.ast = _build_transformer(config)
         self.classifier = nn.ModuleDict(
             {
@@ -85,7 +86,7 @@ class AST(nn.Module):
         missing = max(0, shortest - waveform.shape[1])
         with torch.autocast(waveform.device.type, enabled=False):
             features = self.front_end(nn.functional.pad(waveform.float(), (0, missing)))
-        features = self.spec_augment(features)
+        features = self.spec_augment(features, num_samples)
         windows, lengths = self._cut(features, num_samples)
         mask = None if self.config.fill else self._mask(lengths, windows.shape[1])
         pooled = self.ast(windows, attention_mask=mask).pooler_output

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from psl.config import STRICT
 from psl.frontend import SlaneyLogMelConfig, slaney_log_mel
 from psl.models.convolutional import at_least
+from psl.models.masks import SpecAugment
 from psl.models.pooling import counted, decision_mean
 
 _CHANNELS = (64, 128, 256, 512, 1024, 2048)
@@ -47,7 +48,7 @@ class Cnn14(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = slaney_log_mel(config.front_end)
-        self.spec_augment: nn.Module = nn.Identity()
+        self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.bn0 = nn.BatchNorm1d(config.front_end.n_mels)
         channels = [1, *(max(8, round(c * config.width)) for c in _CHANNELS)]
         self.conv_block1 = _ConvBlock(channels[0], channels[1])
@@ -72,7 +73,8 @@ class Cnn14(nn.Module):
         """
         with torch.autocast(waveform.device.type, enabled=False):
             log_mel = self.front_end(waveform.float().unsqueeze(1))
-        embedding = self._embed(at_least(self.spec_augment(log_mel), _STRIDE))
+        features = at_least(self.spec_augment(log_mel, num_samples), _STRIDE)
+        embedding = self._embed(features)
         num_frames = None if num_samples is None else self.num_frames(num_samples)
         if self.config.pooling == "clip":
             whole = _largest_plus_mean(embedding, num_frames)

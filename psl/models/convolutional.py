@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
 from psl.frontend import LogMelConfig, log_mel
+from psl.models.masks import SpecAugment
 from psl.models.pooling import Pooling, build_head
 
 STRIDE = 32
@@ -50,7 +51,7 @@ class ConvTagger(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = log_mel(config.front_end)
-        self.spec_augment: nn.Module = nn.Identity()
+        self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.backbone = backbone
         self.head = build_head(
             config.pooling, num_features, num_classes, dropout=config.dropout
@@ -68,7 +69,7 @@ class ConvTagger(nn.Module):
         """
         with torch.autocast(waveform.device.type, enabled=False):
             log_mel = self.front_end(waveform.float().unsqueeze(1))
-        features = at_least(self.spec_augment(log_mel), STRIDE)
+        features = at_least(self.spec_augment(log_mel, num_samples), STRIDE)
         maps = self.backbone(features).last_hidden_state
         embedding = maps.mean(dim=2).transpose(1, 2)
         num_frames = None if num_samples is None else self.num_frames(num_samples)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from psl.config import STRICT
 from psl.frontend import LogMelConfig, log_mel
+from psl.models.masks import SpecAugment
 from psl.models.pooling import decision_mean
 
 # expansion, channels, blocks, stride of each stage: arXiv 1801.04381, table 2
@@ -54,7 +55,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = log_mel(config.front_end)
-        self.spec_augment: nn.Module = nn.Identity()  # training may put masks here
+        self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.features = _features(config)
         self.classifier = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(config.last_channels, num_classes)
@@ -71,7 +72,7 @@ class MobileNetV2(nn.Module):
         """
         with torch.autocast(waveform.device.type, enabled=False):
             log_mel = self.front_end(waveform.float().unsqueeze(1))
-            log_mel = self.spec_augment(log_mel)
+            log_mel = self.spec_augment(log_mel, num_samples)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()
         num_frames = None if num_samples is None else self.num_frames(num_samples)
