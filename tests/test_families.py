@@ -199,6 +199,22 @@ def test_efficientnet_s_statistics_are_not_those_of_the_last_batch(name: str) ->
     assert len(norms) > 9 and {norm.momentum for norm in norms} == {0.1}
 
 
+def test_efficientnet_drops_whole_branches_of_examples() -> None:
+    """A dropout of single values is another regularisation than the published one."""
+    options = {**TINY["efficientnet_b0"], "drop_connect": 0.5}
+    model: Any = psl.build_model("efficientnet_b0", num_classes=3, **options).train()
+    blocks = model.backbone.encoder.blocks
+    drops = [block.projection.dropout for block in blocks]
+    rising = [0.5 * i / len(drops) for i in range(len(drops))]
+    assert [drop.p for drop in drops] == pytest.approx(rising)
+    found = drops[-1](torch.ones(1000, 2, 3, 4))
+    kept = found[:, :1, :1, :1]
+    assert torch.equal(found, kept.expand_as(found))
+    share = 1 - drops[-1].p
+    assert sorted(set(kept.flatten().tolist())) == pytest.approx([0, 1 / share])
+    assert (kept > 0).float().mean() == pytest.approx(share, abs=0.06)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_every_parameter_learns_and_the_features_pass_spec_augment(name: str) -> None:
     """DDP would hang on weights without gradients; SpecAugment would do nothing."""

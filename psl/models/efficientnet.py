@@ -6,12 +6,11 @@ squeeze-and-excitation sees it: its channel weights are means over all of a chun
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from psl.config import STRICT
 from psl.frontend import LogMelConfig
@@ -39,7 +38,8 @@ class EfficientNetB0Config:
     dropout: float = Field(default=0.2, ge=0, lt=1)
     """Probability of dropping an input of the last layer."""
     drop_connect: float = Field(default=0.2, ge=0, lt=1)
-    """Of dropping a value of a residual branch, in the last block; rises to it."""
+    """Probability that an example loses the last block's residual branch; it rises
+    from block to block to this."""
     front_end: LogMelConfig = LogMelConfig()
 
 
@@ -57,7 +57,8 @@ class EfficientNetB2Config:
     dropout: float = Field(default=0.3, ge=0, lt=1)
     """Probability of dropping an input of the last layer."""
     drop_connect: float = Field(default=0.2, ge=0, lt=1)
-    """Of dropping a value of a residual branch, in the last block; rises to it."""
+    """Probability that an example loses the last block's residual branch; it rises
+    from block to block to this."""
     front_end: LogMelConfig = LogMelConfig()
 
 
@@ -75,8 +76,12 @@ def build(
         drop_connect_rate=config.drop_connect,
         batch_norm_momentum=_NORM_MOMENTUM,
     )
-    backbone: nn.Module = transformers.EfficientNetModel(settings)
-    _initialise(backbone)
+    backbone: Any = transformers.EfficientNetModel(settings)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.Conv2d):
+            module.reset_parameters()  # docs/models.md says why
+    for block in backbone.encoder.blocks:
+        block.projection.dropout = _DropBranch(block.projection.dropout.p)
     return ConvTagger(
         config,
         backbone,
@@ -86,21 +91,15 @@ def build(
     )
 
 
-def _initialise(backbone: nn.Module) -> None:
-    """Convolutions by He's rule (fan out), BatchNorm with a gain of 1.
+class _DropBranch(nn.Dropout):
+    """Drops all of an example, as EfficientNet's drop connect does, or nothing.
 
-    transformers draws both around 0 with a deviation of 0.02. With such gains the
-    values of a fresh network die out from block to block: from 0.01 after the stem to
-    1e-30 at the end (measured), far below BatchNorm's eps of 0.001.
+    transformers has a plain dropout of single values there.
     """
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Conv2d):
-            outputs = module.out_channels // module.groups
-            fan_out = module.weight[0, 0].numel() * outputs
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Values [B, D, F, T], kept ones divided by the probability of keeping them."""
+        return branch * super().forward(branch.new_ones(len(branch), 1, 1, 1))
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:
