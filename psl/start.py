@@ -71,7 +71,8 @@ def open_source(path: str, config: ModelConfig) -> Source:
     if is_folder and not Path(path, "config.json").exists():
         checkpoint = load_checkpoint(path)
         found = checkpoint.model_config.name
-        source = Source(path, found, checkpoint.weights, checkpoint.classes)
+        where = str(checkpoint.folder)
+        source = Source(where, found, checkpoint.weights, checkpoint.classes)
         source = dataclasses.replace(source, config=checkpoint.model_config)
     else:
         published = read_huggingface(path, config)
@@ -127,10 +128,12 @@ def _check_features(source: Source, config: ModelConfig) -> None:
     if source.config is None or source.config.front_end == config.front_end:
         return
     theirs, ours = map(dataclasses.asdict, (source.config.front_end, config.front_end))
-    words = [f"model.front_end.{n}={theirs[n]}" for n in ours if theirs[n] != ours[n]]
+    others = [n for n in ours if theirs[n] != ours[n]]
+    words = " ".join(f"model.front_end.{n}={theirs[n]}" for n in others)
+    found = ", ".join(f"{n} {ours[n]}" for n in others)
     raise ValueError(
-        f"start {source.where}: its weights are for other features; set "
-        f"{' '.join(words)}"
+        f"start {source.where}: its weights are for other features than the model's "
+        f"({found}); set {words}"
     )
 
 
@@ -146,6 +149,7 @@ def start_from(
     sha256 = tensors_sha256(source.weights)
     return taken, {
         "start": path,
+        "taken_from": source.where,
         "weights_sha256": sha256,
         "model": source.config and dataclasses.asdict(source.config),
         **dataclasses.asdict(taken),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -301,7 +302,8 @@ def test_a_family_trains_starts_evaluates_and_labels(
     done = run("psl.train", *words, "epochs=1")
     assert done.returncode == 0, done.stderr
     assert "tensors taken" in done.stdout
-    assert (second / "start.json").exists()
+    record = json.loads((second / "start.json").read_text())
+    assert Path(record["taken_from"]) in (first / "checkpoints").iterdir()
     done = run(
         "psl.evaluate",
         f"checkpoint={second}",

@@ -318,7 +318,7 @@ def test_a_start_with_other_features_is_refused_with_the_words_that_mend_it(
     words = ["epochs=1", f"start={tmp_path}/first/run"]
     other = ["model.front_end.hop_length=160", "model.front_end.mean_db=-10"]
     with pytest.raises(
-        ValueError, match=r"other features; set .*hop_length=320"
+        ValueError, match=r"\(hop_length 160, mean_db -10.0\); set .*hop_length=320"
     ) as error:
         train.main(tiny_config(tmp_path / "second", dataset, *words, *other))
     named = str(error.value).split("; set ")[1].split()
