@@ -561,8 +561,10 @@ def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_score
 
     The teacher waits for the batch after the one it scores to have been read, and the
     writer for the teacher to have begun the next shard; one after the other, both
-    would wait for ever.
+    would wait for ever. Any number of shards may wait for the writer here: with the
+    bound, reading stops, as it should, where the disk is slow.
     """
+    monkeypatch.setattr(label_job, "SHARDS_IN_HAND", NUM_SHARDS + 1)
     num_read, num_scored = threading.Semaphore(0), threading.Semaphore(0)
     total = NUM_SHARDS * 4
     read, score = label_job.read_batch, label_job.ShardWorker._score
@@ -597,6 +599,27 @@ def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_score
     label.main([*words, f"out={tmp_path / 'out'}"])
     assert len(scored) == total
     assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
+
+
+def test_only_three_shards_are_in_hand_while_the_disk_is_slow(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probabilities of shard after shard would fill the memory of a machine."""
+    rows_of, begin = label_job.label_rows, label_job.ShardWorker._begin
+    in_hand: list[int] = []
+
+    def slow_rows(*args: Any, **named: Any) -> Any:
+        time.sleep(0.1)
+        return rows_of(*args, **named)
+
+    def noted_begin(worker: Any, claim: Any) -> None:
+        begin(worker, claim)
+        in_hand.append(worker._num_reading + len(worker._writes))
+
+    monkeypatch.setattr(label_job, "label_rows", slow_rows)
+    monkeypatch.setattr(label_job.ShardWorker, "_begin", noted_begin)
+    label.main([*words, f"out={tmp_path / 'out'}"])
+    assert len(in_hand) == NUM_SHARDS and max(in_hand) == 3
 
 
 def test_a_compiled_teacher_sees_one_shape_and_gives_the_same_labels(
