@@ -78,7 +78,10 @@ def _explain(cls: type, detail: Any, values: Any) -> str:
         return f"{key}.name = {context['tag']!r}: expected {context['expected_tags']}"
     if detail["type"] == "missing":
         return f"{key!r} is missing; add {key}=..."
-    return f"{key} = {detail['input']!r}: {detail['msg']}"
+    found, message = detail["input"], detail["msg"]
+    if detail["type"] in ("list_type", "tuple_type") and isinstance(found, str):
+        message = f"expected a list, such as {key}=[{found}]"
+    return f"{key} = {found!r}: {message}"
 
 
 def _locate(loc: Sequence[Any], values: Any) -> tuple[str, list[Any]]:
@@ -217,7 +220,10 @@ def from_command_line(
         help="YAML files and single keys; a later word overrides an earlier one",
     )
     parser.add_argument("--print-config", action="store_true", help="show and exit")
-    args = parser.parse_intermixed_args(argv)
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        key = unknown[0].lstrip("-") + ("" if "=" in unknown[0] else "=...")
+        parser.error(f"unknown flag {unknown[0]}; did you mean {key}, without dashes?")
     config = parse(cls, read_words(args.words), where=command)
     if args.print_config:
         print(to_yaml(config), end="")

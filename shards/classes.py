@@ -100,7 +100,7 @@ def read_classes(path: str | Path) -> Classes:
     try:
         data = read_bounded(path, MAX_CLASS_LIST_BYTES)
     except ShardError as error:
-        raise ShardError(f"{path}: cannot read class list: {error}") from None
+        raise ShardError(f"cannot read class list: {error}") from None
     return parse_classes(data, str(path))
 
 

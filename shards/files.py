@@ -143,7 +143,9 @@ def read_bounded(path: str | Path, max_bytes: int) -> bytes:
                 raise ShardError(f"{path}: {found} bytes, expected {max_bytes} at most")
             return stream.read()
     except OSError as error:
-        raise ShardError(f"{path}: {error.strerror}; restore the file") from None
+        raise ShardError(
+            f"{path}: {error.strerror}; check the path, or restore the file"
+        ) from None
 
 
 def file_sha256(path: str | Path) -> str:

@@ -138,6 +138,13 @@ def open_index(
     return index
 
 
+_MADE_BY = {
+    "audio": "python -m shards.pack makes one of audio files",
+    "labels": "python -m psl.label makes one",
+    None: "check the path",
+}
+
+
 def read_index(
     folder: str | Path, *, kind: str | None, retry: RetryPolicy | None = None
 ) -> Index:
@@ -147,7 +154,7 @@ def read_index(
     if not is_url(place) and not Path(place).exists():
         raise ShardError(
             f"{place}: not found; expected a finished {kind or 'audio or label'} "
-            f"dataset in {home}"
+            f"dataset in {home}; {_MADE_BY[kind]}"
         )
     meta = parse_meta(_read(place, MAX_INDEX_BYTES, retry), where=place)
     if kind is not None and meta["kind"] != kind:

@@ -348,15 +348,24 @@ def test_a_bad_class_list_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["segments", "class_labels"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("segments", "PATH: cannot read segments: "),
+        (
+            "class_labels",
+            "cannot read class list: PATH: No such file or directory; check",
+        ),
+    ],
+)
 def test_a_missing_csv_is_refused_by_name(
-    small: Source, tmp_path: Path, refused: Refused, name: str
+    small: Source, tmp_path: Path, refused: Refused, name: str, message: str
 ) -> None:
     """Else a typing error ends in a traceback."""
     path = getattr(small, name)
     path.unlink()
     words = small.pack_arguments(tmp_path / "out")
-    refused(pack.main, words, f"{path}: cannot read", "No such file")
+    refused(pack.main, words, message.replace("PATH", str(path)), "No such file")
 
 
 # Settings and places
@@ -489,7 +498,7 @@ def test_a_damaged_file_beside_the_index_is_refused(
 
 def test_a_folder_without_index_is_refused(tmp_path: Path, refused: Refused) -> None:
     """Else an unfinished packing is trained on."""
-    words = ("index.json: not found", "expected a finished audio or label dataset")
+    words = ("index.json: not found", "expected a finished audio or label", "the path")
     refused(verify_main, [tmp_path / "nowhere"], *words)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from psl import train
 from psl.config import describe, from_command_line, override, parse, read_yaml, to_yaml
 from psl.evaluate import EvaluateConfig
 from psl.label import LabelConfig
@@ -30,7 +31,7 @@ BASE = {"run_dir": "r", "data": {"audio": ["a"], "valid": "v"}}
         ("epochs=2.5", "epochs = 2.5: Input should be a valid integer"),
         ("epochs=0", "epochs = 0: Input should be greater than 0"),
         ("data.alpha=1.5", "less than or equal to 1"),
-        ("data.audio=a", "data.audio = 'a': Input should be a valid list"),
+        ("data.audio=a", "data.audio = 'a': expected a list, such as data.audio=[a]"),
         ("optim.schedule=cosin", "optim.schedule = 'cosin': Input should be"),
         ("model.width=null", "model.width"),
         ("model.front_end.hop_length=0", "greater than 0"),
@@ -135,6 +136,19 @@ def test_help_shows_keys_and_an_example(run: Run, command: str) -> None:
     assert result.returncode == 0
     assert f"python -m psl.{command}" in result.stdout.split("example:")[1]
     assert "loader.threads: Threads per process" in result.stdout
+
+
+def test_a_key_written_as_a_flag_is_told_without_its_dashes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever comes from another trainer would look for the flag in vain."""
+    for words, meant in (
+        (["--data.audio=[a]", "epochs=1"], "data.audio=[a], without dashes?"),
+        (["--epochs", "3"], "epochs=..., without dashes?"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            train.main(words)
+        assert f"did you mean {meant}" in capsys.readouterr().err
 
 
 def test_print_config_shows_the_resolved_config_and_does_nothing(

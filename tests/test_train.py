@@ -249,12 +249,12 @@ def test_two_processes_share_each_batch_of_the_one_process_order(
         (
             "data.audio=[nowhere]",
             "nowhere/index.json: not found",
-            "expected a finished",
+            "python -m shards.pack makes one",
         ),
         (
             "data.labels=[nowhere]",
             "nowhere/index.json: not found",
-            "expected a finished",
+            "python -m psl.label makes one",
         ),
         ("data.labels=[LABELS]", "labels are for", "set chunk_seconds to the labels'"),
         (
