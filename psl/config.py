@@ -78,7 +78,7 @@ def _explain(cls: type, detail: Any, values: Any) -> str:
         return f"{key}.name = {context['tag']!r}: expected {context['expected_tags']}"
     if detail["type"] == "missing":
         return f"{key!r} is missing; add {key}=..."
-    found, message = detail["input"], detail["msg"]
+    found, message = detail["input"], detail["msg"].removeprefix("Value error, ")
     if detail["type"] in ("list_type", "tuple_type") and isinstance(found, str):
         message = f"expected a list, such as {key}=[{found}]"
     return f"{key} = {found!r}: {message}"

@@ -418,7 +418,7 @@ def test_two_ranks_hear_the_augmented_examples_that_one_hears(
         (["mixup_labels=heard"], "mixup_labels does nothing without mixup_alpha"),
         (["time_mask_seconds=1"], "time_mask_seconds does nothing without time_masks"),
         (["frequency_mask_share=0.1"], "does nothing without frequency_masks"),
-        (["time_masks=1"], "time_masks need time_mask_seconds; set both"),
+        (["time_masks=1"], "}: time_masks need time_mask_seconds; set both"),
         (["frequency_masks=1"], "frequency_masks need frequency_mask_share; set both"),
         (["mixup_alpha=0"], "augment.mixup_alpha = 0: Input should be greater than 0"),
         (["gain_db=1000"], "augment.gain_db = 1000: Input should be less"),
