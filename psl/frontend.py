@@ -53,6 +53,20 @@ class _Normalise(nn.Module):
         return (log_mel - self.mean_db) / self.std_db
 
 
+def float_samples(waveform: Tensor) -> Tensor:
+    """Waveforms [B, N] as float32.
+
+    Raises ValueError for another shape, and for integers: what is their full scale?
+    """
+    if waveform.dim() != 2 or not waveform.is_floating_point():
+        found = f"{waveform.dtype} {list(waveform.shape)}"
+        raise ValueError(
+            f"waveforms are {found}, expected floats [B, N] in [-1, 1]; divide int16 "
+            "by 32768, and give a single waveform as waveform[None]"
+        )
+    return waveform.float()
+
+
 def log_mel(config: LogMelConfig) -> nn.Sequential:
     """A module from waveforms [B, 1, N] in [-1, 1] to log-mel [B, 1, F, T], dB.
 

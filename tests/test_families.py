@@ -65,6 +65,15 @@ def settled(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_integers_and_a_lone_waveform_are_refused(name: str) -> None:
+    """int16 samples would be scored, with confidence, as noise of 90 dB too much."""
+    model = psl.build_model(name, num_classes=3, **TINY[name]).eval()
+    for waveform in (torch.zeros(2, 8000, dtype=torch.int16), torch.zeros(8000)):
+        with pytest.raises(ValueError, match=r"expected floats \[B, N\] in \[-1, 1\]"):
+            model(waveform)
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     """Labels would change with the batch size, or with who else is labelled."""
     model = settled(name)
@@ -273,7 +282,7 @@ def test_a_family_without_transformers_says_what_to_install(
 ) -> None:
     """Users of the plain install would get a traceback."""
     monkeypatch.setitem(cast(dict[str, Any], sys.modules), "transformers", None)
-    with pytest.raises(ValueError, match=r"resnet50: needs .*psl-audio\[models\]"):
+    with pytest.raises(ValueError, match=r"resnet50: needs .*\.\[models\]"):
         psl.build_model("resnet50", num_classes=3)
     psl.build_model("cnn14", num_classes=3, width=0.05)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from psl.config import STRICT
 from psl.fbank import Fbank, FbankConfig
+from psl.frontend import float_samples
 from psl.models.convolutional import transformers_module
 from psl.models.masks import SpecAugment
 
@@ -79,13 +80,14 @@ class AST(nn.Module):
         waveform: [B, N] float in [-1, 1]. num_samples: [B] int, samples before the
         padding of each example (default: N); nothing depends on what is padding.
         """
+        waveform = float_samples(waveform)
         if num_samples is None:
             length = waveform.shape[1]
             num_samples = torch.full((len(waveform),), length, device=waveform.device)
         shortest = self.config.front_end.num_samples(PATCH)
         missing = max(0, shortest - waveform.shape[1])
         with torch.autocast(waveform.device.type, enabled=False):
-            features = self.front_end(nn.functional.pad(waveform.float(), (0, missing)))
+            features = self.front_end(nn.functional.pad(waveform, (0, missing)))
         features = self.spec_augment(features, num_samples)
         windows, lengths = self._cut(features, num_samples)
         mask = None if self.config.fill else self._mask(lengths, windows.shape[1])

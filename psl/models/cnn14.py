@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from psl.config import STRICT
-from psl.frontend import SlaneyLogMelConfig, slaney_log_mel
+from psl.frontend import SlaneyLogMelConfig, float_samples, slaney_log_mel
 from psl.models.convolutional import at_least
 from psl.models.masks import SpecAugment
 from psl.models.pooling import counted, decision_mean
@@ -72,7 +72,7 @@ class Cnn14(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(waveform.float().unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
         features = at_least(self.spec_augment(log_mel, num_samples), _STRIDE)
         embedding = self._embed(features)
         num_frames = None if num_samples is None else self.num_frames(num_samples)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
-from psl.frontend import LogMelConfig, log_mel
+from psl.frontend import LogMelConfig, float_samples, log_mel
 from psl.models.masks import SpecAugment
 from psl.models.pooling import Pooling, build_head
 
@@ -68,7 +68,7 @@ class ConvTagger(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(waveform.float().unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
         features = at_least(self.spec_augment(log_mel, num_samples), STRIDE)
         maps = self.backbone(features).last_hidden_state
         embedding = maps.mean(dim=2).transpose(1, 2)
@@ -94,5 +94,5 @@ def transformers_module(family: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f"model {family}: needs a package that is not installed ({error}); run "
-            "pip install 'psl-audio[models]'"
+            "pip install -e '.[models]'"
         ) from None

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from psl.config import STRICT
-from psl.frontend import LogMelConfig, log_mel
+from psl.frontend import LogMelConfig, float_samples, log_mel
 from psl.models.masks import SpecAugment
 from psl.models.pooling import decision_mean
 
@@ -71,7 +71,7 @@ class MobileNetV2(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(waveform.float().unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
             log_mel = self.spec_augment(log_mel, num_samples)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()
