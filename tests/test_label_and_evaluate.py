@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from sklearn.metrics import average_precision_score
 
@@ -21,7 +23,7 @@ from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from tests.conftest import Run, write_source
-from tests.learning import folder_bytes, tiny_config, torchrun
+from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,33 @@ def test_a_label_is_the_teacher_s_probability_of_that_chunk(
         with torch.inference_mode():
             probs, _ = model(waveform, torch.tensor([11200, 11200, 9600]))
         np.testing.assert_allclose(stored, probs, atol=5e-4)
+
+
+def test_the_readme_s_program_prints_the_scores_of_a_file(
+    teacher: Path,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first thing a user does with a trained model would not work."""
+    label.main(words(teacher, dataset, tmp_path / "out", "chunk_seconds=2"))
+    labels = MemberReader(open_index(tmp_path / "out", kind="labels"))
+    index = open_index(dataset, kind="audio")
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(teacher, tmp_path / "runs" / "psl_2s")
+    pcm = MemberReader(index).samples(7, 0, 32000)
+    soundfile.write(tmp_path / "dog.mp3", pcm, 16000, format="WAV")
+    readme = (REPOSITORY / "README.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    exec(program, {})
+    expected = sorted(zip(labels.labels(7)[0], index.classes.names, strict=True))
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [name for _, name in lines] == [name for _, name in expected[::-1]]
+    for (printed, _), (prob, _) in zip(lines, expected[::-1], strict=True):
+        assert float(printed) == pytest.approx(float(prob), abs=6e-3)
 
 
 def test_labels_are_the_same_bytes_for_any_number_of_processes(
@@ -152,9 +181,9 @@ def test_a_checkpoint_of_other_classes_is_refused(
     csv_text = source.class_labels.read_text()
     source.class_labels.write_text(csv_text + '3,/m/more,"More"\n')
     run("shards.pack", *source.pack_arguments(tmp_path / "four"))
-    with pytest.raises(ValueError, match="4 classes, but .* has 3 classes"):
+    with pytest.raises(ValueError, match="4 classes, but .* has 3 or another order"):
         label.main(words(teacher, tmp_path / "four", tmp_path / "out"))
-    with pytest.raises(ValueError, match="4 classes, but .* has 3 classes"):
+    with pytest.raises(ValueError, match="4 classes, but .* has 3 or another order"):
         evaluate.main(
             [f"checkpoint={teacher}", f"audio={tmp_path}/four", f"out={tmp_path}/e"]
         )
