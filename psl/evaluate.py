@@ -160,7 +160,8 @@ def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -
     if index.classes.mids != classes.mids:
         raise ValueError(
             f"{index.where}: {len(index.classes)} classes, but {what} has "
-            f"{len(classes)} classes or another order; pack it with the same class list"
+            f"{len(classes)} or another order; pack it with the same class list "
+            "(or psl.evaluate with classes=shared)"
         )
 
 

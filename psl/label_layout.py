@@ -103,14 +103,19 @@ def open_labels(
         hop_samples = min(layout.chunking.hop_samples, asked.chunk_samples)
         asked = Chunking(asked.chunk_samples, hop_samples)
     if layout is None or layout.chunking != asked:
-        found = layout.chunking if layout else "chunks of unknown length"
+        found = _in_seconds(layout.chunking, rate) if layout else "unknown length"
         raise ValueError(
-            f"{labels.where}: labels are for {found}, but chunk_seconds and "
-            f"hop_seconds ask for {asked}; set chunk_seconds to the labels', "
-            "hop_seconds to theirs or null, or label again"
+            f"{labels.where}: labels are for chunks of {found}, but chunk_seconds and "
+            f"hop_seconds ask for {_in_seconds(asked, rate)}; set chunk_seconds to the "
+            "labels', hop_seconds to theirs or null, or label again"
         )
     check_counts(labels, asked.num_chunks(audio.table.count))
     return labels, layout
+
+
+def _in_seconds(chunking: Chunking, sample_rate: int) -> str:
+    length, hop = chunking.chunk_samples, chunking.hop_samples
+    return f"{length / sample_rate:g} s every {hop / sample_rate:g} s"
 
 
 def check_counts(labels: Index, expected: np.ndarray) -> None:

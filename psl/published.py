@@ -162,6 +162,12 @@ def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
     EfficientNet is taken for the family of ``like``, as its own name does not tell
     sizes. Raises ValueError if it cannot be had whole, or is of no family here.
     """
+    folder = Path(path).parent
+    if not Path(path).exists() and folder != Path() and folder.is_dir():
+        raise ValueError(  # the Hub would be asked, for half a minute
+            f"{path}: not found in {folder}; expected weights there, or the owner/name "
+            "of a model on the Hugging Face Hub"
+        )
     transformers = transformers_module(f"at {path}")
     try:
         settings = transformers.AutoConfig.from_pretrained(path)

@@ -54,7 +54,8 @@ def check_same_config(run_dir: str | Path, config: Any) -> None:
         if before.get(key) != now[key]:
             raise ValueError(
                 f"{path}: this run was begun with {key} = {before.get(key)}, not "
-                f"{now[key]}; choose another run_dir, or go on as before"
+                f"{now[key]}; go on as before, or choose another run_dir, for which "
+                f"start={run_dir} takes the weights of this one"
             )
 
 

@@ -153,7 +153,7 @@ def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
     if not is_deepspeed_available():
         raise ValueError(  # not mended by running again
             f"strategy {strategy} needs DeepSpeed; install the extra: "
-            "pip install 'psl-audio[deepspeed]', or set strategy=ddp"
+            "pip install -e '.[deepspeed]', or set strategy=ddp"
         )
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(

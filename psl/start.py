@@ -75,15 +75,6 @@ def open_source(path: str, config: ModelConfig) -> Source:
         source = Source(where, found, checkpoint.weights, checkpoint.classes)
         source = dataclasses.replace(source, config=checkpoint.model_config)
     else:
-        if (
-            not is_folder
-            and (folder := Path(path).parent) != Path()
-            and folder.is_dir()
-        ):
-            raise ValueError(  # the Hub would be asked for it, for half a minute
-                f"start {path}: not found in {folder}; expected a run, a checkpoint or "
-                "a Hugging Face model there, or the owner/name of one on the Hub"
-            )
         published = read_huggingface(path, config)
         source = Source(path, published.family, published.weights, None)
         if published.family == "ast":  # the others are for images

@@ -199,7 +199,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         package = PROTOCOLS[url.partition("://")[0]]
         raise ShardError(
             f"{url}: {error}; install {package}, or for s3 the extra: "
-            "pip install 'psl-audio[remote]'"
+            "pip install -e '.[remote]'"
         ) from None
 
 

@@ -451,21 +451,24 @@ def test_a_start_of_another_family_is_refused_with_its_name(tmp_path: Path) -> N
         open_source(str(tmp_path / "hf"), model.config)
 
 
-def test_a_start_missing_from_a_folder_is_not_sought_on_the_hub(
+def test_weights_missing_from_a_folder_are_not_sought_on_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistyped run would be asked of the Hub, and the answer blame the network."""
 
-    def ask(path: str, like: object) -> Published:
-        raise LookupError(path)
+    def ask(name: str) -> None:
+        raise OSError(f"the Hub was asked for {name}")
 
-    monkeypatch.setattr("psl.start.read_huggingface", ask)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", ask)
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     model: Any = psl.build_model("resnet50", num_classes=3, **TINY["resnet50"])
-    for path in ("runs/nothing", str(tmp_path / "nothing")):
-        with pytest.raises(ValueError, match=f"^start {path}: not found in "):
+    tool: Any = importlib.import_module("tools.import_checkpoint")
+    for path in ("runs/nothing", str(tmp_path / "nothing.pth")):
+        with pytest.raises(ValueError, match=f"^{path}: not found in "):
             open_source(path, model.config)
+        with pytest.raises(ValueError, match=f"^{path}: not found in "):
+            tool.read(path)
     for name in ("owner/model", "model"):
-        with pytest.raises(LookupError, match=name):
+        with pytest.raises(ValueError, match=f"the Hub was asked for {name}"):
             open_source(name, model.config)

@@ -434,7 +434,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(
 
     monkeypatch.delitem(_registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ShardError, match=r"install s3fs, or .*psl-audio\[remote\]"):
+    with pytest.raises(ShardError, match=r"install s3fs, or .*\.\[remote\]"):
         open_index("s3://bucket/x", kind="audio", retry=IMPATIENT)
 
 

@@ -256,7 +256,7 @@ def test_two_processes_share_each_batch_of_the_one_process_order(
             "nowhere/index.json: not found",
             "python -m psl.label makes one",
         ),
-        ("data.labels=[LABELS]", "labels are for", "set chunk_seconds to the labels'"),
+        ("data.labels=[LABELS]", "labels are for", "set chunk_seconds to the"),
         (
             "model.front_end.sample_rate=32000",
             "audio at 16000 Hz",

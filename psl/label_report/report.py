@@ -198,7 +198,7 @@ def pictures() -> ModuleType:
         if error.name != "matplotlib":
             raise
         raise ValueError(
-            "matplotlib is not installed; pip install 'psl-audio[report]', or ask for "
+            "matplotlib is not installed; pip install -e '.[report]', or ask for "
             "the numbers alone with --no-pictures"
         ) from None
 

@@ -94,7 +94,7 @@ def _from_pretrained(config: TeacherConfig, where: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ValueError(
             f"{where}: needs a package that is not installed ({error}); run "
-            "pip install 'psl-audio[teachers]'"
+            "pip install -e '.[teachers]'"
         ) from None
     how = {"revision": config.revision or "main"}
     trust = config.trust_remote_code

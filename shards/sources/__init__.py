@@ -78,5 +78,5 @@ def import_optional(name: str, *, extra: str) -> Any:
     except ImportError as error:
         raise ShardError(
             f"this source needs a package that is not installed ({error}); run "
-            f"pip install 'psl-audio[{extra}]'"
+            f"pip install -e '.[{extra}]'"
         ) from None
