@@ -18,7 +18,7 @@ CODE := psl shards tools tests
 .PHONY: demo test format lint types tests slow clean
 
 demo: $(VENV)/.ready
-	$(BIN)/python tools/demo.py --profile $(PROFILE)
+	$(BIN)/python -m tools.paper.demo --profile $(PROFILE)
 
 test: $(VENV)/.ready
 	$(MAKE) -j 2 --output-sync=target lint types

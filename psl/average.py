@@ -29,12 +29,12 @@ from psl.checkpoint import (
     save_checkpoint,
 )
 from psl.config import STRICT, from_command_line, parse, read_yaml
+from psl.data.loader import LoaderConfig
+from psl.data.validation import Validation, open_validation
 from psl.evaluate import check_checkpoint_fits, measure
-from psl.loader import LoaderConfig
 from psl.result import Average, read_result, write_result
 from psl.run_log import CONFIG_NAME
 from psl.train_config import TrainConfig
-from psl.validation import Validation, open_validation
 from shards.cli import run_main
 from shards.join import open_indexes
 from shards.schema import ShardError

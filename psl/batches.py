@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from psl.checkpoint import TrainingState
-from psl.loader import Batch, fetch_ahead
+from psl.data.batch import Batch
+from psl.data.loader import fetch_ahead
 from psl.run import Run
 from psl.train_config import TrainConfig
 from shards.cli import JobError

@@ -22,16 +22,11 @@ from torch import nn
 from psl import runtime
 from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.config import STRICT, from_command_line
-from psl.loader import (
-    LoaderConfig,
-    fetch_ahead,
-    open_cache,
-    to_device,
-    to_waveform,
-)
+from psl.data.batch import to_device, to_waveform
+from psl.data.checks import check_fits, check_has_labels, check_rate
+from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
 from psl.metrics import Metrics, evaluate_scores
 from psl.shared_classes import InClassesOfAudio, share_classes
-from psl.training_data import check_has_labels
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.files import write_atomic
@@ -144,27 +139,6 @@ def measure(
     return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
 
 
-def _check_rate(index: Index, *, sample_rate: int, what: str) -> None:
-    """ValueError unless the audio has the rate of a model."""
-    rate = index.properties["sample_rate"]
-    if rate != sample_rate:
-        raise ValueError(
-            f"{index.where}: audio at {rate} Hz, but {what} wants {sample_rate} Hz; "
-            f"pack it with --sample-rate {sample_rate}"
-        )
-
-
-def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -> None:
-    """ValueError unless the audio has the rate and the classes of a model."""
-    _check_rate(index, sample_rate=sample_rate, what=what)
-    if index.classes.mids != classes.mids:
-        raise ValueError(
-            f"{index.where}: {len(index.classes)} classes, but {what} has "
-            f"{len(classes)} or another order; pack it with the same class list "
-            "(or psl.evaluate with classes=shared)"
-        )
-
-
 def check_checkpoint_fits(index: Index, checkpoint: Checkpoint) -> None:
     """ValueError unless ``checkpoint`` can be used on the audio of ``index``."""
     check_fits(
@@ -198,7 +172,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         check_checkpoint_fits(index, checkpoint)
     else:
         rate = checkpoint.model_config.front_end.sample_rate
-        _check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
+        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     scores = score_clips(

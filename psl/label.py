@@ -22,14 +22,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from psl import label_status, runtime
-from psl.augment import AugmentConfig
 from psl.config import STRICT, from_command_line
+from psl.data.batch import Prepared
+from psl.data.labels import LabelLayout
+from psl.data.loader import LoaderConfig, cache_share, open_cache
+from psl.data.views import AugmentConfig
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
-from psl.label_layout import LabelLayout
-from psl.loader import LoaderConfig, cache_share, open_cache
 from psl.stop import StopRequest, name_of
-from psl.teachers import Teacher, TeacherList, load_teacher
-from psl.teachers.load import Ensemble, Prepared
+from psl.teachers.config import TeacherList
+from psl.teachers.load import Ensemble, Teacher, load_teacher
 from psl.unlabelled import check_report, forget_noted, too_many
 from shards import __version__
 from shards.claims import Claims

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psl.batch_memory import BatchMemory
-from psl.label_layout import LabelLayout
+from psl.data.batch import Prepared, to_device, to_waveform
+from psl.data.batch_memory import BatchMemory
+from psl.data.labels import LabelLayout
+from psl.data.loader import LoaderConfig
 from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
-from psl.loader import LoaderConfig, to_device, to_waveform
 from psl.runtime import default_threads
 from psl.stop import StopRequest
-from psl.teachers.load import Prepared
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader

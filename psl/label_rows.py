@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.batch_memory import BatchMemory
-from psl.chunking import Chunking
-from psl.label_layout import LabelLayout
-from psl.loader import read_chunks
-from psl.teachers.load import Prepared
+from psl.data.batch import Prepared
+from psl.data.batch_memory import BatchMemory
+from psl.data.chunking import Chunking
+from psl.data.labels import LabelLayout
+from psl.data.loader import read_chunks
 from shards.cli import JobError
 from shards.index import Index
 from shards.reader import MemberReader

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psl.data.labels import count_unlabelled
 from psl.status import EXIT_RUNNING
-from psl.unlabelled import count_unlabelled
 from shards import __version__
 from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.cli import EXIT_DONE, EXIT_FAILED

@@ -5,25 +5,11 @@ Owns what the student is asked for and how far off it is.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
-import numpy as np
 import torch
 from torch import Tensor
 
 SMALLEST_PROB, LARGEST_PROB = 1e-30, 1.0 - 2.0**-24
 """Float32 can tell these from 0 and 1, and take their logarithms."""
-
-
-Array = TypeVar("Array", np.ndarray, Tensor)
-
-
-def mix_targets(pseudo: Array, weak: Array, alpha: float) -> Array:
-    """``alpha * pseudo + (1 - alpha) * weak``, [B, C] each (paper, section 2).
-
-    alpha is 1 in the paper's table 2 and 0.5 in its table 3.
-    """
-    return alpha * pseudo + (1.0 - alpha) * weak
 
 
 def psl_loss(clip_probs: Tensor, targets: Tensor) -> Tensor:

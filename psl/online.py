@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from psl import runtime
-from psl.loader import Batch
-from psl.losses import mix_targets
-from psl.teachers import Teacher
+from psl.data.batch import Batch, mix_targets
+from psl.teachers.load import Teacher
 
 
 class OnlineTeacher:

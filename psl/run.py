@@ -22,10 +22,13 @@ from psl.checkpoint import (
     load_optimizer,
     load_trained,
 )
+from psl.data.checks import check_fits
+from psl.data.examples import TrainingData
+from psl.data.loader import open_cache
+from psl.data.mixup import Mixup
+from psl.data.spec_augment import install_masks
+from psl.data.validation import TRAIN, Validation
 from psl.ema import MovingAverage
-from psl.evaluate import check_fits
-from psl.loader import open_cache
-from psl.mixup import Mixup
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
 from psl.optim import (
@@ -37,13 +40,10 @@ from psl.optim import (
 from psl.run_checks import check_possible
 from psl.run_data import open_data
 from psl.run_log import RunLog, check_same_config, write_first_files
-from psl.spec_augment import install_masks
 from psl.start import start_from, write_record
 from psl.step import Stepper
-from psl.teachers import load_teacher
+from psl.teachers.load import load_teacher
 from psl.train_config import TrainConfig
-from psl.training_data import TrainingData
-from psl.validation import TRAIN, Validation
 from shards.index import Index
 from shards.plan import Plan
 

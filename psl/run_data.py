@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psl import runtime
+from psl.data.examples import TrainingData
+from psl.data.validation import HELD_OUT, Validation, open_validation
 from psl.train_config import TrainConfig
-from psl.training_data import TrainingData
-from psl.validation import HELD_OUT, Validation, open_validation
 from shards.plan import Plan
 
 

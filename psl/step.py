@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
 from psl import runtime
-from psl.loader import Batch
+from psl.data.batch import Batch
 from psl.losses import psl_loss
 from psl.optim import set_learning_rate
 

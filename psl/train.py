@@ -30,8 +30,8 @@ from psl.checkpoint import (
     save_checkpoint,
 )
 from psl.config import from_command_line
+from psl.data.loader import WaitMeter
 from psl.evaluate import measure
-from psl.loader import WaitMeter
 from psl.result import Result, read_result, write_result
 from psl.run import Run, begin_run, is_done
 from psl.run_data import batch_keys, describe_batch

@@ -13,14 +13,14 @@ from pydantic.dataclasses import dataclass
 from psl import runtime
 from psl.attempt import AttemptConfig
 from psl.config import STRICT
-from psl.label_layout import Setting
-from psl.loader import LoaderConfig
+from psl.data.augment import TrainAugmentConfig
+from psl.data.labels import Setting
+from psl.data.loader import LoaderConfig
 from psl.models import ModelConfig
 from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.optim import OptimConfig
 from psl.step import Nonfinite
-from psl.teachers import TeacherList
-from psl.train_augment import TrainAugmentConfig
+from psl.teachers.config import TeacherList
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable
 
 from shards.files import write_atomic
-from shards.index import Index
 from shards.schema import ShardError
 from shards.writer import DatasetBuilder, Part
 
@@ -56,20 +54,3 @@ def too_many(number: int, num_clips: int, where: str, first: str) -> ShardError:
         f"{where}: {number} of {num_clips} clips cannot be labelled (such as {first}); "
         f"mend them, or accept up to a fraction F of them with max_unlabelled=F"
     )
-
-
-def count_unlabelled(labels: Index) -> int:
-    """The clips of a label set that could not be labelled."""
-    return int((labels.table.count == 0).sum())
-
-
-def check_allowed(labels: Index, limit: float) -> None:
-    """ValueError if more than ``limit`` of all clips could not be labelled."""
-    number = count_unlabelled(labels)
-    if number > limit * len(labels):
-        first = labels.place(int((labels.table.count == 0).argmax()))
-        raise ValueError(
-            f"{first} and {number - 1} more of {len(labels)} clips have no labels, as "
-            "their audio did not decode; label again, or leave them out with "
-            f"data.max_unlabelled={math.ceil(1e4 * number / len(labels)) / 1e4:g}"
-        )

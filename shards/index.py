@@ -47,7 +47,7 @@ class Index:
     table: Table
     properties: dict[str, Any]
     """Audio: codec, sample_rate. Labels: sample_rate, chunk_samples, hop_samples, and
-    what psl/label_layout.py adds for other than dense labels of one view."""
+    what psl/data/labels.py adds for other than dense labels of one view."""
     provenances: tuple[dict[str, Any], ...]
     """What made each folder, from what."""
     fingerprints: tuple[str, ...]

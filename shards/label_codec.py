@@ -2,7 +2,7 @@
 
 Owns what a label member holds: all classes or the largest few, of one view of the clip
 or several. Every form is a ``.npy`` file that NumPy reads without pickle. How a view
-came about is psl/augment.py's.
+came about is psl/data/views.py's.
 """
 
 from __future__ import annotations

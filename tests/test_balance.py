@@ -9,8 +9,8 @@ import pytest
 
 from psl import train
 from psl.checkpoint import load_newest
-from psl.chunking import Chunking
-from psl.training_data import TrainingData
+from psl.data.chunking import Chunking
+from psl.data.examples import TrainingData
 from shards.balance import balanced_weights, sampling_weights
 from shards.index import open_index
 from shards.plan import Plan

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 import torch
 
-from psl.batch_memory import BatchMemory
-from psl.chunking import Chunking
-from psl.loader import read_chunks
+from psl.data.batch_memory import BatchMemory
+from psl.data.chunking import Chunking
+from psl.data.loader import read_chunks
 from shards.cache import ShardCache
 from shards.classes import Classes
 from shards.index import open_index

@@ -1,4 +1,4 @@
-"""Runs tools/bench_data.py on a few clips, and checks what its contenders read."""
+"""Runs tools/bench/data.py on a few clips, and checks what its contenders read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -19,16 +18,15 @@ import numpy as np
 import pytest
 import soundfile
 
-TOOLS = Path(__file__).parent.parent / "tools"
+from tests.learning import REPOSITORY
+
 NUM_CLIPS, NUM_BATCHES, CHUNK = 32, 5, 32000  # 5 chunks of 2 s a clip, 32 a batch
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    """tools/bench_contenders.py."""
-    sys.path.insert(0, str(TOOLS))
-    yield importlib.import_module("bench_contenders")
-    sys.path.remove(str(TOOLS))
+def bench() -> ModuleType:
+    """tools/bench/contenders.py."""
+    return importlib.import_module("tools.bench.contenders")
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +94,10 @@ def nearest(chunk: np.ndarray, chunks: np.ndarray) -> int:
 
 
 def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """What ``python tools/bench_data.py`` says on few clips for little time."""
-    command = [sys.executable, str(TOOLS / "bench_data.py"), "--folder", str(folder)]
+    """What ``python -m tools.bench.data`` says on few clips for little time."""
+    command = [sys.executable, "-m", "tools.bench.data", "--folder", str(folder)]
     quick = ["--rounds", "1", "--seconds", "0.02"]
-    environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [*command, *quick, *words],
         capture_output=True,
@@ -114,7 +112,7 @@ def test_the_tool_prints_its_command_and_both_tables(folder: Path) -> None:
     """A result in the docs could not be made again, or would lack a row."""
     done = run_tool(folder, "--clips", str(NUM_CLIPS))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "bench_data.py --folder" in done.stdout and "h5py " in done.stdout
+    assert "tools.bench.data --folder" in done.stdout and "h5py " in done.stdout
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line[:1] == "|"]
     names = [row[0].strip("| ") for row in rows]
     assert names[2:6] == ["plain read", "HDF5", "HDF5, 2 workers", "webdataset"]

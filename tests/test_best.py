@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,11 +16,9 @@ PROFILES = ["table", "audioset"]
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[ModuleType]:
-    """tools/reproduce.py."""
-    sys.path.insert(0, str(REPOSITORY / "tools"))
-    yield importlib.import_module("reproduce")
-    sys.path.remove(str(REPOSITORY / "tools"))
+def tools() -> ModuleType:
+    """tools/paper/reproduce.py."""
+    return importlib.import_module("tools.paper.reproduce")
 
 
 @pytest.fixture(autouse=True)

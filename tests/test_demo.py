@@ -14,9 +14,9 @@ from tests.learning import REPOSITORY
 
 
 def run_tool(folder: Path, *words: str) -> str:
-    """The output of ``python tools/WORDS...`` in ``folder``."""
+    """The output of ``python -m WORDS...`` in ``folder``."""
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, "-m", *words],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -33,7 +33,7 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     for name in ("configs", "psl", "shards", "tools"):
         (folder / name).symlink_to(REPOSITORY / name)
-    return folder, run_tool(folder, "tools/demo.py", "--profile", "smoke")
+    return folder, run_tool(folder, "tools.paper.demo", "--profile", "smoke")
 
 
 def test_the_demo_runs_to_its_report_and_skips_what_is_done(
@@ -51,7 +51,7 @@ def test_the_demo_runs_to_its_report_and_skips_what_is_done(
     assert pictures == {"table.png", "curves.png", "clip.png"}
     assert "35.48" in output and "train psl_2s" in output
 
-    again = run_tool(folder, "tools/demo.py", "--profile", "smoke")
+    again = run_tool(folder, "tools.paper.demo", "--profile", "smoke")
     assert again.count("done already") == 19 and "python -m" not in again
 
 
@@ -61,7 +61,7 @@ def test_table_2_takes_over_what_the_demonstration_trained(
     """An hour of training would be done twice, or the two would be told apart."""
     folder, _ = demonstrated
     words = ["--profile", "smoke", "--rows", "baseline,psl_2s", "--jobs", "2"]
-    output = run_tool(folder, "tools/reproduce.py", "table2", *words)
+    output = run_tool(folder, "tools.paper.reproduce", "table2", *words)
     assert output.count("done already") == 12 and "python -m" not in output
     table = json.loads((folder / "runs" / "smoke" / "table2.json").read_text())
     demo = json.loads((folder / "runs" / "smoke" / "table_seeds.json").read_text())
@@ -78,7 +78,7 @@ def test_table_3_trains_a_row_on_mixed_labels_and_stops_where_it_was(
     """A row of the paper would not train, or would train on pseudo labels alone."""
     folder, _ = demonstrated
     words = ["table3", "--profile", "smoke", "--rows", "psl_2s", "--seeds", "0"]
-    output = run_tool(folder, "tools/reproduce.py", *words)
+    output = run_tool(folder, "tools.paper.reproduce", *words)
     assert output.count(": python -m") == 2
     run_dir = folder / "runs" / "smoke" / "seed0" / "table3_psl_2s"
     config = read_yaml(run_dir / "config.yaml")
@@ -88,5 +88,5 @@ def test_table_3_trains_a_row_on_mixed_labels_and_stops_where_it_was(
     assert "| PSL-10s + weak | - | - | not run |" in output
 
     (run_dir / "eval" / "metrics.json").unlink()
-    again = run_tool(folder, "tools/reproduce.py", *words)
+    again = run_tool(folder, "tools.paper.reproduce", *words)
     assert again.count(": python -m") == 1 and "psl.evaluate" in again

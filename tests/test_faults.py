@@ -23,13 +23,13 @@ from accelerate import Accelerator
 
 from psl import status, train
 from psl.checkpoint import list_checkpoints, load_checkpoint, load_newest
+from psl.data.batch import Batch
+from psl.data.examples import TrainingData
 from psl.faults import parse_fault
-from psl.loader import Batch
 from psl.models import build_model
 from psl.run_lock import RunLock
 from psl.status import read_status
 from psl.step import Stepper
-from psl.training_data import TrainingData
 from shards.cli import JobError
 from shards.schema import ShardError
 from tests.jobs import start, step_reached

@@ -1,4 +1,4 @@
-"""tools/gpu_check.py, on the CPU: everything of it but CUDA itself."""
+"""tools/gpu/check.py, on the CPU: everything of it but CUDA itself."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.learning import REPOSITORY
-
-TOOLS = REPOSITORY / "tools"
-
 
 @pytest.fixture
-def tool() -> Iterator[ModuleType]:
-    """tools/gpu_check.py, imported."""
-    sys.path.insert(0, str(TOOLS))
-    yield importlib.import_module("gpu_check")
-    sys.path.remove(str(TOOLS))
+def tool() -> ModuleType:
+    """tools/gpu/check.py, imported."""
+    return importlib.import_module("tools.gpu.check")
 
 
 def check(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """``python tools/gpu_check.py WORDS``."""
-    command = [sys.executable, str(TOOLS / "gpu_check.py"), *map(str, words)]
+    """``python -m tools.gpu.check WORDS``."""
+    command = [sys.executable, "-m", "tools.gpu.check", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
@@ -104,7 +97,7 @@ def test_a_machine_without_a_gpu_has_that_status_too(
 
 def test_losses_too_far_from_the_plain_run_fail(tool: ModuleType) -> None:
     """Wrong numbers on a GPU would pass as rounding."""
-    runner = importlib.import_module("gpu_runner")
+    runner = importlib.import_module("tools.gpu.runner")
     plain = {1: 2.0, 2: 1.0}
     figures = runner.compare(plain, {1: 2.02, 2: 1.0}, 0.02)
     assert figures["largest"] == pytest.approx(0.01)
@@ -115,7 +108,7 @@ def test_losses_too_far_from_the_plain_run_fail(tool: ModuleType) -> None:
 
 def test_a_command_that_hangs_is_ended(tool: ModuleType) -> None:
     """One stuck collective would take the whole of the time on the GPU."""
-    runner = importlib.import_module("gpu_runner")
+    runner = importlib.import_module("tools.gpu.runner")
     child = "import subprocess,sys; subprocess.run([sys.executable,'-c',%r])"
     command = [sys.executable, "-c", child % "import time; time.sleep(60)"]
     start = time.monotonic()

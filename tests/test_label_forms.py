@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psl import label, label_job, train
-from psl.augment import Augmentation, AugmentConfig, choose_views
-from psl.chunking import Chunking
-from psl.label_layout import LabelLayout
-from psl.loader import Batch
-from psl.teachers import TeacherConfig
+from psl.data.batch import Batch
+from psl.data.chunking import Chunking
+from psl.data.examples import TrainingData
+from psl.data.labels import LabelLayout
+from psl.data.views import Augmentation, AugmentConfig, choose_views
+from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble
-from psl.training_data import TrainingData
 from shards import info
 from shards.index import Index, open_index
 from shards.label_codec import (

@@ -26,13 +26,13 @@ import pytest
 import torch
 
 from psl import label, label_job, label_status, train
-from psl.augment import Augmentation
-from psl.batch_memory import BatchMemory
-from psl.chunking import Chunking
-from psl.label_layout import LabelLayout
+from psl.data.batch_memory import BatchMemory
+from psl.data.chunking import Chunking
+from psl.data.examples import TrainingData
+from psl.data.labels import LabelLayout
+from psl.data.views import Augmentation
 from psl.label_rows import ChunkBatch, read_batch
 from psl.label_status import measure
-from psl.training_data import TrainingData
 from shards.claims import Held, Holder
 from shards.cli import JobError
 from shards.index import open_index

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from psl import label_report
-from psl.chunking import Chunking
+from psl.data.chunking import Chunking
 from psl.label_report.clip import view_clip
 from psl.label_report.events import events_in_chunks, read_events
 from psl.label_report.score_counts import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from psl.loader import LoaderConfig, fetch_ahead
-from psl.training_data import TrainingData
+from psl.data.examples import TrainingData
+from psl.data.loader import LoaderConfig, fetch_ahead
 from shards.index import open_index
 
 from .conftest import Run, write_source

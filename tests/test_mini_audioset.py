@@ -1,4 +1,4 @@
-"""Runs tools/mini_audioset.py as a user does and reads its files with other readers."""
+"""Runs tools/mini/audioset.py as a user does and reads its files with other readers."""
 
 import csv
 import importlib
@@ -19,7 +19,6 @@ INSTALL = "the miniature AudioSet's sources are not installed (see tools)"
 pytest.importorskip("tinysoundfont", reason=INSTALL)
 pytest.importorskip("espeakng_loader", reason=INSTALL)
 
-TOOL = Path(__file__).parent.parent / "tools" / "mini_audioset.py"
 SPLITS = ("full", "balanced", "dev", "eval")
 NUM_CLIPS = {"full": 30, "balanced": 6, "dev": 4, "eval": 6}
 QUICK_CLASSES = {
@@ -48,7 +47,16 @@ QUICK_CLASSES = {
 
 
 def command(out: Path, *options: str) -> list[str]:
-    return [sys.executable, str(TOOL), "--out", str(out), "--scale", "0.02", *options]
+    return [
+        sys.executable,
+        "-m",
+        "tools.mini.audioset",
+        "--out",
+        str(out),
+        "--scale",
+        "0.02",
+        *options,
+    ]
 
 
 def run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -84,9 +92,8 @@ def rms(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(samples**2)))
 
 
-@pytest.fixture(params=["mini_sounds"])
-def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(TOOL.parent))
+@pytest.fixture(params=["tools.mini.sounds"])
+def tool(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(request.param)
 
 
@@ -298,7 +305,7 @@ def test_a_class_that_renders_silence_is_an_error(
         )
 
 
-@pytest.mark.parametrize("tool", ["mini_audioset"], indirect=True)
+@pytest.mark.parametrize("tool", ["tools.mini.audioset"], indirect=True)
 def test_a_missing_source_names_the_command_that_installs_it(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

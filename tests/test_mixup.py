@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from psl import train
-from psl.loader import Batch
-from psl.mixup import Mixup, mix
+from psl.data.batch import Batch
+from psl.data.mixup import Mixup, mix
 from tests import jobs
 from tests.learning import losses, tiny_config
 

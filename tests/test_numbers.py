@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
-from psl.chunking import Chunking
-from psl.losses import mix_targets, psl_loss
+from psl.data.batch import mix_targets
+from psl.data.chunking import Chunking
+from psl.losses import psl_loss
 from psl.metrics import d_prime, evaluate_scores
 from psl.optim import OptimConfig, learning_rate
 

@@ -14,11 +14,11 @@ import torch
 
 from psl import label, train
 from psl.checkpoint import load_checkpoint
+from psl.data.examples import TrainingData
 from psl.models import build_model
 from psl.online import OnlineTeacher
-from psl.teachers import TeacherConfig, load_teacher
-from psl.teachers.load import Ensemble
-from psl.training_data import TrainingData
+from psl.teachers.config import TeacherConfig
+from psl.teachers.load import Ensemble, load_teacher
 from shards.cache import ShardCache
 from shards.cli import JobError
 from shards.index import open_index

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from shards.copies import draw_copies
 from shards.plan import Plan, visit_batches
 
 Pairs = list[tuple[int, int]]
-SCALE = str(Path(__file__).parents[1] / "tools" / "plan_scale.py")
 QUICK = settings(max_examples=150, deadline=None)
 
 
@@ -470,7 +468,7 @@ def test_full_audioset_starts_and_resumes_at_once(world: int, weighted: bool) ->
     CPU seconds, and 4 for the 1 that is promised on an idle core: a busy machine slows
     memory down. Figures are in docs/shuffle.md.
     """
-    command = [sys.executable, SCALE, "--world", str(world)]
+    command = [sys.executable, "-m", "tools.bench.plan_scale", "--world", str(world)]
     command += ["--weighted"] * weighted
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

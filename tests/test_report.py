@@ -1,4 +1,4 @@
-"""Runs tools/report.py on a small made-up demonstration and reads what it wrote."""
+"""Runs tools/paper/report.py on a small made-up demonstration and reads what it wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +21,6 @@ from shards.writer import DatasetBuilder, Row
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")
 
 REPOSITORY = Path(__file__).parent.parent
-TOOL = REPOSITORY / "tools" / "report.py"
 MEAN_AP = {
     "baseline": (0.20, 0.24),
     "psl_10s": (0.31, 0.31),
@@ -100,11 +98,9 @@ def write_demonstration(folder: Path, dataset: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def report() -> Iterator[ModuleType]:
-    """tools/report.py as a module."""
-    sys.path.insert(0, str(TOOL.parent))
-    yield importlib.import_module("report")
-    sys.path.remove(str(TOOL.parent))
+def report() -> ModuleType:
+    """tools/paper/report.py as a module."""
+    return importlib.import_module("tools.paper.report")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +110,7 @@ def reported(
     """ROOT after the command, and what the command printed."""
     root, data = write_demonstration(tmp_path_factory.mktemp("report"), dataset)
     result = subprocess.run(
-        [sys.executable, str(TOOL), str(root), "--data", str(data)],
+        [sys.executable, "-m", "tools.paper.report", str(root), "--data", str(data)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -6,7 +6,6 @@ import importlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +17,6 @@ from psl.models import build_from_config
 from psl.train_config import TrainConfig
 from tests.learning import REPOSITORY
 
-TOOLS = REPOSITORY / "tools"
 PAPER = {
     "baseline": (17.69, 1.994),
     "psl_10s": (31.13, 2.454),
@@ -40,11 +38,9 @@ CASES = [(table, row) for table, rows in ROWS.items() for row in rows]
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[ModuleType]:
-    """tools/reproduce.py."""
-    sys.path.insert(0, str(TOOLS))
-    yield importlib.import_module("reproduce")
-    sys.path.remove(str(TOOLS))
+def tools() -> ModuleType:
+    """tools/paper/reproduce.py."""
+    return importlib.import_module("tools.paper.reproduce")
 
 
 @pytest.fixture(autouse=True)
@@ -168,10 +164,10 @@ def test_the_tables_and_the_demonstration_train_the_same_students(
 ) -> None:
     """One folder would hold students of two recipes, told apart by nothing."""
     train = commands(tools, capsys, "table2", "--rows", row, "--seeds", "0")[-2]
-    demo = importlib.import_module("demo")
+    demo = importlib.import_module("tools.paper.demo")
     steps = demo._student_steps(demo.PROFILES["table"], row, 0)
     assert config_of(train) == config_of(" ".join(steps[0].command))
-    asked_for = importlib.import_module("steps")._asked_for
+    asked_for = importlib.import_module("tools.paper.steps")._asked_for
     assert asked_for(shlex.split(train)) == asked_for(steps[0].command)
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.learning import REPOSITORY, TINY_MODEL
-
-TOOLS = REPOSITORY / "tools"
+from tests.learning import TINY_MODEL
 
 
 def test_the_projection_is_the_ring_less_what_a_step_hides() -> None:
@@ -20,7 +18,7 @@ def test_the_projection_is_the_ring_less_what_a_step_hides() -> None:
     words = ["--step-seconds", "0.1", "--gradient-bytes", "8e6", "--batch", "32"]
     words += ["--node-bandwidth", "1e9", "--network-bandwidth", "2e8"]
     words += ["--latency", "1e-4", "--hidden-share", "0.5", "--gpus-per-node", "8"]
-    tool = [sys.executable, str(TOOLS / "project_scaling.py")]
+    tool = [sys.executable, "-m", "tools.bench.project_scaling"]
     result = subprocess.run([*tool, *words], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     rows = [line.split() for line in result.stdout.splitlines()[1:]]
@@ -38,8 +36,7 @@ def test_the_interval_between_checkpoints_is_what_gives_them_their_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever sets save_every by it would save too often."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    bench = importlib.import_module("bench_scaling")
+    bench = importlib.import_module("tools.bench.scaling")
     # 0.1 s of saving after 19 steps of 0.1 s is a twentieth of 2 s
     assert bench.steps_per_checkpoint(0.1, 0.1) == 19
     assert bench.steps_per_checkpoint(0.25, 0.5) == 10
@@ -54,7 +51,7 @@ def test_two_processes_are_measured_beside_one_and_two_strangers(
     words = ["--steps", "20", "--rounds", "1", "--batch", "4", "--clips", "16"]
     words += ["--model", json.dumps(TINY_MODEL), "--out", str(out)]
     result = subprocess.run(
-        [sys.executable, str(TOOLS / "bench_scaling.py"), *words],
+        [sys.executable, "-m", "tools.bench.scaling", *words],
         capture_output=True,
         text=True,
         timeout=400,

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "shuffle_quality.py"
-
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    """tools/shuffle_quality.py, which is no package."""
-    spec = importlib.util.spec_from_file_location("shuffle_quality", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module
+    """tools/bench/shuffle_quality.py."""
+    return importlib.import_module("tools.bench.shuffle_quality")
 
 
 def test_the_measures_are_those_that_arithmetic_gives(tool: ModuleType) -> None:

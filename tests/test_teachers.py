@@ -23,8 +23,10 @@ import torch
 
 from psl import label, train
 from psl.models import build_model
-from psl.teachers import TeacherConfig, huggingface, load_teacher
+from psl.teachers import huggingface
+from psl.teachers.config import TeacherConfig
 from psl.teachers.features import ExtractorFeatures
+from psl.teachers.load import load_teacher
 from psl.teachers.member import resample
 from shards.cache import ShardCache
 from shards.cli import JobError

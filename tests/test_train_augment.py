@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from psl import label, train
-from psl.augment import crop_starts
+from psl.data.augment import TrainAugmentConfig
+from psl.data.batch import Batch
+from psl.data.examples import TrainingData
+from psl.data.mixup import Mixup
+from psl.data.spec_augment import install_masks
+from psl.data.views import crop_starts
 from psl.frontend import LogMelConfig
-from psl.loader import Batch
-from psl.mixup import Mixup
 from psl.models import build_model
 from psl.models.masks import SpecAugment
 from psl.models.mobilenetv2 import MobileNetV2
 from psl.online import OnlineTeacher
-from psl.spec_augment import install_masks
 from psl.step import Stepper
-from psl.train_augment import TrainAugmentConfig
-from psl.training_data import TrainingData
 from shards.index import open_index
 from shards.reader import MemberReader
 from tests import jobs

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from psl import runtime
-from psl.loader import Batch
+from psl.data.batch import Batch
 from psl.models import build_model
 from psl.online import OnlineTeacher
-from psl.teachers import Teacher
-from psl.teachers.load import Ensemble
+from psl.teachers.load import Ensemble, Teacher
 from psl.teachers.member import FittedMember, Member
 from shards.cli import JobError
 

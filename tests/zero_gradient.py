@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from psl import runtime
-from psl.loader import Batch
+from psl.data.batch import Batch
 from psl.models import build_model
 from psl.optim import OptimConfig, build_optimizer
 from psl.step import Stepper

@@ -1,6 +1,6 @@
 """Turn weights that others published into a checkpoint folder of ours.
 
-    python tools/import_checkpoint.py Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
+    python -m tools.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
         --classes data/class_labels_indices.csv
 
 Takes upstream's MobileNetV2 (.pt), PANNs' Cnn14 (.pth), AST as its authors saved it
@@ -112,7 +112,9 @@ def save(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.import_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", help="file of torch.save, or Hugging Face AST")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.chunking import Chunking
+from psl.data.chunking import Chunking
 from psl.label_report.events import Events
 from shards.index import Index
 from shards.reader import MemberReader

@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from psl.chunking import Chunking
+from psl.data.chunking import Chunking
 from shards.index import Index
 from shards.schema import ShardError
 

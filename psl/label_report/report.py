@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from psl.chunking import Chunking
-from psl.label_layout import check_counts
+from psl.data.chunking import Chunking
+from psl.data.labels import check_counts
 from psl.label_report import quality
 from psl.label_report.clip import find_clip, view_clip
 from psl.label_report.events import Events, read_events

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psl.teachers.member import Group
+from psl.data.batch import Group
 
 MIN_SECONDS = 0.1
 """Shorter chunks are padded with zeros to this; a window of features has 0.025 s."""

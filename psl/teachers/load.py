@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from psl.checkpoint import load_checkpoint
+from psl.data.batch import Prepared
 from psl.evaluate import check_checkpoint_fits
 from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
-from psl.teachers.member import FittedMember, Group, Member
+from psl.teachers.member import FittedMember, Member
 from shards.cache import ShardCache
 from shards.index import Index
 from shards.schema import sha256_of
-
-Prepared = list[list[Group] | None]
-"""What Ensemble.prepare gives: for each member what it computed on the host, if any."""
 
 
 class Ensemble(nn.Module):

@@ -16,25 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from psl._torchaudio import torchaudio
+from psl.data.batch import Group
 from psl.teachers.config import Activation
 from shards.classes import Classes
 
 MAX_NAMED = 5
 """Missing classes that a message names."""
+
+
 ROUNDING = 1e-6
 """By which a mean of probabilities in float32 may leave [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Chunks of a batch that go through a model together."""
-
-    places: Tensor
-    """[n] int64, where they are in the batch."""
-    inputs: dict[str, Tensor]
-    """What the model takes, by argument; n is their first size."""
-    whole: bool
-    """Whether they have the one shape that most chunks have: that of whole ones."""
 
 
 Features = Callable[[Tensor, Tensor], list[Group]]

@@ -1,0 +1,73 @@
+"""A batch of examples, and what a teacher prepares of one.
+
+Owns the tensors that pass from the loader to the training step; which chunks they are is
+psl/data/examples.py's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Chunks of a batch that go through a model together."""
+
+    places: Tensor
+    """[n] int64, where they are in the batch."""
+    inputs: dict[str, Tensor]
+    """What the model takes, by argument; n is their first size."""
+    whole: bool
+    """Whether they have the one shape that most chunks have: that of whole ones."""
+
+
+Prepared = list[list[Group] | None]
+"""What Ensemble.prepare gives: for each member what it computed on the host, if any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Chunks of clips on the device."""
+
+    pcm: Tensor
+    """[B, N] int16, zero after each chunk's end."""
+    num_samples: Tensor
+    """[B] int64, samples before the padding."""
+    targets: Tensor
+    """[B, C] float32 in [0, 1]."""
+    prepared: Prepared | None = None
+    """What an online teacher has computed of these very chunks, until it is asked."""
+
+    @property
+    def waveform(self) -> Tensor:
+        """[B, N] float32 in [-1, 1)."""
+        return to_waveform(self.pcm)
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor on ``device``; the copy to a GPU does not wait for what runs there."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def to_waveform(pcm: Tensor) -> Tensor:
+    """float32 in [-1, 1) from int16."""
+    return pcm.to(torch.float32) / 32768.0
+
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def mix_targets(pseudo: Array, weak: Array, alpha: float) -> Array:
+    """``alpha * pseudo + (1 - alpha) * weak``, [B, C] each (paper, section 2).
+
+    alpha is 1 in the paper's table 2 and 0.5 in its table 3.
+    """
+    return alpha * pseudo + (1.0 - alpha) * weak

@@ -1,0 +1,290 @@
+"""Datasets of a run, joined -> its plan, and batches with their targets.
+
+Owns what an example of training is: a chunk, the view of it that is shown, and what
+the student is asked for. Threads and devices are psl/data/loader.py's, the order
+shards/plan.py's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from psl.data.augment import TrainAugmentConfig, WaveAugment
+from psl.data.batch import Batch, mix_targets, to_device
+from psl.data.batch_memory import BatchMemory
+from psl.data.checks import check_has_labels
+from psl.data.chunking import Chunking
+from psl.data.labels import (
+    LabelLayout,
+    Setting,
+    check_allowed,
+    count_unlabelled,
+    open_labels,
+)
+from psl.data.loader import LoaderConfig, cache_share, open_cache, read_windows
+from psl.data.views import choose_views
+from psl.runtime import num_local_processes
+from shards.balance import sampling_weights
+from shards.join import concatenate, open_each
+from shards.plan import Plan
+from shards.prefetch import Prefetcher
+from shards.reader import MemberReader
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Audio, and labels if any, joined and cut into chunks."""
+
+    audio: MemberReader
+    labels: MemberReader | None
+    chunking: Chunking
+    alpha: float
+    """Weight of the pseudo labels against the weak ones."""
+    clips_per_folder: tuple[int, ...]
+    """Clips of each audio folder, in the order of the rows."""
+    loader: LoaderConfig = LoaderConfig()
+    memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
+    """What batches are written to."""
+    layout: LabelLayout | None = None
+    """Of the labels, if there are any."""
+    wave_augment: WaveAugment | None = None
+    """What is done to the samples of each example; None for nothing."""
+
+    @staticmethod
+    def open(
+        audio_folders: list[str],
+        label_folders: list[str] | None,
+        *,
+        chunk_seconds: float,
+        alpha: float,
+        hop_seconds: float | None = None,
+        label_settings: Mapping[str, Setting] | None = None,
+        max_unlabelled: float = 0.0,
+        online: bool = False,
+        loader: LoaderConfig | None = None,
+    ) -> TrainingData:
+        """Open and join; raises ShardError or ValueError if they do not fit.
+
+        Up to ``max_unlabelled`` of the clips may have a label row of no chunks; they
+        are left out of the plan. With ``online`` a teacher makes the targets of what
+        this gives (psl/online.py), and no weak label is needed.
+        """
+        loader = loader or LoaderConfig()
+        cache = open_cache(loader)
+        folders = open_each(audio_folders, kind="audio")
+        audio = concatenate(folders)
+        if (label_folders is None and not online) or alpha < 1:
+            check_has_labels(audio, "train on weak labels")
+        labels, layout = None, None
+        if label_folders is not None:
+            index, layout = open_labels(
+                label_folders,
+                audio,
+                chunk_seconds=chunk_seconds,
+                hop_seconds=hop_seconds,
+                settings=label_settings,
+            )
+            check_allowed(index, max_unlabelled)
+            labels, chunking = MemberReader(index, cache), layout.chunking
+        else:
+            rate = audio.properties["sample_rate"]
+            chunking = Chunking.of(chunk_seconds, rate, hop_seconds)
+            if max_unlabelled:
+                raise ValueError(
+                    f"data.max_unlabelled = {max_unlabelled:g} without stored labels, "
+                    "which alone leave clips out; name label folders in data.labels, "
+                    "or leave data.max_unlabelled out"
+                )
+            if label_settings:
+                raise ValueError(
+                    "data.label_settings without stored labels; name label folders in "
+                    "data.labels, or leave data.label_settings out"
+                )
+        return TrainingData(
+            audio=MemberReader(audio, cache),
+            labels=labels,
+            chunking=chunking,
+            alpha=alpha,
+            clips_per_folder=tuple(len(folder) for folder in folders),
+            loader=loader,
+            layout=layout,
+        )
+
+    def augmented(self, config: TrainAugmentConfig, *, seed: int) -> TrainingData:
+        """The same, with what ``config`` does to samples; ValueError if it cannot."""
+        if config.crop is not None and self.labels is not None:
+            raise ValueError(
+                "augment.crop: stored labels belong to chunks, not to windows anywhere "
+                "in a clip; leave it out, or use data.labels=online or weak labels"
+            )
+        longest = self.audio.index.table.count.max(initial=0)
+        if config.crop is not None and longest <= self.chunking.chunk_samples:
+            raise ValueError(
+                "augment.crop: no clip is longer than an example; set a shorter "
+                "data.chunk_seconds, or leave it out"
+            )
+        rate = self.audio.index.properties["sample_rate"]
+        wave_augment = WaveAugment.of(config, seed=seed, sample_rate=rate)
+        return dataclasses.replace(self, wave_augment=wave_augment)
+
+    def plan(
+        self,
+        global_batch_size: int,
+        seed: int,
+        *,
+        balance: float | None = None,
+        balance_limit: float = 1.0,
+        mix: Sequence[float] | None = None,
+        held_out: np.ndarray | None = None,
+    ) -> Plan:
+        """The order in which training visits the chunks but those of rows ``held_out``.
+
+        Raises ValueError if there are too few chunks, if ``mix`` does not fit the
+        folders, or if there is no label to balance by.
+        """
+        index = self.audio.index
+        if balance is not None:
+            check_has_labels(index, "balance")
+        num_chunks = self.chunking.num_chunks(index.table.count)
+        if self.labels is not None:
+            num_chunks[self.labels.index.table.count == 0] = 0
+        if held_out is not None:
+            num_chunks[held_out] = 0
+        return Plan(
+            num_chunks=num_chunks,
+            clips_per_shard=np.array([shard.num_clips for shard in index.shards]),
+            global_batch_size=global_batch_size,
+            seed=seed,
+            weights=sampling_weights(
+                num_chunks,
+                index.table.label_start,
+                index.table.label,
+                clips_per_folder=self.clips_per_folder,
+                balance=balance,
+                balance_limit=balance_limit,
+                mix=mix,
+            ),
+        )
+
+    def steps(
+        self, plan: Plan, epoch: int, *, start: int, rank: int, world_size: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """``plan.steps``, with remote shards fetched a window ahead.
+
+        Raises ValueError if the cache cannot hold a window.
+        """
+        steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
+        readers = [reader for reader in (self.audio, self.labels) if reader]
+        if not any(reader.any_remote for reader in readers):
+            yield from steps
+            return
+        needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
+        with Prefetcher(readers, cache_share(self.loader)) as prefetcher:
+            self._check_window(prefetcher, needed(epoch, start))
+            for step, chunks in enumerate(steps, start=start):
+                if step == start or step % plan.window_steps == 0:
+                    prefetcher.want(_two_windows(plan, needed, epoch, step))
+                yield chunks
+
+    def _check_window(self, prefetcher: Prefetcher, shards: np.ndarray) -> None:
+        """ValueError unless ``shards``, read in turns, can be in the cache together.
+
+        Else almost every read would fetch a shard anew.
+        """
+        needed = sum(prefetcher.num_bytes(int(shard)) for shard in shards)
+        if needed > prefetcher.max_bytes:
+            enough = 1.01 * needed * num_local_processes()
+            raise ValueError(
+                f"{open_cache(self.loader).folder}: {len(shards)} shards of "
+                f"{needed / 1e9:.3g} GB are read at a time, but each process of this "
+                f"machine has {prefetcher.max_bytes / 1e9:.3g} GB of the cache; set "
+                f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
+            )
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Clips that are left out because they could not be labelled."""
+        return count_unlabelled(self.labels.index) if self.labels else 0
+
+    @property
+    def fingerprint(self) -> str:
+        """What says whether two runs see the same examples."""
+        labels = self.labels.index.fingerprint if self.labels else "weak"
+        audio = self.audio.index.fingerprint
+        return f"{audio}+{labels}+{self.alpha}+{self.chunking}"
+
+    def choose_views(
+        self, rows: np.ndarray, chunks: np.ndarray, *, seed: int, epoch: int
+    ) -> np.ndarray | None:
+        """The view [B] in which an epoch shows each chunk; None if there is but one."""
+        if self.layout is None or self.layout.form.views == 1:
+            return None
+        num_views = self.layout.form.views
+        return choose_views(num_views, rows, chunks, seed=seed, epoch=epoch)
+
+    def batch(
+        self,
+        rows: np.ndarray,
+        chunks: np.ndarray,
+        device: torch.device,
+        views: np.ndarray | None = None,
+        step: int = 0,
+    ) -> Batch:
+        """The chunks ``chunks`` [B] of clips ``rows`` [B] with their targets.
+
+        Both as in ``views`` [B] of the labels; None for the chunks as they are. What
+        the run does to samples comes on top of that, for optimizer step ``step`` (from
+        1); 0 for nothing.
+        """
+        keys = self.audio.index.table.key[rows]
+        wave_augment = self.wave_augment if step else None
+        counts = self.audio.index.table.count[rows]
+        bounds = self.chunking.bounds(chunks, counts)
+        if wave_augment is not None:
+            bounds = wave_augment.bounds(
+                self.chunking, chunks, counts, keys=keys, step=step
+            )
+        pcm, lengths = read_windows(
+            self.audio, rows, bounds, self.chunking.chunk_samples, self.memory
+        )
+        if views is None:
+            views = np.zeros(len(rows), np.int64)
+        if self.layout is not None:
+            self.layout.augmentation.apply(
+                pcm, lengths, keys=keys, chunks=chunks, views=views
+            )
+        if wave_augment is not None:
+            wave_augment.apply(pcm, lengths, keys=keys, chunks=chunks, step=step)
+        return Batch(
+            pcm=to_device(pcm, device),
+            num_samples=to_device(lengths, device),
+            targets=to_device(self._targets(rows, chunks, views), device),
+        )
+
+    def _targets(
+        self, rows: np.ndarray, chunks: np.ndarray, views: np.ndarray
+    ) -> np.ndarray:
+        """[B, C] float32."""
+        index = self.audio.index
+        weak = index.table.weak_targets(rows, len(index.classes))
+        if self.labels is None:
+            return weak
+        pseudo = self.labels.chunk_labels(rows, chunks, views).astype(np.float32)
+        return mix_targets(pseudo, weak, self.alpha)
+
+
+def _two_windows(
+    plan: Plan, needed: Callable[[int, int], np.ndarray], epoch: int, step: int
+) -> Iterator[int]:
+    """Shards in the order of need, from ``step`` to the end of the next window."""
+    yield from needed(epoch, step).tolist()
+    following = step - step % plan.window_steps + plan.window_steps
+    if following < plan.num_steps:
+        yield from needed(epoch, following).tolist()
+    else:
+        yield from needed(epoch + 1, 0).tolist()

@@ -1,0 +1,165 @@
+"""What the rows of a label dataset are labels of, and whether they fit a run.
+
+Owns chunks, form and views of a label dataset as its index records them, made from a
+labelling configuration or read back, and the checks before training on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psl.data.chunking import Chunking
+from psl.data.views import Augmentation
+from shards.index import Index
+from shards.join import check_join, open_indexes
+from shards.label_codec import LabelForm, encode_labels
+
+if TYPE_CHECKING:  # the configuration stands beside the story it configures
+    from psl.label import LabelConfig
+import math
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class LabelLayout:
+    """Chunks, form and views of a label dataset."""
+
+    chunking: Chunking
+    form: LabelForm
+    augmentation: Augmentation
+
+    @staticmethod
+    def from_config(config: LabelConfig, audio: Index) -> LabelLayout:
+        """Of the labels that ``config`` asks for; ValueError if there are none such."""
+        rate = audio.properties["sample_rate"]
+        tail = config.tail or ("mean" if config.top_k else None)
+        form = LabelForm(config.views, config.top_k, tail)
+        form.check(len(audio.classes))
+        augmentation = Augmentation.from_config(config.augment, rate)
+        if (config.views > 1) != augmentation.is_on:
+            raise ValueError(
+                f"views = {config.views} with {config.augment}: views beyond the first "
+                "need augment.gain_db or augment.roll_seconds to differ, and these do "
+                "nothing without them"
+            )
+        config.augment.check_used()
+        chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
+        return LabelLayout(chunking, form, augmentation)
+
+    @staticmethod
+    def of(labels: Index) -> LabelLayout | None:
+        """Of an index; None if it does not say how its chunks were cut."""
+        found = labels.properties
+        if "chunk_samples" not in found or "hop_samples" not in found:
+            return None
+        chunking = Chunking(found["chunk_samples"], found["hop_samples"])
+        return LabelLayout(chunking, LabelForm.of(found), Augmentation.of(found))
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What an index records of this layout."""
+        return {
+            "chunk_samples": self.chunking.chunk_samples,
+            "hop_samples": self.chunking.hop_samples,
+            **self.form.properties,
+            **(self.augmentation.properties if self.form.views > 1 else {}),
+        }
+
+    def encode(self, probs: np.ndarray) -> bytes:
+        """The label member of a clip from probabilities [V * K, C], view by view.
+
+        Raises ValueError if one is no probability.
+        """
+        if self.form.views > 1:
+            probs = probs.reshape(self.form.views, -1, probs.shape[-1])
+        return encode_labels(probs, self.form)
+
+
+def open_labels(
+    folders: Sequence[str],
+    audio: Index,
+    *,
+    chunk_seconds: float,
+    hop_seconds: float | None,
+    settings: Mapping[str, Setting] | None,
+) -> tuple[Index, LabelLayout]:
+    """Label datasets joined with ``audio``, and how they are laid out.
+
+    Raises ShardError unless they have the rows of ``audio``, ValueError unless they
+    were cut as asked (``hop_seconds`` None: as they were) and say of themselves what
+    ``settings`` says.
+    """
+    labels = open_indexes(folders, kind="labels")
+    check_join(audio, labels)
+    check_settings(labels, settings or {})
+    layout = LabelLayout.of(labels)
+    rate = audio.properties["sample_rate"]
+    asked = Chunking.of(chunk_seconds, rate, hop_seconds)
+    if layout and hop_seconds is None:
+        hop_samples = min(layout.chunking.hop_samples, asked.chunk_samples)
+        asked = Chunking(asked.chunk_samples, hop_samples)
+    if layout is None or layout.chunking != asked:
+        found = _in_seconds(layout.chunking, rate) if layout else "unknown length"
+        raise ValueError(
+            f"{labels.where}: labels are for chunks of {found}, but chunk_seconds and "
+            f"hop_seconds ask for {_in_seconds(asked, rate)}; set chunk_seconds to the "
+            "labels', hop_seconds to theirs or null, or label again"
+        )
+    check_counts(labels, asked.num_chunks(audio.table.count))
+    return labels, layout
+
+
+def _in_seconds(chunking: Chunking, sample_rate: int) -> str:
+    length, hop = chunking.chunk_samples, chunking.hop_samples
+    return f"{length / sample_rate:g} s every {hop / sample_rate:g} s"
+
+
+def check_counts(labels: Index, expected: np.ndarray) -> None:
+    """ValueError unless each row has as many chunks as its clip has, or none."""
+    labelled = labels.table.count > 0  # the others, psl/unlabelled.py limits
+    wrong = np.flatnonzero(labelled & (labels.table.count != expected))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{labels.place(row)}: {labels.table.count[row]} chunks, expected "
+            f"{expected[row]}; relabel it"
+        )
+
+
+def check_settings(labels: Index, settings: Mapping[str, Setting]) -> None:
+    """ValueError unless every folder says of itself what ``settings`` says.
+
+    A setting is a property or a field of the provenance; None means that there is none
+    of this name.
+    """
+    for provenance in labels.provenances:
+        found = {**labels.properties, **provenance}
+        for name, expected in settings.items():
+            if found.get(name) != expected:
+                raise ValueError(
+                    f"{labels.where}: made with {name} = {found.get(name)!r}, but "
+                    f"data.label_settings asks for {expected!r}; name other labels, or "
+                    f"label again (they record: {', '.join(sorted(found))})"
+                )
+
+
+def count_unlabelled(labels: Index) -> int:
+    """The clips of a label set that could not be labelled."""
+    return int((labels.table.count == 0).sum())
+
+
+def check_allowed(labels: Index, limit: float) -> None:
+    """ValueError if more than ``limit`` of all clips could not be labelled."""
+    number = count_unlabelled(labels)
+    if number > limit * len(labels):
+        first = labels.place(int((labels.table.count == 0).argmax()))
+        raise ValueError(
+            f"{first} and {number - 1} more of {len(labels)} clips have no labels, as "
+            "their audio did not decode; label again, or leave them out with "
+            f"data.max_unlabelled={math.ceil(1e4 * number / len(labels)) / 1e4:g}"
+        )

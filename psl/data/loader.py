@@ -1,0 +1,130 @@
+"""Chunks of clips -> batches on the device.
+
+Owns the threads that fetch ahead. Threads, not processes: a batch needs no copy
+between them, and the codec and NumPy release the interpreter lock. Which chunks, with
+which targets, is psl/data/examples.py's.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self, TypeVar
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from psl.config import STRICT
+from psl.data.batch import Batch
+from psl.data.batch_memory import BatchMemory
+from psl.data.chunking import Chunking
+from psl.runtime import default_threads, num_local_processes
+from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
+from shards.reader import MemberReader
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoaderConfig:
+    """How batches are fetched; changes nothing in them."""
+
+    threads: int | None = Field(default=None, gt=0)
+    """Threads per process that read and decode; null for the cores, at most 8."""
+    prefetch: int = Field(default=8, gt=0)
+    """Batches fetched ahead."""
+    cache: str | None = None
+    """Folder for shards of datasets at a URL, shared by all processes that name it;
+    null for psl/shards in the user's cache folder. Best on a local disk."""
+    cache_gb: float = Field(default=DEFAULT_LIMIT_BYTES / 1e9, gt=0)
+    """Size of that folder at most, 1e9 bytes; least recently used shards make room."""
+
+
+@functools.cache
+def open_cache(config: LoaderConfig) -> ShardCache:
+    """The cache of this process for remote shards."""
+    return ShardCache(config.cache, round(config.cache_gb * 1e9))
+
+
+def cache_share(config: LoaderConfig) -> int:
+    """Bytes of the cache that each process of this machine may count on."""
+    return open_cache(config).limit_bytes // num_local_processes()
+
+
+def read_chunks(
+    reader: MemberReader,
+    rows: np.ndarray,
+    chunks: np.ndarray,
+    chunking: Chunking,
+    memory: BatchMemory,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Waveforms [B, N] int16, zero-padded, and their lengths [B] int64."""
+    bounds = chunking.bounds(chunks, reader.index.table.count[rows])
+    return read_windows(reader, rows, bounds, chunking.chunk_samples, memory)
+
+
+def read_windows(
+    reader: MemberReader,
+    rows: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    num_samples: int,
+    memory: BatchMemory,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Waveforms [B, num_samples] int16, zero-padded, and their lengths [B] int64.
+
+    ``bounds`` are the first and past-the-last sample [B] of each in its clip.
+    """
+    starts, stops = bounds
+    pieces, lengths = reader.pcm_bytes(rows, starts, stops), stops - starts
+    if (lengths < num_samples).any():
+        silence = np.zeros(2 * num_samples, np.uint8)
+        pieces = [x for piece in pieces for x in (piece, silence[len(piece) :])]
+    waveform = memory.take((len(rows), num_samples))
+    np.concatenate(pieces, out=waveform.view(np.uint8).reshape(-1))
+    return waveform, lengths
+
+
+def fetch_ahead(
+    make: Callable[[Item], Result], items: Iterable[Item], config: LoaderConfig
+) -> Iterator[Result]:
+    """``map(make, items)``, in order, with the next results made by threads.
+
+    An exception in ``make`` is raised here, in its turn.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(config.threads or default_threads()) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(make, item))
+                if len(pending) > config.prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+class WaitMeter:
+    """An iterator that measures how long its consumer waits for it."""
+
+    def __init__(self, source: Iterator[Batch]) -> None:
+        self._source = source
+        self.waited_seconds = 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            return next(self._source)
+        finally:
+            self.waited_seconds += time.perf_counter() - start
