@@ -163,7 +163,7 @@ def circumstances(load_before: float) -> str:
     ]
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
-        f"`{shlex.join(["python", *sys.orig_argv[1:]])}`\n\n"
+        f"`python {shlex.join(sys.orig_argv[1:])}`\n\n"
         f"{len(models)} x {models[0]}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, {packages}. Load average "
         f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} at the end."

@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             lines.append(table(found, codec))
     print("\n".join(lines))
     print(
-        f"\n`{shlex.join(["python", *sys.orig_argv[1:]])}`, {runtime.local_device()}, "
+        f"\n`python {shlex.join(sys.orig_argv[1:])}`, {runtime.local_device()}, "
         f"{torch.get_num_threads()} torch threads, {len(os.sched_getaffinity(0))} "
         f"cores, load average {load_before:.1f} before and {os.getloadavg()[0]:.1f} "
         "at the end."
