@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl import runtime
 from psl.checkpoint import newest_step
 from psl.config import STRICT
+from psl.distributed import collectives, runtime
 from psl.faults import Faults
 from psl.run_lock import RunLock, last_holder
 from psl.status import (
@@ -171,7 +171,7 @@ class Attempt:
 
     def agree_to_stop(self) -> bool:
         """Whether any process was asked to stop. Collective."""
-        return runtime.largest_over_ranks(int(self._stop.is_made)) > 0
+        return collectives.largest_over_ranks(int(self._stop.is_made)) > 0
 
     def leave(self) -> None:
         """Training is over; do not watch the other processes as they part."""
@@ -192,7 +192,7 @@ class Attempt:
 
     def preempted(self, step: int) -> NoReturn:
         """End the job that saved its checkpoint of ``step`` on request. Collective."""
-        reason = runtime.largest_over_ranks(self._stop.reason)
+        reason = collectives.largest_over_ranks(self._stop.reason)
         raise JobError.ending_with(
             EXIT_PREEMPTED,
             f"stopped by {name_of(reason)} with a checkpoint at step {step}; run the "
@@ -223,7 +223,7 @@ class Attempt:
             self._write_end(status, str(error))
             watchdog.stop()
             with contextlib.suppress(RuntimeError):
-                runtime.wait_for_all()
+                collectives.wait_for_all()
             self._leave(str(error) if self._rank == 0 else None, status)
         # what a library raises may be only an echo of another rank's end
         is_echo = isinstance(error, RuntimeError) and not isinstance(error, JobError)

@@ -17,7 +17,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from psl import runtime
 from psl.checkpoint import (
     AVERAGE_NAME,
     FOLDER_NAME,
@@ -31,6 +30,7 @@ from psl.checkpoint import (
 from psl.config import STRICT, from_command_line, parse, read_yaml
 from psl.data.loader import LoaderConfig
 from psl.data.validation import Validation, open_validation
+from psl.distributed import launch, runtime
 from psl.evaluate import check_checkpoint_fits, measure
 from psl.result import Average, read_result, write_result
 from psl.run_log import CONFIG_NAME
@@ -174,9 +174,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         purpose="Average the best checkpoints of a finished run, and use the average.",
         example="python -m psl.average run=runs/student k=4",
     )
-    accelerator = runtime.start()
+    accelerator = launch.start()
     average_run(config, accelerator)
-    runtime.finish(accelerator)
+    launch.finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from psl import runtime
 from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.config import STRICT, from_command_line
 from psl.data.batch import to_device, to_waveform
 from psl.data.checks import check_fits, check_has_labels, check_rate
 from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
+from psl.distributed import collectives, launch, runtime
 from psl.metrics import Metrics, evaluate_scores
 from psl.shared_classes import InClassesOfAudio, share_classes
 from shards.classes import Classes
@@ -104,7 +104,7 @@ def score_clips(
             scores[where, -1] += 1
     for number in range(len(batches), -(-num_batches // accelerator.num_processes)):
         before_batch(number)
-    result = runtime.sum_over_ranks(scores).cpu().numpy()
+    result = collectives.sum_over_ranks(scores).cpu().numpy()
     if not (result[:, -1] == 1).all():
         place = int(np.flatnonzero(result[:, -1] != 1)[0])
         clip = index.place(int(rows[place]))
@@ -207,9 +207,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
         "out=runs/student/eval",
     )
-    accelerator = runtime.start()
+    accelerator = launch.start()
     evaluate(config, accelerator)
-    runtime.finish(accelerator)
+    launch.finish(accelerator)
 
 
 if __name__ == "__main__":

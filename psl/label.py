@@ -21,12 +21,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm import tqdm
 
-from psl import label_status, runtime
+from psl import label_status
 from psl.config import STRICT, from_command_line
 from psl.data.batch import Prepared
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig, cache_share, open_cache
 from psl.data.views import AugmentConfig
+from psl.distributed import launch, runtime
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.stop import StopRequest, name_of
 from psl.teachers.config import TeacherList
@@ -70,7 +71,7 @@ class LabelConfig:
     batch_size: int = Field(default=64, gt=0)
     """Chunks the teacher sees at a time; the same for all processes, as it decides how
     the last bit is rounded."""
-    precision: runtime.Precision = "no"
+    precision: launch.Precision = "no"
     """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
     compile: bool = False
     """Compile the teacher with torch.compile; slow to start."""

@@ -22,8 +22,8 @@ from psl.data.batch import Prepared, to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
+from psl.distributed.runtime import default_threads
 from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
-from psl.runtime import default_threads
 from psl.stop import StopRequest
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher

@@ -13,8 +13,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from psl import runtime
 from psl.data.batch import Batch, mix_targets
+from psl.distributed import collectives
 from psl.teachers.load import Teacher
 
 
@@ -66,4 +66,4 @@ class OnlineTeacher:
         Collective: on any rank.
         """
         num_bad = self._teacher.model.num_bad()
-        return self._teacher.blame(runtime.sum_over_ranks(num_bad))
+        return self._teacher.blame(collectives.sum_over_ranks(num_bad))

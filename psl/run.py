@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
-from psl import runtime, zero
 from psl.attempt import Attempt
 from psl.checkpoint import (
     Checkpoint,
@@ -28,6 +27,7 @@ from psl.data.loader import open_cache
 from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
 from psl.data.validation import TRAIN, Validation
+from psl.distributed import collectives, runtime, zero
 from psl.ema import MovingAverage
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
@@ -77,7 +77,7 @@ class Run:
         and in validation they have unequal numbers of batches.
         """
         model = self.bare_model
-        runtime.average_norm_statistics(model)
+        collectives.average_norm_statistics(model)
         if not runtime.splits_weights(self.accelerator):
             return model
         whole = build_from_config(self.config.model, len(self.valid.index.classes))
@@ -88,7 +88,7 @@ class Run:
         """What is validated, saved and used. Collective."""
         if self.average is None:
             return self.whole_model()
-        runtime.average_norm_statistics(self.average.model)
+        collectives.average_norm_statistics(self.average.model)
         return self.average.model
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def begin_run(
     if checkpoint is not None and not is_done(state, config):
         tensors = load_optimizer(checkpoint)
     begun = started and started[1]["weights_sha256"]
-    runtime.check_agreement(accelerator, f"{fingerprint} {state} {begun}")
+    collectives.check_agreement(accelerator, f"{fingerprint} {state} {begun}")
     if accelerator.is_main_process and not state.history:
         write_first_files(config.run_dir, config, accelerator.num_processes)
     if started is not None and accelerator.is_main_process:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psl import runtime
 from psl.data.examples import TrainingData
 from psl.data.validation import HELD_OUT, Validation, open_validation
+from psl.distributed import runtime
 from psl.train_config import TrainConfig
 from shards.plan import Plan
 

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from psl.config import parse, read_yaml, to_yaml
-from psl.runtime import sum_over_ranks
+from psl.distributed.collectives import sum_over_ranks
 from shards import __version__
 from shards.files import write_atomic
 

@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
-from psl import runtime
 from psl.data.batch import Batch
+from psl.distributed import collectives, launch, runtime
 from psl.losses import psl_loss
 from psl.optim import set_learning_rate
 
@@ -47,7 +47,7 @@ class Stepper:
         optimizer: optim.Optimizer,
         *,
         seed: int,
-        precision: runtime.Precision | None,
+        precision: launch.Precision | None,
         clip_grad_norm: float | None,
         accumulation_steps: int,
         nonfinite: Nonfinite,
@@ -55,7 +55,7 @@ class Stepper:
     ) -> None:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self._seed = seed
-        # DeepSpeed turns autocast off around its forward, and has its own (psl/zero.py)
+        # DeepSpeed turns autocast off around its forward, and has its own (psl/distributed/zero.py)
         split = runtime.is_deepspeed(accelerator)
         self._autocast = precision == "bf16" and not split
         self._clip, self._num_parts = clip_grad_norm, accumulation_steps
@@ -131,7 +131,7 @@ class Stepper:
         """
         flag = loss.new_tensor(float(stop))
         values = torch.stack([loss, flag if norm is None else norm.to(loss), flag])
-        loss_sum, norm_sum, stops = runtime.sum_over_ranks(values).tolist()
+        loss_sum, norm_sum, stops = collectives.sum_over_ranks(values).tolist()
         problem = None
         if not math.isfinite(loss_sum):
             problem = f"loss is {loss_sum}"

@@ -17,7 +17,6 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from psl import runtime
 from psl.attempt import Attempt
 from psl.average import average_best, describe
 from psl.batches import batches, check_teacher, teach
@@ -31,6 +30,7 @@ from psl.checkpoint import (
 )
 from psl.config import from_command_line
 from psl.data.loader import WaitMeter
+from psl.distributed import launch, runtime
 from psl.evaluate import measure
 from psl.result import Result, read_result, write_result
 from psl.run import Run, begin_run, is_done
@@ -208,10 +208,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ) as attempt:
         config = dataclasses.replace(
             config,
-            precision=runtime.agreed_precision(config.precision),
-            strategy=runtime.agreed_strategy(config.strategy),
+            precision=launch.agreed_precision(config.precision),
+            strategy=launch.agreed_strategy(config.strategy),
         )
-        accelerator = runtime.start(
+        accelerator = launch.start(
             precision=config.precision,
             strategy=config.strategy,
             global_batch_size=config.global_batch_size,
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         attempt.join(accelerator)
         train(config, accelerator, attempt)
         attempt.leave()
-        runtime.finish(accelerator)
+        launch.finish(accelerator)
 
 
 def _configure(argv: Sequence[str] | None) -> TrainConfig:

@@ -10,12 +10,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl import runtime
 from psl.attempt import AttemptConfig
 from psl.config import STRICT
 from psl.data.augment import TrainAugmentConfig
 from psl.data.labels import Setting
 from psl.data.loader import LoaderConfig
+from psl.distributed import launch
 from psl.models import ModelConfig
 from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.optim import OptimConfig
@@ -91,10 +91,10 @@ class TrainConfig:
     average_best: int | None = Field(default=None, gt=0)
     """How many of the best checkpoints to average at the end; the average is then what
     the run stands for. At most keep_best; null for the best one alone."""
-    precision: runtime.Precision | None = None
+    precision: launch.Precision | None = None
     """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs); null
     for what accelerate launch says, or else no."""
-    strategy: runtime.Strategy | None = None
+    strategy: launch.Strategy | None = None
     """What each process holds: ddp everything; zero1 a part of Adam's state, zero2 also
     of the gradients, zero3 also of the weights, all three by DeepSpeed; null for what
     accelerate launch says, or else ddp. A run may go on with another one."""

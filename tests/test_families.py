@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import psl
-from psl import runtime
 from psl.config import describe, parse, to_yaml
+from psl.distributed import runtime
 from psl.fbank import Fbank, FbankConfig
 from psl.models import FAMILIES
 from psl.train_config import TrainConfig

@@ -13,8 +13,9 @@ import psutil
 import pytest
 import torch
 
-from psl import runtime, train, zero
+from psl import train
 from psl.checkpoint import list_checkpoints
+from psl.distributed import launch, zero
 from psl.status import read_status
 from tests.jobs import start, step_reached
 from tests.learning import (
@@ -62,7 +63,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_how_many_there_are(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="local rank 2 needs GPU 2, .* shows 2; start"):
-        runtime.start()
+        launch.start()
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(

@@ -29,9 +29,9 @@ from psl.checkpoint import (
     load_optimizer,
 )
 from psl.data.examples import TrainingData
+from psl.distributed.runtime import place
 from psl.models import build_from_config
 from psl.optim import put_optimizer_tensors
-from psl.runtime import place
 from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError

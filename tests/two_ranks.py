@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from psl import runtime
 from psl.data.batch import Batch
+from psl.distributed import collectives, launch
 from psl.models import build_model
 from psl.online import OnlineTeacher
 from psl.teachers.load import Ensemble, Teacher
@@ -16,20 +16,20 @@ from shards.cli import JobError
 
 def main() -> None:
     """Collective."""
-    accelerator = runtime.start()
+    accelerator = launch.start()
     rank = accelerator.process_index
     model = build_model(num_classes=2)
     window = model.get_buffer("front_end.0.spectrogram.window").clone()
     model.get_buffer("features.0.1.running_mean").fill_(float(rank))
     model.get_buffer("features.0.1.running_var").fill_(2.0 + rank)
-    runtime.average_norm_statistics(model)
+    collectives.average_norm_statistics(model)
     assert (model.get_buffer("features.0.1.running_mean") == 0.5).all()
     assert (model.get_buffer("features.0.1.running_var") == 2.5).all()
     assert torch.equal(model.get_buffer("front_end.0.spectrogram.window"), window)
     print("statistics are averaged, other buffers untouched")
-    runtime.check_agreement(accelerator, "the same")
+    collectives.check_agreement(accelerator, "the same")
     try:
-        runtime.check_agreement(accelerator, f"epoch {rank}")
+        collectives.check_agreement(accelerator, f"epoch {rank}")
     except JobError as error:
         assert "ranks [1] see other data" in str(error)
         print("disagreement is an error on both")
@@ -43,7 +43,7 @@ def main() -> None:
     assert online.bad_chunks.any() == bool(rank)
     assert online.blame() == "bad (member 1 of 2)"
     print("a member that fails on one rank is known to both")
-    runtime.finish(accelerator)
+    launch.finish(accelerator)
 
 
 class Loudness(nn.Module):

@@ -10,19 +10,19 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from psl import runtime
 from psl.data.batch import Batch
+from psl.distributed import launch
+from psl.distributed.zero import gather_weights
 from psl.models import build_model
 from psl.optim import OptimConfig, build_optimizer
 from psl.step import Stepper
-from psl.zero import gather_weights
 from tests.learning import TINY_MODEL
 
 
 def main() -> None:
     """Collective."""
-    strategy: runtime.Strategy = sys.argv[1]  # type: ignore[assignment]
-    accelerator = runtime.start(strategy=strategy, global_batch_size=4)
+    strategy: launch.Strategy = sys.argv[1]  # type: ignore[assignment]
+    accelerator = launch.start(strategy=strategy, global_batch_size=4)
     model = build_model(num_classes=2, **TINY_MODEL)
     bias = model.get_parameter("classifier.1.bias")
     model, optimizer = accelerator.prepare(model, build_optimizer(model, OptimConfig()))
@@ -51,7 +51,7 @@ def main() -> None:
     assert not torch.equal(_whole(model), before)
     print("then it goes on")
     del model, optimizer, step, bias, handle
-    runtime.finish(accelerator)
+    launch.finish(accelerator)
 
 
 def _whole(model: nn.Module) -> Tensor:

@@ -28,7 +28,7 @@ from psl.data.labels import (
 )
 from psl.data.loader import LoaderConfig, cache_share, open_cache, read_windows
 from psl.data.views import choose_views
-from psl.runtime import num_local_processes
+from psl.distributed.runtime import num_local_processes
 from shards.balance import sampling_weights
 from shards.join import concatenate, open_each
 from shards.plan import Plan

@@ -22,7 +22,7 @@ from psl.config import STRICT
 from psl.data.batch import Batch
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
-from psl.runtime import default_threads, num_local_processes
+from psl.distributed.runtime import default_threads, num_local_processes
 from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.reader import MemberReader
 

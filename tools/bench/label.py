@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psl import runtime
 from psl.data.batch import to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation
+from psl.distributed import runtime
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.label_rows import PcmBatch, ShardChunks, read_batch
 from psl.models import build_model

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psl import runtime
 from psl.attempt import Attempt
 from psl.batches import batches
 from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.data.batch import Batch
 from psl.data.loader import WaitMeter
+from psl.distributed import launch
 from psl.optim import optimizer_tensors
 from psl.run import Run, begin_run
 from psl.train_config import TrainConfig
@@ -113,7 +113,7 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
     Collective. Of each turn of five steps the first is not counted.
     """
     with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = runtime.start(global_batch_size=config.global_batch_size)
+        accelerator = launch.start(global_batch_size=config.global_batch_size)
         attempt.join(accelerator)
         run, state = begin_run(config, accelerator, attempt)
         rank = accelerator.process_index
@@ -122,7 +122,7 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
         write_atomic(out.with_suffix(f".{rank}.json"), json.dumps(asdict(figures)))
         run.log.close()
         attempt.leave()
-        runtime.finish(accelerator)
+        launch.finish(accelerator)
 
 
 def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:

@@ -16,10 +16,11 @@ from unittest import mock
 
 import torch
 
-from psl import label, runtime
+from psl import label
 from psl.attempt import Attempt
 from psl.config import parse
 from psl.data.loader import WaitMeter
+from psl.distributed import launch, runtime
 from psl.label_job import ShardWorker
 from psl.run import begin_run
 from psl.train_config import TrainConfig
@@ -67,7 +68,7 @@ def _driver() -> str | None:
 def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     """Figures of ``num_steps`` steps, after a few to warm up."""
     with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = runtime.start(
+        accelerator = launch.start(
             precision=config.precision, global_batch_size=config.global_batch_size
         )
         attempt.join(accelerator)
@@ -90,7 +91,7 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
         resident = steps(RESIDENT_STEPS, next(fetched)) / RESIDENT_STEPS
         run.log.close()
         attempt.leave()
-        runtime.finish(accelerator)
+        launch.finish(accelerator)
     return {
         "chunks_per_second": round(num_steps * config.global_batch_size / seconds, 1),
         "without_loader": round(config.global_batch_size / resident, 1),

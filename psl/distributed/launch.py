@@ -1,8 +1,7 @@
-"""The processes of a job: who am I, where do I compute, when do we part.
+"""Joining and leaving a distributed job: one process, torchrun or accelerate launch.
 
-The only module that reads the environment of a launcher (RANK, WORLD_SIZE,
-ACCELERATE_*), and the only one that knows accelerate's start-up rules; those of
-DeepSpeed are in psl/zero.py. Ranks talk through the few functions here.
+Owns accelerate's start-up rules and what a launcher and a config must agree on.
+DeepSpeed's own are in psl/distributed/zero.py.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import gc
 import os
 import warnings
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 import accelerate
 import torch
@@ -20,17 +19,16 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DeepSpeedPlugin,
     DistributedDataParallelKwargs,
-    DistributedType,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     KwargsHandler,
     is_deepspeed_available,
 )
-from torch import Tensor, nn
 
-from psl import zero
+from psl.distributed import zero
+from psl.distributed.collectives import wait_for_all
+from psl.distributed.runtime import is_deepspeed, rank_and_world_size
 from shards.cli import JobError
-from shards.schema import sha256_of
 
 Precision = Literal["no", "bf16"]
 Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
@@ -208,18 +206,6 @@ def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
         )
 
 
-def is_deepspeed(accelerator: Accelerator) -> bool:
-    """Whether DeepSpeed holds the optimizer's state, a part of it on each rank."""
-    return accelerator.distributed_type == DistributedType.DEEPSPEED
-
-
-def splits_weights(accelerator: Accelerator) -> bool:
-    """Whether a rank holds only a part of the weights, between uses (ZeRO-3)."""
-    if not is_deepspeed(accelerator):
-        return False
-    return zero.stage_of(accelerator.state.deepspeed_plugin.deepspeed_config) == 3
-
-
 def finish(accelerator: Accelerator) -> None:
     """Part cleanly. Collective; drop every reference to a prepared model first.
 
@@ -230,109 +216,3 @@ def finish(accelerator: Accelerator) -> None:
     wait_for_all()
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def default_threads() -> int:
-    """Loader threads: the cores this process can count on, at most 8."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) // num_local_processes()))
-
-
-def num_local_processes() -> int:
-    """Processes of the job on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    """As the launcher says, for jobs that share work but form no process group."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def restart_count() -> int:
-    """How often torchrun started the processes of this job anew (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def rendezvous_store() -> Any:
-    """A connection of its own to the store the ranks met at; None for one process."""
-    if not dist.is_initialized():
-        return None
-    store: Any = dist.distributed_c10d._get_default_store()
-    return store.clone()  # one that waits blocks all others of its connection
-
-
-def local_device() -> torch.device:
-    """The GPU of the local rank, or the CPU, for jobs without a process group."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return torch.device("cuda", rank % torch.cuda.device_count())
-
-
-def place(
-    model: nn.Module, device: torch.device, *, channels_last: bool = True
-) -> nn.Module:
-    """Move ``model`` to ``device``, convolution weights channels-last.
-
-    That is faster for a MobileNet on CPU and GPU, and changes nothing beyond rounding.
-    DeepSpeed, which views weights as bytes, cannot have it.
-    """
-    for parameter in model.parameters():
-        if channels_last and parameter.dim() == 4:
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
-    return model.to(device)
-
-
-def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of ``tensor`` over all ranks, in place. Collective."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def largest_over_ranks(number: int) -> int:
-    """The largest of the ranks' whole numbers. Collective."""
-    if not dist.is_initialized():
-        return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(number, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return int(tensor.item())
-
-
-def wait_for_all() -> None:
-    """Return when all ranks are here. Collective."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def check_agreement(accelerator: Accelerator, what: str) -> None:
-    """JobError on all ranks unless all give the same ``what``. Collective.
-
-    Ranks that read different files would otherwise part ways, and hang, later.
-    """
-    digest = int(sha256_of(what.encode())[:15], 16)
-    mine = torch.tensor([digest], device=accelerator.device)
-    everybody = accelerator.gather(mine).tolist()
-    if len(set(everybody)) > 1:
-        odd = [rank for rank, value in enumerate(everybody) if value != everybody[0]]
-        raise JobError(
-            f"ranks {odd} see other data or checkpoints than rank 0; give all nodes "
-            f"the same files (this is rank {accelerator.process_index}: {what})"
-        )
-
-
-def average_norm_statistics(model: nn.Module) -> None:
-    """Give all ranks the mean of their BatchNorm statistics. Collective.
-
-    Every rank's statistics follow its own share of the batches; this must precede any
-    use of them, in evaluation or in a checkpoint.
-    """
-    names = ("running_mean", "running_var")
-    buffers = [b for n, b in model.named_buffers() if n.split(".")[-1] in names]
-    if not dist.is_initialized() or not buffers:
-        return
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    dist.all_reduce(flat)
-    parts = (flat / dist.get_world_size()).split([b.numel() for b in buffers])
-    for buffer, part in zip(buffers, parts, strict=True):
-        buffer.copy_(part.view_as(buffer))
