@@ -31,7 +31,8 @@ from psl.config import STRICT, from_command_line, parse, read_yaml
 from psl.data.loader import LoaderConfig
 from psl.data.validation import Validation, open_validation
 from psl.distributed import launch, runtime
-from psl.evaluate import check_checkpoint_fits, measure
+from psl.evaluate import check_checkpoint_fits
+from psl.evaluation.scoring import measure
 from psl.result import Average, read_result, write_result
 from psl.run_log import CONFIG_NAME
 from psl.train_config import TrainConfig

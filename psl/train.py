@@ -31,7 +31,7 @@ from psl.checkpoint import (
 from psl.config import from_command_line
 from psl.data.loader import WaitMeter
 from psl.distributed import launch, runtime
-from psl.evaluate import measure
+from psl.evaluation.scoring import measure
 from psl.result import Result, read_result, write_result
 from psl.run import Run, begin_run, is_done
 from psl.run_data import batch_keys, describe_batch

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from psl import evaluate, train
+from psl import train
 from psl.checkpoint import checkpoint_folder, load_checkpoint, load_newest
 from psl.ema import MovingAverage
-from psl.metrics import Metrics
+from psl.evaluation import scoring
+from psl.evaluation.metrics import Metrics
 from tests.jobs import start
 from tests.learning import losses, tiny_config, torchrun
 
@@ -88,7 +89,7 @@ def test_what_is_validated_is_what_is_saved(
     def measure(model: nn.Module, *args: Any, **options: Any) -> Metrics:
         assert not model.training
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
-        return evaluate.measure(model, *args, **options)
+        return scoring.measure(model, *args, **options)
 
     monkeypatch.setattr(train, "measure", measure)
     train.main(tiny_config(tmp_path, dataset, "optim.ema_decay=0.9"))

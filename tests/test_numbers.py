@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from psl.data.batch import mix_targets
 from psl.data.chunking import Chunking
+from psl.evaluation.metrics import d_prime, evaluate_scores
 from psl.losses import psl_loss
-from psl.metrics import d_prime, evaluate_scores
 from psl.optim import OptimConfig, learning_rate
 
 

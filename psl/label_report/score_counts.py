@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psl.metrics import average_precision_of_counts
+from psl.evaluation.metrics import average_precision_of_counts
 
 NUM_VALUES = 0x3C00 + 1
 """Bit patterns of the float16 values from 0 to 1."""

@@ -1,0 +1,103 @@
+"""Score whole clips with a model, each exactly once, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from psl.data.batch import to_device, to_waveform
+from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
+from psl.distributed import collectives
+from psl.evaluation.metrics import Metrics, evaluate_scores
+from shards.index import Index
+from shards.plan import visit_batches
+from shards.reader import MemberReader
+
+MIN_SECONDS = 0.5
+"""Shorter clips are padded to this, so that every model has a frame to look at."""
+
+
+def score_clips(
+    model: nn.Module,
+    index: Index,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    loader: LoaderConfig,
+    rows: np.ndarray | None = None,
+    before_batch: Callable[[int], None] = lambda number: None,
+) -> np.ndarray:
+    """Probabilities [len(rows), C] float32 of clips, on every rank. Collective.
+
+    Of all clips, if there are no ``rows``. ``model`` must be in evaluation mode and the
+    same on all ranks. ``before_batch`` is called equally often on all ranks, so that it
+    may be collective. Raises RuntimeError unless every clip was scored exactly once.
+    """
+    reader, device = MemberReader(index, open_cache(loader)), accelerator.device
+    rows = np.arange(len(index)) if rows is None else rows
+    counts = index.table.count[rows]
+
+    def fetch(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        length = int(counts[places[0]])
+        shortest = round(MIN_SECONDS * index.properties["sample_rate"])
+        pcm = np.zeros((len(places), max(length, shortest)), np.int16)
+        for position, place in enumerate(places):
+            pcm[position, :length] = reader.samples(int(rows[place]), 0, length)
+        return places, pcm
+
+    # a last column counts how often each clip was scored
+    scores = torch.zeros(len(rows), len(index.classes) + 1, device=device)
+    batches = visit_batches(
+        counts,
+        batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    num_batches = len(visit_batches(counts, batch_size, rank=0, world_size=1))
+    with torch.inference_mode():
+        for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
+            before_batch(number)
+            lengths = torch.as_tensor(counts[places], device=device)
+            clip_probs, _ = model(to_waveform(to_device(pcm, device)), lengths)
+            where = torch.from_numpy(places).to(device)
+            scores[where, :-1] = clip_probs
+            scores[where, -1] += 1
+    for number in range(len(batches), -(-num_batches // accelerator.num_processes)):
+        before_batch(number)
+    result = collectives.sum_over_ranks(scores).cpu().numpy()
+    if not (result[:, -1] == 1).all():
+        place = int(np.flatnonzero(result[:, -1] != 1)[0])
+        clip = index.place(int(rows[place]))
+        raise RuntimeError(f"{clip} was scored {result[place, -1]:g} times")
+    return result[:, :-1]
+
+
+def measure(
+    model: nn.Module,
+    index: Index,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    loader: LoaderConfig,
+    rows: np.ndarray | None = None,
+    before_batch: Callable[[int], None] = lambda number: None,
+) -> Metrics:
+    """Metrics of ``model`` over all clips of ``index``, or ``rows``. Collective.
+
+    ``before_batch`` is that of ``score_clips``.
+    """
+    rows = np.arange(len(index)) if rows is None else rows
+    scores = score_clips(
+        model,
+        index,
+        accelerator,
+        batch_size=batch_size,
+        loader=loader,
+        rows=rows,
+        before_batch=before_batch,
+    )
+    return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
