@@ -4,7 +4,7 @@ Owns tensors: models, losses, metrics, training, labelling, evaluation. Data com
 the ``shards`` package, which knows nothing of this one.
 """
 
-from psl._torchaudio import torchaudio as _torchaudio  # noqa: F401 - must come first
+from psl.features._torchaudio import torchaudio as _torchaudio  # noqa: F401 - must come first
 from psl.models import build_model
 from shards import __version__
 

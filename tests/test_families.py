@@ -13,7 +13,7 @@ import torch
 import psl
 from psl.config import describe, parse, to_yaml
 from psl.distributed import runtime
-from psl.fbank import Fbank, FbankConfig
+from psl.features.fbank import Fbank, FbankConfig
 from psl.models import FAMILIES
 from psl.train_config import TrainConfig
 from tests.conftest import Run
@@ -139,7 +139,7 @@ def test_ast_scores_long_audio_by_windows() -> None:
 
 def test_fbank_agrees_with_kaldi_s_in_torchaudio() -> None:
     """Published AST weights would see features that they were not trained on."""
-    from psl._torchaudio import import_kaldi
+    from psl.features._torchaudio import import_kaldi
 
     waveform = 0.1 * torch.randn(2, 16123)
     ours = Fbank(FbankConfig(mean=0.0, std=0.5))(waveform)

@@ -17,7 +17,7 @@ from torch import Tensor
 import psl
 from psl import train
 from psl.checkpoint import load_checkpoint
-from psl.frontend import SlaneyLogMelConfig
+from psl.features.log_mel import SlaneyLogMelConfig
 from psl.models import build_from_config
 from psl.models.ast import ASTConfig
 from psl.models.cnn14 import Cnn14Config

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import psl
-from psl.frontend import LogMelConfig, log_mel
+from psl.features.log_mel import LogMelConfig, log_mel
 from psl.models.mobilenetv2 import MobileNetV2
 
 UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")

@@ -1,6 +1,6 @@
 """The sizes of a training run's masks (SpecAugment), from its configuration.
 
-psl/models/masks.py owns what a mask does.
+psl/features/masks.py owns what a mask does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from psl.data.augment import TrainAugmentConfig
-from psl.models.masks import FrontEnd, SpecAugment
+from psl.features.masks import FrontEnd, SpecAugment
 
 
 def install_masks(

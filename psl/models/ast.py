@@ -17,10 +17,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from psl.config import STRICT
-from psl.fbank import Fbank, FbankConfig
-from psl.frontend import float_samples
+from psl.features.fbank import Fbank, FbankConfig
+from psl.features.log_mel import float_samples
+from psl.features.masks import SpecAugment
 from psl.models.convolutional import transformers_module
-from psl.models.masks import SpecAugment
 
 PATCH = 16
 """Frames and mel bands of a patch."""

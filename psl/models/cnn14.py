@@ -13,10 +13,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from psl.config import STRICT
-from psl.frontend import SlaneyLogMelConfig, float_samples, slaney_log_mel
+from psl.features.log_mel import SlaneyLogMelConfig, float_samples, slaney_log_mel
+from psl.features.masks import SpecAugment, counted
 from psl.models.convolutional import at_least
-from psl.models.masks import SpecAugment
-from psl.models.pooling import counted, decision_mean
+from psl.models.pooling import decision_mean
 
 _CHANNELS = (64, 128, 256, 512, 1024, 2048)
 _STRIDE = 32

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
-from psl.frontend import LogMelConfig, float_samples, log_mel
-from psl.models.masks import SpecAugment
+import psl.features._torchaudio  # noqa: F401  before transformers, which imports torchaudio
+from psl.features.log_mel import LogMelConfig, float_samples, log_mel
+from psl.features.masks import SpecAugment
 from psl.models.pooling import Pooling, build_head
 
 STRIDE = 32

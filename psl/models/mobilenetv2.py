@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from psl.config import STRICT
-from psl.frontend import LogMelConfig, float_samples, log_mel
-from psl.models.masks import SpecAugment
+from psl.features.log_mel import LogMelConfig, float_samples, log_mel
+from psl.features.masks import SpecAugment
 from psl.models.pooling import decision_mean
 
 # expansion, channels, blocks, stride of each stage: arXiv 1801.04381, table 2

@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["mean", "attention"]
+from psl.features.masks import counted
 
+Pooling = Literal["mean", "attention"]
 NUM_ATTENTION_HEADS = 4
 """As PSLA has (Gong et al. 2021, arXiv 2102.01243, section III-D)."""
 _SMALLEST_ATTENTION = 1e-7
@@ -23,12 +24,6 @@ def decision_mean(frame_probs: Tensor, num_frames: Tensor | None) -> Tensor:
         return frame_probs.mean(dim=1)
     weight = counted(num_frames, frame_probs.shape[1]) / num_frames.unsqueeze(1)
     return (frame_probs * weight.unsqueeze(2)).sum(dim=1)
-
-
-def counted(num_frames: Tensor, total: int) -> Tensor:
-    """[B, total] bool, whether a frame is one of the first ``num_frames`` [B]."""
-    frame = torch.arange(total, device=num_frames.device)
-    return frame < num_frames.unsqueeze(1)
 
 
 def build_head(

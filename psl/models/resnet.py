@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from psl.config import STRICT
-from psl.frontend import LogMelConfig
+from psl.features.log_mel import LogMelConfig
 from psl.models.convolutional import ConvTagger, transformers_module
 from psl.models.pooling import Pooling
 

@@ -16,7 +16,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-import psl._torchaudio  # noqa: F401  before transformers, which imports torchaudio
+import psl.features._torchaudio  # noqa: F401  before transformers, which imports torchaudio
 from psl.teachers.config import Activation, TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.member import (

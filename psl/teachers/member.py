@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psl._torchaudio import torchaudio
 from psl.data.batch import Group
+from psl.features._torchaudio import torchaudio
 from psl.teachers.config import Activation
 from shards.classes import Classes
 

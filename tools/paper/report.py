@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psl.data.chunking import Chunking
-from psl.frontend import LogMelConfig, log_mel
+from psl.features.log_mel import LogMelConfig, log_mel
 from shards.cli import run_main
 from shards.files import write_atomic
 from shards.index import INDEX_NAME, Index, open_index

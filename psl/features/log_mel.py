@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl._torchaudio import torchaudio
 from psl.config import STRICT
+from psl.features._torchaudio import torchaudio
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -12,8 +12,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl._torchaudio import import_kaldi
 from psl.config import STRICT
+from psl.features._torchaudio import import_kaldi
 
 _WINDOW_SECONDS, _HOP_SECONDS = 0.025, 0.010
 _PREEMPHASIS, _LOWEST_HZ = 0.97, 20.0

@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from psl.models.pooling import counted
-
 
 class FrontEnd(Protocol):
     """What masks need to know of a front end's configuration."""
@@ -81,3 +79,9 @@ def _stripes(sizes: Tensor, longest: int, number: int, widest: int) -> Tensor:
     start = (drawn[1] * (size - width + 1)).floor()
     place = torch.arange(longest, device=sizes.device)
     return ((start <= place) & (place < start + width)).any(dim=1)
+
+
+def counted(num_frames: Tensor, total: int) -> Tensor:
+    """[B, total] bool, whether a frame is one of the first ``num_frames`` [B]."""
+    frame = torch.arange(total, device=num_frames.device)
+    return frame < num_frames.unsqueeze(1)
