@@ -28,8 +28,8 @@ from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig, cache_share, open_cache
 from psl.data.views import AugmentConfig
 from psl.distributed import launch, runtime
+from psl.job.stop import StopRequest, name_of
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
-from psl.stop import StopRequest, name_of
 from psl.teachers.config import TeacherList
 from psl.teachers.load import Ensemble, Teacher, load_teacher
 from psl.unlabelled import check_report, forget_noted, too_many

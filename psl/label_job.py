@@ -23,8 +23,8 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.distributed.runtime import default_threads
+from psl.job.stop import StopRequest
 from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
-from psl.stop import StopRequest
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from psl.data.labels import count_unlabelled
-from psl.status import EXIT_RUNNING
+from psl.job.status import EXIT_RUNNING
 from shards import __version__
 from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.cli import EXIT_DONE, EXIT_FAILED

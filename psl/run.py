@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
-from psl.attempt import Attempt
 from psl.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -29,6 +28,7 @@ from psl.data.spec_augment import install_masks
 from psl.data.validation import TRAIN, Validation
 from psl.distributed import collectives, runtime, zero
 from psl.ema import MovingAverage
+from psl.job.attempt import Attempt
 from psl.models import build_from_config
 from psl.online import OnlineTeacher
 from psl.optim import (

@@ -10,12 +10,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl.attempt import AttemptConfig
 from psl.config import STRICT
 from psl.data.augment import TrainAugmentConfig
 from psl.data.labels import Setting
 from psl.data.loader import LoaderConfig
 from psl.distributed import launch
+from psl.job.attempt import AttemptConfig
 from psl.models import ModelConfig
 from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.optim import OptimConfig

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from psl import train
-from psl.run_lock import last_holder
+from psl.job.lock import last_holder
 from shards.cli import run_main
 
 SERVER = multiprocessing.get_context("forkserver")

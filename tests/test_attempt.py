@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from psl import train
-from psl.status import read_status
+from psl.job.status import read_status
 from shards.cli import JobError
 from tests.learning import losses, tiny_config
 

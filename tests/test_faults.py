@@ -21,14 +21,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from psl import status, train
+from psl import status as status_command
+from psl import train
 from psl.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from psl.data.batch import Batch
 from psl.data.examples import TrainingData
-from psl.faults import parse_fault
+from psl.job import status
+from psl.job.faults import parse_fault
+from psl.job.lock import RunLock
+from psl.job.status import read_status
 from psl.models import build_model
-from psl.run_lock import RunLock
-from psl.status import read_status
 from psl.step import Stepper
 from shards.cli import JobError
 from shards.schema import ShardError
@@ -464,7 +466,7 @@ def test_the_reader_prints_the_state_and_exits_with_its_status(
     told = replace(status.begin(None, 12), state=ended, message="why")  # type: ignore
     status.write_status(tmp_path, told)
     with pytest.raises(SystemExit) as end:
-        status.main([str(tmp_path)])
+        status_command.main([str(tmp_path)])
     assert end.value.code == code
     assert capsys.readouterr().out == f"{ended}\tat step 12, epoch 0: why\n"
 

@@ -16,7 +16,7 @@ import torch
 from psl import train
 from psl.checkpoint import list_checkpoints
 from psl.distributed import launch, zero
-from psl.status import read_status
+from psl.job.status import read_status
 from tests.jobs import start, step_reached
 from tests.learning import (
     REPOSITORY,

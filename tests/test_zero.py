@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from psl.checkpoint import checkpoint_folder, load_checkpoint
-from psl.status import read_status
+from psl.job.status import read_status
 from tests.jobs import Job, start
 from tests.learning import TINY_MODEL, losses, tiny_config, torchrun
 from tests.tiny_models import TINY

@@ -94,7 +94,7 @@ def start(
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
     gloo. DeepSpeed reads its own configuration only: that of ``accelerate launch``, or
     one made here, where what ours says is written in. ``timeout_seconds`` is that of
-    psl/watchdog.py, which names whom a rank waits for; the process group's own, which
+    psl/job/watchdog.py, which names whom a rank waits for; the process group's own, which
     cannot, is longer.
 
     Raises ValueError if the launcher asks for what is not supported or contradicts the

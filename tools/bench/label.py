@@ -31,10 +31,10 @@ from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation
 from psl.distributed import runtime
+from psl.job.stop import StopRequest
 from psl.label_job import Score, ShardQueue, ShardWorker, Work
 from psl.label_rows import PcmBatch, ShardChunks, read_batch
 from psl.models import build_model
-from psl.stop import StopRequest
 from shards.audio import encode
 from shards.claims import Claims
 from shards.classes import Classes

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psl.attempt import Attempt
 from psl.batches import batches
 from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.data.batch import Batch
 from psl.data.loader import WaitMeter
 from psl.distributed import launch
+from psl.job.attempt import Attempt
 from psl.optim import optimizer_tensors
 from psl.run import Run, begin_run
 from psl.train_config import TrainConfig

@@ -17,10 +17,10 @@ from unittest import mock
 import torch
 
 from psl import label
-from psl.attempt import Attempt
 from psl.config import parse
 from psl.data.loader import WaitMeter
 from psl.distributed import launch, runtime
+from psl.job.attempt import Attempt
 from psl.label_job import ShardWorker
 from psl.run import begin_run
 from psl.train_config import TrainConfig

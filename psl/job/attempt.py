@@ -25,9 +25,9 @@ from pydantic.dataclasses import dataclass
 from psl.checkpoint import newest_step
 from psl.config import STRICT
 from psl.distributed import collectives, runtime
-from psl.faults import Faults
-from psl.run_lock import RunLock, last_holder
-from psl.status import (
+from psl.job.faults import Faults
+from psl.job.lock import RunLock, last_holder
+from psl.job.status import (
     EXIT_OF,
     Status,
     begin,
@@ -37,8 +37,8 @@ from psl.status import (
     with_step,
     write_status,
 )
-from psl.stop import StopRequest, name_of
-from psl.watchdog import Watchdog
+from psl.job.stop import StopRequest, name_of
+from psl.job.watchdog import Watchdog
 from shards.cli import (
     EXIT_FAILED,
     EXIT_PREEMPTED,
