@@ -16,75 +16,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 from tqdm import tqdm
 
-from psl import label_status
-from psl.config import STRICT, from_command_line
+from psl.config import from_command_line
 from psl.data.batch import Prepared
-from psl.data.labels import LabelLayout
-from psl.data.loader import LoaderConfig, cache_share, open_cache
-from psl.data.views import AugmentConfig
-from psl.distributed import launch, runtime
+from psl.data.loader import cache_share, open_cache
+from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of
-from psl.label_job import Score, ShardQueue, ShardWorker, Work
-from psl.teachers.config import TeacherList
+from psl.labelling import progress
+from psl.labelling.config import LabelConfig, label_layout
+from psl.labelling.unlabelled import check_report, forget_noted, too_many
+from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.teachers.load import Ensemble, Teacher, load_teacher
-from psl.unlabelled import check_report, forget_noted, too_many
 from shards import __version__
 from shards.claims import Claims
 from shards.cli import EXIT_PREEMPTED, JobError, run_main
 from shards.index import INDEX_NAME, Index, open_index
-from shards.label_codec import MAX_VIEWS, Tail
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.writer import DatasetBuilder
 
 WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class LabelConfig:
-    """Which teacher labels what, how finely."""
-
-    teacher: TeacherList
-    """Who labels, by path; several give the mean of their probabilities."""
-    audio: str
-    """Audio dataset to label."""
-    out: str
-    """Label dataset to make; all processes that name it share the work."""
-    chunk_seconds: float = Field(default=2.0, gt=0)
-    """Length of the chunks that get one label vector each, s."""
-    hop_seconds: float | None = Field(default=None, gt=0)
-    """From the start of one chunk to that of the next, s; null for chunk_seconds."""
-    top_k: int | None = Field(default=None, gt=0)
-    """Classes stored of each chunk, the most probable; null for all."""
-    tail: Tail | None = None
-    """With top_k, what the other classes get: zero, or mean for the mean of theirs, so
-    that the sum is kept; null for mean."""
-    views: int = Field(default=1, gt=0, le=MAX_VIEWS)
-    """Views of each chunk that are labelled; the first is the chunk as it is."""
-    augment: AugmentConfig = AugmentConfig()
-    batch_size: int = Field(default=64, gt=0)
-    """Chunks the teacher sees at a time; the same for all processes, as it decides how
-    the last bit is rounded."""
-    precision: launch.Precision = "no"
-    """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
-    compile: bool = False
-    """Compile the teacher with torch.compile; slow to start."""
-    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the clips that may fail to decode; they get a row of no chunks. One
-    more stops the job, so 0 does at the first."""
-    wait: bool = True
-    """Stay while other processes work, to take over what they leave behind; false ends
-    when nothing is free."""
-    lease_seconds: float = Field(default=180.0, ge=1)
-    """After which others take over the shards of a process that is not heard of, s.
-    Network file systems may show files up to a minute late."""
-    loader: LoaderConfig = LoaderConfig()
 
 
 def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
@@ -98,13 +52,13 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
-    layout = LabelLayout.from_config(config, index)
+    layout = label_layout(config, index)
     builder = _builder(config, index, teacher, layout)
     names = [shard.name for shard in index.shards]
     if not builder.begin():
         builder.publish(names)  # clears away what a killed process left
         return f"{config.out}: already labelled with these settings"
-    label_status.note_job(builder, index)
+    progress.note_job(builder, index)
     device = runtime.local_device()
     runtime.place(teacher.model, device)
     work = Work(
@@ -237,7 +191,7 @@ def _publish(
         if len(whole) < len(work.names):
             return
         check_report(builder, whole, config.max_unlabelled, len(index))
-        label_status.note_made(builder, audio=config.audio)
+        progress.note_made(builder, audio=config.audio)
         builder.publish(work.names)
     finally:
         claim.release()
@@ -247,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label``."""
     words = sys.argv[1:] if argv is None else argv
     if any(word.partition("=")[0] == "--status" for word in words):
-        label_status.main(words)
+        progress.main(words)
         return
     config = from_command_line(
         LabelConfig,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from psl import label
-from psl.label_job import ShardWorker
+from psl.labelling.worker import ShardWorker
 from shards.cli import run_main
 from shards.writer import DatasetBuilder, Part
 from tests.jobs import PR_SET_PDEATHSIG, SERVER, Job

@@ -11,7 +11,7 @@ import yaml
 from psl import train
 from psl.config import describe, from_command_line, override, parse, read_yaml, to_yaml
 from psl.evaluate import EvaluateConfig
-from psl.label import LabelConfig
+from psl.labelling.config import LabelConfig
 from psl.train_config import TrainConfig
 from tests.conftest import Run
 

@@ -15,8 +15,9 @@ import soundfile
 import torch
 from sklearn.metrics import average_precision_score
 
-from psl import evaluate, label, label_job, train
+from psl import evaluate, label, train
 from psl.checkpoint import load_checkpoint
+from psl.labelling import worker
 from psl.teachers.load import Ensemble
 from shards.cli import JobError
 from shards.index import open_index
@@ -105,7 +106,7 @@ def test_finished_label_shards_are_not_made_again(
     """A killed job would start again from nothing, or end with other labels."""
     label.main(words(teacher, dataset, tmp_path / "whole"))
     made = []
-    real = label_job.label_rows
+    real = worker.label_rows
 
     def die_at_second(*args: Any, **named: Any) -> object:
         made.append(args)
@@ -113,7 +114,7 @@ def test_finished_label_shards_are_not_made_again(
             raise KeyboardInterrupt
         return real(*args, **named)
 
-    monkeypatch.setattr(label_job, "label_rows", die_at_second)
+    monkeypatch.setattr(worker, "label_rows", die_at_second)
     with pytest.raises(KeyboardInterrupt):
         label.main(words(teacher, dataset, tmp_path / "killed"))
     done = list((tmp_path / "killed").glob("*.tar"))

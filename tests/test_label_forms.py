@@ -15,12 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psl import label, label_job, train
+from psl import label, train
 from psl.data.batch import Batch
 from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation, AugmentConfig, choose_views
+from psl.labelling import worker
+from psl.labelling.config import LabelConfig, label_layout
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble
 from shards import info
@@ -606,7 +608,7 @@ def test_the_student_hears_what_the_teacher_heard_bit_for_bit(
 ) -> None:
     """Else labels of one view are taught with the sound of another."""
     heard: dict[tuple[int, int, int], bytes] = {}
-    real = label_job.read_batch
+    real = worker.read_batch
 
     def listen(reader: Any, batch: Any, *more: Any, **options: Any) -> Any:
         read = real(reader, batch, *more, **options)
@@ -615,7 +617,7 @@ def test_the_student_hears_what_the_teacher_heard_bit_for_bit(
             heard[name] = pcm.tobytes()
         return read
 
-    monkeypatch.setattr(label_job, "read_batch", listen)
+    monkeypatch.setattr(worker, "read_batch", listen)
     words = [*VIEWS, "chunk_seconds=0.7", f"batch_size={batch_size}"]
     data = open_training(dataset, make_labels("views", *words))
     assert len(heard) == 24 * 3 * 3
@@ -776,11 +778,11 @@ def test_settings_of_views_that_there_are_not_are_refused(
     dataset: Path, augment: dict[str, Any], message: str
 ) -> None:
     """Users would believe that they had labelled other views."""
-    config = label.LabelConfig(
+    config = LabelConfig(
         teacher=[TeacherConfig(path="nobody")],
         audio=str(dataset),
         out="labels",
         augment=AugmentConfig(**augment),
     )
     with pytest.raises(ValueError, match=message):
-        LabelLayout.from_config(config, open_index(dataset, kind="audio"))
+        label_layout(config, open_index(dataset, kind="audio"))

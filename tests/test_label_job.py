@@ -25,14 +25,15 @@ import numpy as np
 import pytest
 import torch
 
-from psl import label, label_job, label_status, train
+from psl import label, train
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
-from psl.label_rows import ChunkBatch, read_batch
-from psl.label_status import measure
+from psl.labelling import progress, worker
+from psl.labelling.progress import measure
+from psl.labelling.rows import ChunkBatch, read_batch
 from shards.claims import Held, Holder
 from shards.cli import JobError
 from shards.index import open_index
@@ -396,15 +397,15 @@ def test_ages_are_told_by_the_clock_of_the_file_system(
     claim_elsewhere(out, "000003.tar", age=20)
     local_time = time.time
     monkeypatch.setattr(time, "time", lambda: local_time() + 3600)
-    found = label_status.progress(out)
+    found = progress.progress(out)
     assert found.clock == "file system"
     assert 19 < found.claims[0]["age"] < 600
-    assert "clock" not in label_status.render(found)
+    assert "clock" not in progress.render(found)
     assert len(list((out / ".parts").iterdir())) == 3  # nothing is left by the look
-    monkeypatch.setattr(label_status, "file_system_time", lambda folder: None)
-    found = label_status.progress(out)
+    monkeypatch.setattr(progress, "file_system_time", lambda folder: None)
+    found = progress.progress(out)
     assert found.clock == "this machine" and 3600 < found.claims[0]["age"] < 4600
-    assert "times by the clock of this machine" in label_status.render(found)
+    assert "times by the clock of this machine" in progress.render(found)
 
 
 # Bad input
@@ -564,11 +565,11 @@ def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_score
     would wait for ever. Any number of shards may wait for the writer here: with the
     bound, reading stops, as it should, where the disk is slow.
     """
-    monkeypatch.setattr(label_job, "SHARDS_IN_HAND", NUM_SHARDS + 1)
+    monkeypatch.setattr(worker, "SHARDS_IN_HAND", NUM_SHARDS + 1)
     num_read, num_scored = threading.Semaphore(0), threading.Semaphore(0)
     total = NUM_SHARDS * 4
-    read, score = label_job.read_batch, label_job.ShardWorker._score
-    rows_of = label_job.label_rows
+    read, score = worker.read_batch, worker.ShardWorker._score
+    rows_of = worker.label_rows
     scored: list[object] = []
 
     def noted_read(*args: Any, **named: Any) -> Any:
@@ -593,9 +594,9 @@ def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_score
             num_scored.release()
         return rows_of(*args, **named)
 
-    monkeypatch.setattr(label_job, "read_batch", noted_read)
-    monkeypatch.setattr(label_job.ShardWorker, "_score", patient_score)
-    monkeypatch.setattr(label_job, "label_rows", patient_rows)
+    monkeypatch.setattr(worker, "read_batch", noted_read)
+    monkeypatch.setattr(worker.ShardWorker, "_score", patient_score)
+    monkeypatch.setattr(worker, "label_rows", patient_rows)
     label.main([*words, f"out={tmp_path / 'out'}"])
     assert len(scored) == total
     assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
@@ -605,7 +606,7 @@ def test_only_three_shards_are_in_hand_while_the_disk_is_slow(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Probabilities of shard after shard would fill the memory of a machine."""
-    rows_of, begin = label_job.label_rows, label_job.ShardWorker._begin
+    rows_of, begin = worker.label_rows, worker.ShardWorker._begin
     in_hand: list[int] = []
 
     def slow_rows(*args: Any, **named: Any) -> Any:
@@ -616,8 +617,8 @@ def test_only_three_shards_are_in_hand_while_the_disk_is_slow(
         begin(worker, claim)
         in_hand.append(worker._num_reading + len(worker._writes))
 
-    monkeypatch.setattr(label_job, "label_rows", slow_rows)
-    monkeypatch.setattr(label_job.ShardWorker, "_begin", noted_begin)
+    monkeypatch.setattr(worker, "label_rows", slow_rows)
+    monkeypatch.setattr(worker.ShardWorker, "_begin", noted_begin)
     label.main([*words, f"out={tmp_path / 'out'}"])
     assert len(in_hand) == NUM_SHARDS and max(in_hand) == 3
 
@@ -690,7 +691,7 @@ def test_nan_names_clip_and_teacher_and_gives_the_claim_back(
 ) -> None:
     """NaN would go into the labels; others would wait for a process that has ended."""
 
-    def nan_score(*_: object) -> label_job.Score:
+    def nan_score(*_: object) -> worker.Score:
         return lambda waveform, *_: torch.full((len(waveform), 3), torch.nan)
 
     monkeypatch.setattr(label, "_score", nan_score)

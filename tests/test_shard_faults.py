@@ -152,7 +152,7 @@ def test_an_impossible_output_ends_labelling_before_the_teacher_works(
     labelled: tuple[list[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a GPU is taken for an hour before the error."""
-    monkeypatch.setattr("psl.label_job.label_rows", None)
+    monkeypatch.setattr("psl.labelling.worker.label_rows", None)
     with pytest.raises(OSError, match="Not a directory|File exists"):
         label.main([*labelled[0], f"out={below_a_file(tmp_path / 'out')}"])
 

@@ -6,9 +6,10 @@ labelling configuration or read back, and the checks before training on one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,6 @@ from psl.data.views import Augmentation
 from shards.index import Index
 from shards.join import check_join, open_indexes
 from shards.label_codec import LabelForm, encode_labels
-
-if TYPE_CHECKING:  # the configuration stands beside the story it configures
-    from psl.label import LabelConfig
-import math
 
 Setting = str | int | float | bool | None
 
@@ -32,24 +29,6 @@ class LabelLayout:
     chunking: Chunking
     form: LabelForm
     augmentation: Augmentation
-
-    @staticmethod
-    def from_config(config: LabelConfig, audio: Index) -> LabelLayout:
-        """Of the labels that ``config`` asks for; ValueError if there are none such."""
-        rate = audio.properties["sample_rate"]
-        tail = config.tail or ("mean" if config.top_k else None)
-        form = LabelForm(config.views, config.top_k, tail)
-        form.check(len(audio.classes))
-        augmentation = Augmentation.from_config(config.augment, rate)
-        if (config.views > 1) != augmentation.is_on:
-            raise ValueError(
-                f"views = {config.views} with {config.augment}: views beyond the first "
-                "need augment.gain_db or augment.roll_seconds to differ, and these do "
-                "nothing without them"
-            )
-        config.augment.check_used()
-        chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
-        return LabelLayout(chunking, form, augmentation)
 
     @staticmethod
     def of(labels: Index) -> LabelLayout | None:
@@ -121,7 +100,7 @@ def _in_seconds(chunking: Chunking, sample_rate: int) -> str:
 
 def check_counts(labels: Index, expected: np.ndarray) -> None:
     """ValueError unless each row has as many chunks as its clip has, or none."""
-    labelled = labels.table.count > 0  # the others, psl/unlabelled.py limits
+    labelled = labels.table.count > 0  # the others, psl/labelling/unlabelled.py limits
     wrong = np.flatnonzero(labelled & (labels.table.count != expected))
     if len(wrong):
         row = int(wrong[0])

@@ -18,7 +18,7 @@ from psl.label_report.report import (
     study_labels,
     write_report,
 )
-from psl.label_status import MADE_NAME
+from psl.labelling.progress import MADE_NAME
 from shards.files import read_bounded
 from shards.index import INDEX_NAME
 from shards.remote import check_place, is_url, join_place

@@ -32,8 +32,8 @@ from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation
 from psl.distributed import runtime
 from psl.job.stop import StopRequest
-from psl.label_job import Score, ShardQueue, ShardWorker, Work
-from psl.label_rows import PcmBatch, ShardChunks, read_batch
+from psl.labelling.rows import PcmBatch, ShardChunks, read_batch
+from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.models import build_model
 from shards.audio import encode
 from shards.claims import Claims

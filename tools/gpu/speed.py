@@ -21,7 +21,8 @@ from psl.config import parse
 from psl.data.loader import WaitMeter
 from psl.distributed import launch, runtime
 from psl.job.attempt import Attempt
-from psl.label_job import ShardWorker
+from psl.labelling.config import LabelConfig
+from psl.labelling.worker import ShardWorker
 from psl.run import begin_run
 from psl.train_config import TrainConfig
 from shards.index import open_index
@@ -100,7 +101,7 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     }
 
 
-def time_labelling(config: label.LabelConfig) -> dict[str, Any]:
+def time_labelling(config: LabelConfig) -> dict[str, Any]:
     """Figures of psl.label, from its first claim on."""
     workers: list[ShardWorker] = []
     start = 0.0
@@ -154,7 +155,7 @@ def main() -> None:
         config = parse(TrainConfig, task["config"], where="gpu_speed")
         found = time_training(config, task["num_steps"])
     else:
-        found = time_labelling(parse(label.LabelConfig, task, where="gpu_speed"))
+        found = time_labelling(parse(LabelConfig, task, where="gpu_speed"))
     out.write_text(json.dumps(found))
 
 

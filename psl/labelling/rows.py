@@ -1,7 +1,7 @@
 """The clips of a shard -> batches of chunks -> label rows.
 
 Owns which chunks a teacher sees together, and what becomes of its probabilities. Which
-shards, and when they are read, scored and written, is psl/label_job.py's.
+shards, and when they are read, scored and written, is psl/labelling/worker.py's.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
-from psl.label_rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
+from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
 from shards.claims import Claim, ClaimLost, Claims
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader

@@ -1,0 +1,78 @@
+"""What to label, with which teacher, in which form: the job's configuration."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from psl.config import STRICT
+from psl.data.chunking import Chunking
+from psl.data.labels import LabelLayout
+from psl.data.loader import LoaderConfig
+from psl.data.views import Augmentation, AugmentConfig
+from psl.distributed.launch import Precision
+from psl.teachers.config import TeacherList
+from shards.index import Index
+from shards.label_codec import MAX_VIEWS, LabelForm, Tail
+
+
+@dataclass(frozen=True, config=STRICT)
+class LabelConfig:
+    """Which teacher labels what, how finely."""
+
+    teacher: TeacherList
+    """Who labels, by path; several give the mean of their probabilities."""
+    audio: str
+    """Audio dataset to label."""
+    out: str
+    """Label dataset to make; all processes that name it share the work."""
+    chunk_seconds: float = Field(default=2.0, gt=0)
+    """Length of the chunks that get one label vector each, s."""
+    hop_seconds: float | None = Field(default=None, gt=0)
+    """From the start of one chunk to that of the next, s; null for chunk_seconds."""
+    top_k: int | None = Field(default=None, gt=0)
+    """Classes stored of each chunk, the most probable; null for all."""
+    tail: Tail | None = None
+    """With top_k, what the other classes get: zero, or mean for the mean of theirs, so
+    that the sum is kept; null for mean."""
+    views: int = Field(default=1, gt=0, le=MAX_VIEWS)
+    """Views of each chunk that are labelled; the first is the chunk as it is."""
+    augment: AugmentConfig = AugmentConfig()
+    batch_size: int = Field(default=64, gt=0)
+    """Chunks the teacher sees at a time; the same for all processes, as it decides how
+    the last bit is rounded."""
+    precision: Precision = "no"
+    """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
+    compile: bool = False
+    """Compile the teacher with torch.compile; slow to start."""
+    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of the clips that may fail to decode; they get a row of no chunks. One
+    more stops the job, so 0 does at the first."""
+    wait: bool = True
+    """Stay while other processes work, to take over what they leave behind; false ends
+    when nothing is free."""
+    lease_seconds: float = Field(default=180.0, ge=1)
+    """After which others take over the shards of a process that is not heard of, s.
+    Network file systems may show files up to a minute late."""
+    loader: LoaderConfig = LoaderConfig()
+
+
+def label_layout(config: LabelConfig, audio: Index) -> LabelLayout:
+    """The layout of the labels that ``config`` asks for.
+
+    Raises ValueError for settings that contradict each other or the audio.
+    """
+    rate = audio.properties["sample_rate"]
+    tail = config.tail or ("mean" if config.top_k else None)
+    form = LabelForm(config.views, config.top_k, tail)
+    form.check(len(audio.classes))
+    augmentation = Augmentation.from_config(config.augment, rate)
+    if (config.views > 1) != augmentation.is_on:
+        raise ValueError(
+            f"views = {config.views} with {config.augment}: views beyond the first "
+            "need augment.gain_db or augment.roll_seconds to differ, and these do "
+            "nothing without them"
+        )
+    config.augment.check_used()
+    chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
+    return LabelLayout(chunking, form, augmentation)
