@@ -19,7 +19,6 @@ from psl import label, train
 from psl.data.batch import Batch
 from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
-from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation, AugmentConfig, choose_views
 from psl.labelling import worker
 from psl.labelling.config import LabelConfig, label_layout
