@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from psl.models import ModelConfig, build_from_config
+from psl.models.families import ModelConfig, build_from_config
 from psl.result import read_result
 from shards.classes import Classes
 from shards.cli import JobError

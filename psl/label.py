@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from psl.config import from_command_line
 from psl.data.batch import Prepared
+from psl.data.labels import LabelLayout
 from psl.data.loader import cache_share, open_cache
 from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of

@@ -29,7 +29,7 @@ from psl.data.validation import TRAIN, Validation
 from psl.distributed import collectives, runtime, zero
 from psl.ema import MovingAverage
 from psl.job.attempt import Attempt
-from psl.models import build_from_config
+from psl.models.families import build_from_config
 from psl.online import OnlineTeacher
 from psl.optim import (
     build_optimizer,

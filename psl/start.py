@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from psl.checkpoint import load_checkpoint
-from psl.models import FAMILIES, ModelConfig
+from psl.models.families import FAMILIES, ModelConfig
 from psl.published import read_huggingface
 from psl.teachers.member import tensors_sha256
 from shards.classes import Classes

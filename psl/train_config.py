@@ -16,7 +16,7 @@ from psl.data.labels import Setting
 from psl.data.loader import LoaderConfig
 from psl.distributed import launch
 from psl.job.attempt import AttemptConfig
-from psl.models import ModelConfig
+from psl.models.families import ModelConfig
 from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.optim import OptimConfig
 from psl.step import Nonfinite

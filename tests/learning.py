@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from psl.checkpoint import load_checkpoint
-from psl.models import build_from_config
+from psl.models.families import build_from_config
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_MODEL: dict[str, Any] = {

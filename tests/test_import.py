@@ -18,9 +18,9 @@ import psl
 from psl import train
 from psl.checkpoint import load_checkpoint
 from psl.features.log_mel import SlaneyLogMelConfig
-from psl.models import build_from_config
 from psl.models.ast import ASTConfig
 from psl.models.cnn14 import Cnn14Config
+from psl.models.families import build_from_config
 from psl.published import Published, read_state_dict
 from psl.start import Source, open_source, take_weights
 from shards.classes import Classes

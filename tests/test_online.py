@@ -15,7 +15,7 @@ import torch
 from psl import label, train
 from psl.checkpoint import load_checkpoint
 from psl.data.examples import TrainingData
-from psl.models import build_model
+from psl.models.families import build_model
 from psl.online import OnlineTeacher
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble, load_teacher

@@ -11,7 +11,7 @@ from torch import nn
 from psl import train
 from psl.checkpoint import checkpoint_folder, load_checkpoint, load_optimizer
 from psl.layers import layers, rate_factors
-from psl.models import FAMILIES, build_from_config, build_model
+from psl.models.families import FAMILIES, build_from_config, build_model
 from psl.optim import (
     OptimConfig,
     build_optimizer,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from psl.config import parse, read_words
-from psl.models import build_from_config
+from psl.models.families import build_from_config
 from psl.train_config import TrainConfig
 from tests.learning import REPOSITORY
 

@@ -22,7 +22,7 @@ import soxr
 import torch
 
 from psl import label, train
-from psl.models import build_model
+from psl.models.families import build_model
 from psl.teachers import huggingface
 from psl.teachers.config import TeacherConfig
 from psl.teachers.features import ExtractorFeatures

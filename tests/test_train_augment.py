@@ -20,7 +20,7 @@ from psl.data.spec_augment import install_masks
 from psl.data.views import crop_starts
 from psl.features.log_mel import LogMelConfig
 from psl.features.masks import SpecAugment
-from psl.models import build_model
+from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2
 from psl.online import OnlineTeacher
 from psl.step import Stepper

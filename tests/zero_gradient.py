@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from psl.data.batch import Batch
 from psl.distributed import launch
 from psl.distributed.zero import gather_weights
-from psl.models import build_model
+from psl.models.families import build_model
 from psl.optim import OptimConfig, build_optimizer
 from psl.step import Stepper
 from tests.learning import TINY_MODEL

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from psl.checkpoint import TrainingState, save_checkpoint
-from psl.models import FAMILIES, ModelConfig, build_from_config
+from psl.models.families import FAMILIES, ModelConfig, build_from_config
 from psl.published import Published, read_huggingface, read_state_dict
 from psl.teachers.upstream import MAX_BYTES, find_weights, load_tensors
 from shards.classes import Classes, read_classes

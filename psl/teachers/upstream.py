@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psl.models import build_model
+from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.teachers.config import TeacherConfig
 from psl.teachers.member import Member, match_stated, tensors_sha256
