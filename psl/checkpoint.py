@@ -2,7 +2,7 @@
 
 Owns the folder format: ``model.safetensors`` (parameters and buffers to evaluate and
 label with), ``trained.safetensors`` (those to train on with, where they are others: see
-psl/ema.py), ``optimizer.safetensors`` (tensors of the optimizer's state),
+psl/training/averages.py), ``optimizer.safetensors`` (tensors of the optimizer's state),
 ``state.json`` (what the model is, where training stands) and ``manifest.json`` (format
 version, sha256 of the others).
 """
@@ -86,7 +86,7 @@ def save_checkpoint(
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
-    ``model`` must be whole, ``optimizer`` as psl/optim.py's ``optimizer_tensors``.
+    ``model`` must be whole, ``optimizer`` as psl/training/optim.py's ``optimizer_tensors``.
     ``trained`` is what training goes on with, if not ``model``. ``before_last`` is
     called when only the manifest is missing.
     """

@@ -1,7 +1,7 @@
 """Train a tagger on weak labels, on pseudo strong labels, or on a mixture.
 
 Owns the story of a run: epochs of steps, validation and checkpoints. Before them,
-psl/run.py joins the data, builds and resumes; psl/step.py is one step; psl/job/attempt.py
+psl/training/run.py joins the data, builds and resumes; psl/training/step.py is one step; psl/job/attempt.py
 surrounds it all. One process, torchrun and accelerate launch all come through here.
 """
 
@@ -17,8 +17,6 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from psl.average import average_best, describe
-from psl.batches import batches, check_teacher, teach
 from psl.checkpoint import (
     TrainingState,
     assert_finite,
@@ -34,11 +32,13 @@ from psl.evaluation.scoring import measure
 from psl.job.attempt import Attempt
 from psl.job.status import note_bad_config
 from psl.result import Result, read_result, write_result
-from psl.run import Run, begin_run, is_done
-from psl.run_data import batch_keys, describe_batch
-from psl.run_log import LossSummary, LossWindow
-from psl.step import Outcome
-from psl.train_config import TrainConfig
+from psl.training.averages import average_best, describe
+from psl.training.batches import batches, check_teacher, teach
+from psl.training.config import TrainConfig
+from psl.training.datasets import batch_keys, describe_batch
+from psl.training.log import LossSummary, LossWindow
+from psl.training.run import Run, begin_run, is_done
+from psl.training.step import Outcome
 from shards.cli import JobError, run_main
 
 VALID_BATCH_SIZE = 32

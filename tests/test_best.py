@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from psl.config import parse, read_words
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from tests.learning import REPOSITORY
 
 PROFILES = ["table", "audioset"]

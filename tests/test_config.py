@@ -12,7 +12,7 @@ from psl import train
 from psl.config import describe, from_command_line, override, parse, read_yaml, to_yaml
 from psl.evaluate import EvaluateConfig
 from psl.labelling.config import LabelConfig
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from tests.conftest import Run
 
 REPOSITORY = Path(__file__).parents[1]

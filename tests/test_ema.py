@@ -12,9 +12,9 @@ from torch import nn
 
 from psl import train
 from psl.checkpoint import checkpoint_folder, load_checkpoint, load_newest
-from psl.ema import MovingAverage
 from psl.evaluation import scoring
 from psl.evaluation.metrics import Metrics
+from psl.training.averages import MovingAverage
 from tests.jobs import start
 from tests.learning import losses, tiny_config, torchrun
 

@@ -15,7 +15,7 @@ from psl.config import describe, parse, to_yaml
 from psl.distributed import runtime
 from psl.features.fbank import Fbank, FbankConfig
 from psl.models.families import FAMILIES
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from tests.conftest import Run
 from tests.tiny_models import TINY
 

@@ -31,7 +31,7 @@ from psl.job.faults import parse_fault
 from psl.job.lock import RunLock
 from psl.job.status import read_status
 from psl.models.families import build_model
-from psl.step import Stepper
+from psl.training.step import Stepper
 from shards.cli import JobError
 from shards.schema import ShardError
 from tests.jobs import start, step_reached

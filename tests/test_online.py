@@ -16,9 +16,9 @@ from psl import label, train
 from psl.checkpoint import load_checkpoint
 from psl.data.examples import TrainingData
 from psl.models.families import build_model
-from psl.online import OnlineTeacher
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble, load_teacher
+from psl.training.online import OnlineTeacher
 from shards.cache import ShardCache
 from shards.cli import JobError
 from shards.index import open_index
@@ -114,7 +114,7 @@ def test_with_the_same_batches_of_the_teacher_the_losses_are_the_same_bits(
         loaded: Any = load_teacher(*args, **named)
         return dataclasses.replace(loaded, model=OneByOne(loaded.model))
 
-    monkeypatch.setattr("psl.run.load_teacher", load_one_by_one)
+    monkeypatch.setattr("psl.training.run.load_teacher", load_one_by_one)
     online = tiny_config(tmp_path / "online", dataset, "data.alpha=0.5")
     train.main([*online, *online_words(teacher)])
     assert losses(tmp_path / "online/run") == losses(tmp_path / "stored/run")

@@ -10,13 +10,14 @@ from torch import nn
 
 from psl import train
 from psl.checkpoint import checkpoint_folder, load_checkpoint, load_optimizer
-from psl.layers import layers, rate_factors
 from psl.models.families import FAMILIES, build_from_config, build_model
-from psl.optim import (
+from psl.training.optim import (
     OptimConfig,
     build_optimizer,
+    layers,
     optimizer_tensors,
     put_optimizer_tensors,
+    rate_factors,
     set_learning_rate,
 )
 from tests.jobs import start

@@ -14,7 +14,7 @@ import pytest
 
 from psl.config import parse, read_words
 from psl.models.families import build_from_config
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from tests.learning import REPOSITORY
 
 PAPER = {

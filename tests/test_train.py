@@ -31,7 +31,7 @@ from psl.checkpoint import (
 from psl.data.examples import TrainingData
 from psl.distributed.runtime import place
 from psl.models.families import build_from_config
-from psl.optim import put_optimizer_tensors
+from psl.training.optim import put_optimizer_tensors
 from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError

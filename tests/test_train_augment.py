@@ -22,8 +22,8 @@ from psl.features.log_mel import LogMelConfig
 from psl.features.masks import SpecAugment
 from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2
-from psl.online import OnlineTeacher
-from psl.step import Stepper
+from psl.training.online import OnlineTeacher
+from psl.training.step import Stepper
 from shards.index import open_index
 from shards.reader import MemberReader
 from tests import jobs

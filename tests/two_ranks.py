@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from psl.data.batch import Batch
 from psl.distributed import collectives, launch
 from psl.models.families import build_model
-from psl.online import OnlineTeacher
 from psl.teachers.load import Ensemble, Teacher
 from psl.teachers.member import FittedMember, Member
+from psl.training.online import OnlineTeacher
 from shards.cli import JobError
 
 

@@ -72,7 +72,7 @@ class TrainingData:
 
         Up to ``max_unlabelled`` of the clips may have a label row of no chunks; they
         are left out of the plan. With ``online`` a teacher makes the targets of what
-        this gives (psl/online.py), and no weak label is needed.
+        this gives (psl/training/online.py), and no weak label is needed.
         """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)

@@ -133,7 +133,7 @@ def start(
     # cpu=True would make accelerate drop DeepSpeed without a word
     accelerator = Accelerator(
         cpu=not cuda and plugin is None,
-        mixed_precision="no",  # psl.step has an autocast of its own
+        mixed_precision="no",  # psl.training.step has an autocast of its own
         # given as steps, the launcher's default of 1 would override it
         gradient_accumulation_plugin=GradientAccumulationPlugin(accumulation_steps),
         deepspeed_plugin=plugin,

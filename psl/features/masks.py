@@ -1,7 +1,7 @@
 """Masks over the features of training examples (SpecAugment: Park et al. 2019, arXiv
 1904.08779, section 2, without its time warping).
 
-Owns their place and fill. They are drawn from torch's generator, which psl/step.py
+Owns their place and fill. They are drawn from torch's generator, which psl/training/step.py
 seeds by (seed, step, rank, part) as for dropout.
 """
 

@@ -1,7 +1,7 @@
 """A request to stop: a signal, or a file PREEMPT in the run folder.
 
 Owns what counts as a request. That all ranks stop after the same step is agreed where
-the step is made (psl/step.py).
+the step is made (psl/training/step.py).
 """
 
 from __future__ import annotations

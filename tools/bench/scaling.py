@@ -29,16 +29,16 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psl.batches import batches
 from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.data.batch import Batch
 from psl.data.loader import WaitMeter
 from psl.distributed import launch
 from psl.job.attempt import Attempt
-from psl.optim import optimizer_tensors
-from psl.run import Run, begin_run
-from psl.train_config import TrainConfig
+from psl.training.batches import batches
+from psl.training.config import TrainConfig
+from psl.training.optim import optimizer_tensors
+from psl.training.run import Run, begin_run
 from shards.audio import encode
 from shards.classes import Classes
 from shards.cli import run_main

@@ -23,8 +23,8 @@ from psl.distributed import launch, runtime
 from psl.job.attempt import Attempt
 from psl.labelling.config import LabelConfig
 from psl.labelling.worker import ShardWorker
-from psl.run import begin_run
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
+from psl.training.run import begin_run
 from shards.index import open_index
 from tools.bench.scaling import endless, make_dataset
 

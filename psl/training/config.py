@@ -18,9 +18,9 @@ from psl.distributed import launch
 from psl.job.attempt import AttemptConfig
 from psl.models.families import ModelConfig
 from psl.models.mobilenetv2 import MobileNetV2Config
-from psl.optim import OptimConfig
-from psl.step import Nonfinite
 from psl.teachers.config import TeacherList
+from psl.training.optim import OptimConfig
+from psl.training.step import Nonfinite
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from psl.data.examples import TrainingData
 from psl.data.validation import HELD_OUT, Validation, open_validation
 from psl.distributed import runtime
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from shards.plan import Plan
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from psl.checkpoint import TrainingState
 from psl.data.batch import Batch
 from psl.data.loader import fetch_ahead
-from psl.run import Run
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
+from psl.training.run import Run
 from shards.cli import JobError
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn, optim
 
 from psl.data.batch import Batch
 from psl.distributed import collectives, launch, runtime
-from psl.losses import psl_loss
-from psl.optim import set_learning_rate
+from psl.training.loss import psl_loss
+from psl.training.optim import set_learning_rate
 
 Nonfinite = Literal["stop", "skip"]
 

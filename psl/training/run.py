@@ -27,23 +27,23 @@ from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
 from psl.data.validation import TRAIN, Validation
 from psl.distributed import collectives, runtime, zero
-from psl.ema import MovingAverage
 from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
-from psl.online import OnlineTeacher
-from psl.optim import (
+from psl.start import start_from, write_record
+from psl.teachers.load import load_teacher
+from psl.training.averages import MovingAverage
+from psl.training.checks import check_possible
+from psl.training.config import TrainConfig
+from psl.training.datasets import open_data
+from psl.training.log import RunLog, check_same_config, write_first_files
+from psl.training.online import OnlineTeacher
+from psl.training.optim import (
     build_optimizer,
     learning_rate,
     optimizer_tensors,
     put_optimizer_tensors,
 )
-from psl.run_checks import check_possible
-from psl.run_data import open_data
-from psl.run_log import RunLog, check_same_config, write_first_files
-from psl.start import start_from, write_record
-from psl.step import Stepper
-from psl.teachers.load import load_teacher
-from psl.train_config import TrainConfig
+from psl.training.step import Stepper
 from shards.index import Index
 from shards.plan import Plan
 

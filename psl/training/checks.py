@@ -8,7 +8,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 
 from psl.distributed import runtime
-from psl.train_config import TrainConfig
+from psl.training.config import TrainConfig
 from shards.plan import Plan
 
 
