@@ -15,17 +15,14 @@ from accelerate import Accelerator
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl.checkpoint import (
-    load_newest,
-)
 from psl.config import STRICT, from_command_line, parse, read_yaml
 from psl.data.validation import open_validation
 from psl.distributed import launch
-from psl.evaluate import check_checkpoint_fits
-from psl.result import Average, read_result, write_result
 from psl.training.averages import average_best, describe
 from psl.training.config import TrainConfig
 from psl.training.log import CONFIG_NAME
+from psl.weights.checkpoint import check_checkpoint_fits, load_newest
+from psl.weights.result import Average, read_result, write_result
 from shards.cli import run_main
 from shards.join import open_indexes
 from shards.schema import ShardError

@@ -17,18 +17,18 @@ from accelerate import Accelerator
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl.checkpoint import Checkpoint, load_checkpoint
 from psl.config import STRICT, from_command_line
-from psl.data.checks import check_fits, check_has_labels, check_rate
+from psl.data.checks import check_has_labels, check_rate
 from psl.data.loader import LoaderConfig
 from psl.distributed import launch, runtime
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.scoring import score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.files import write_atomic
-from shards.index import Index, open_index
+from shards.index import open_index
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,16 +48,6 @@ class EvaluateConfig:
     batch_size: int = Field(default=32, gt=0)
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()
-
-
-def check_checkpoint_fits(index: Index, checkpoint: Checkpoint) -> None:
-    """ValueError unless ``checkpoint`` can be used on the audio of ``index``."""
-    check_fits(
-        index,
-        sample_rate=checkpoint.model_config.front_end.sample_rate,
-        classes=checkpoint.classes,
-        what=str(checkpoint.folder),
-    )
 
 
 def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:

@@ -17,21 +17,12 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from psl.checkpoint import (
-    TrainingState,
-    assert_finite,
-    best_steps,
-    checkpoint_folder,
-    prune_checkpoints,
-    save_checkpoint,
-)
 from psl.config import from_command_line
 from psl.data.loader import WaitMeter
 from psl.distributed import launch, runtime
 from psl.evaluation.scoring import measure
 from psl.job.attempt import Attempt
 from psl.job.status import note_bad_config
-from psl.result import Result, read_result, write_result
 from psl.training.averages import average_best, describe
 from psl.training.batches import batches, check_teacher, teach
 from psl.training.config import TrainConfig
@@ -39,6 +30,15 @@ from psl.training.datasets import batch_keys, describe_batch
 from psl.training.log import LossSummary, LossWindow
 from psl.training.run import Run, begin_run, is_done
 from psl.training.step import Outcome
+from psl.weights.checkpoint import (
+    TrainingState,
+    assert_finite,
+    best_steps,
+    checkpoint_folder,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from psl.weights.result import Result, read_result, write_result
 from shards.cli import JobError, run_main
 
 VALID_BATCH_SIZE = 32

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from psl.checkpoint import load_checkpoint
 from psl.models.families import build_from_config
+from psl.weights.checkpoint import load_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 TINY_MODEL: dict[str, Any] = {

@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from psl import average, evaluate, train
-from psl.checkpoint import best_steps, checkpoint_folder, load_checkpoint, load_newest
+from psl.weights.checkpoint import (
+    best_steps,
+    checkpoint_folder,
+    load_checkpoint,
+    load_newest,
+)
 from shards.schema import ShardError
 from tests.jobs import start
 from tests.learning import tiny_config

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from psl import train
-from psl.checkpoint import load_newest
 from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
+from psl.weights.checkpoint import load_newest
 from shards.balance import balanced_weights, sampling_weights
 from shards.index import open_index
 from shards.plan import Plan

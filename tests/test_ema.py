@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from psl import train
-from psl.checkpoint import checkpoint_folder, load_checkpoint, load_newest
 from psl.evaluation import scoring
 from psl.evaluation.metrics import Metrics
 from psl.training.averages import MovingAverage
+from psl.weights.checkpoint import checkpoint_folder, load_checkpoint, load_newest
 from tests.jobs import start
 from tests.learning import losses, tiny_config, torchrun
 

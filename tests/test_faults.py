@@ -23,7 +23,6 @@ from accelerate import Accelerator
 
 from psl import status as status_command
 from psl import train
-from psl.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from psl.data.batch import Batch
 from psl.data.examples import TrainingData
 from psl.job import status
@@ -32,6 +31,7 @@ from psl.job.lock import RunLock
 from psl.job.status import read_status
 from psl.models.families import build_model
 from psl.training.step import Stepper
+from psl.weights.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from shards.cli import JobError
 from shards.schema import ShardError
 from tests.jobs import start, step_reached

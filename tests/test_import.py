@@ -16,13 +16,13 @@ from torch import Tensor
 
 import psl
 from psl import train
-from psl.checkpoint import load_checkpoint
 from psl.features.log_mel import SlaneyLogMelConfig
 from psl.models.ast import ASTConfig
 from psl.models.cnn14 import Cnn14Config
 from psl.models.families import build_from_config
-from psl.published import Published, read_state_dict
-from psl.start import Source, open_source, take_weights
+from psl.weights.checkpoint import load_checkpoint
+from psl.weights.published import Published, read_state_dict
+from psl.weights.start import Source, open_source, take_weights
 from shards.classes import Classes
 from tests.conftest import MIDS, Run
 from tests.learning import tiny_config
@@ -143,9 +143,7 @@ def test_panns_weights_become_a_checkpoint_of_the_32_khz_model(
     """The best-known AudioSet weights would be of no use, or hear other features."""
     out, classes = tmp_path / "out", write_classes(tmp_path, 3)
     source = panns_file(tmp_path)
-    done = run(
-        "tools.import_checkpoint", str(source), "--out", out, "--classes", classes
-    )
+    done = run("psl.import_checkpoint", str(source), "--out", out, "--classes", classes)
     assert done.returncode == 0, done.stderr
     assert "dropped  logmel_extractor.melW" in done.stdout
     checkpoint = load_checkpoint(out)
@@ -255,10 +253,10 @@ def test_ast_checkpoints_give_the_outputs_of_transformers(
     if form == "huggingface":
         others = write_classes(tmp_path / "hf", 3)
         words[-1] = others
-        done = run("tools.import_checkpoint", *words)
+        done = run("psl.import_checkpoint", *words)
         assert done.returncode == 78 and "output 0 is 'LABEL_0'" in done.stderr
         words[-1] = classes
-    done = run("tools.import_checkpoint", *words)
+    done = run("psl.import_checkpoint", *words)
     assert done.returncode == 0, done.stderr
     model = load_checkpoint(tmp_path / "out").build_model()
     for seconds in (3, 10):
@@ -282,13 +280,13 @@ def test_partial_files_are_refused_unless_told_and_named_tensor_by_tensor(
     torch.save(weights, tmp_path / "some.pt")
     classes = write_classes(tmp_path, 527)
     words = [tmp_path / "some.pt", "--classes", classes, "--out", tmp_path / "out"]
-    done = run("tools.import_checkpoint", *words)
+    done = run("psl.import_checkpoint", *words)
     assert done.returncode == 78, done.stderr
     assert "missing  features.5.conv.2.weight" in done.stdout
     assert "unknown  odd.weight" in done.stdout
     assert "2 tensors do not fit" in done.stderr
     assert not (tmp_path / "out").exists()
-    done = run("tools.import_checkpoint", *words, "--partial")
+    done = run("psl.import_checkpoint", *words, "--partial")
     assert done.returncode == 0, done.stderr
     loaded = load_checkpoint(tmp_path / "out").weights
     assert torch.equal(loaded["classifier.1.bias"], weights["classifier.1.bias"])
@@ -298,7 +296,7 @@ def test_an_import_with_others_class_names_or_into_a_full_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     """Every label would mean another class, or a checkpoint be overwritten."""
-    import_checkpoint: Any = importlib.import_module("tools.import_checkpoint")
+    import_checkpoint: Any = importlib.import_module("psl.import_checkpoint")
     published = Published(ASTConfig(), {}, labels=["Tone low", "/m/mid", "Tone high "])
     import_checkpoint.check_labels(published, CLASSES, "there")
     swapped = dataclasses.replace(published, labels=["Tone mid", "Tone low"])
@@ -463,7 +461,7 @@ def test_weights_missing_from_a_folder_are_not_sought_on_the_hub(
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     model: Any = psl.build_model("resnet50", num_classes=3, **TINY["resnet50"])
-    tool: Any = importlib.import_module("tools.import_checkpoint")
+    tool: Any = importlib.import_module("psl.import_checkpoint")
     for path in ("runs/nothing", str(tmp_path / "nothing.pth")):
         with pytest.raises(ValueError, match=f"^{path}: not found in "):
             open_source(path, model.config)

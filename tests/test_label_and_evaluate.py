@@ -16,9 +16,9 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from psl import evaluate, label, train
-from psl.checkpoint import load_checkpoint
 from psl.labelling import worker
 from psl.teachers.load import Ensemble
+from psl.weights.checkpoint import load_checkpoint
 from shards.cli import JobError
 from shards.index import open_index
 from shards.reader import MemberReader

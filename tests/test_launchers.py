@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from psl import train
-from psl.checkpoint import list_checkpoints
 from psl.distributed import launch, zero
 from psl.job.status import read_status
+from psl.weights.checkpoint import list_checkpoints
 from tests.jobs import start, step_reached
 from tests.learning import (
     REPOSITORY,

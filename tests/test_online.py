@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from psl import label, train
-from psl.checkpoint import load_checkpoint
 from psl.data.examples import TrainingData
 from psl.models.families import build_model
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble, load_teacher
 from psl.training.online import OnlineTeacher
+from psl.weights.checkpoint import load_checkpoint
 from shards.cache import ShardCache
 from shards.cli import JobError
 from shards.index import open_index

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from psl import train
-from psl.checkpoint import checkpoint_folder, load_checkpoint, load_optimizer
 from psl.models.families import FAMILIES, build_from_config, build_model
 from psl.training.optim import (
     OptimConfig,
@@ -20,6 +19,7 @@ from psl.training.optim import (
     rate_factors,
     set_learning_rate,
 )
+from psl.weights.checkpoint import checkpoint_folder, load_checkpoint, load_optimizer
 from tests.jobs import start
 from tests.learning import losses, tiny_config
 from tests.tiny_models import TINY

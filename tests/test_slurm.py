@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from psl import train
-from psl.checkpoint import load_newest
+from psl.weights.checkpoint import load_newest
 from tests.conftest import Run, Source
 from tests.learning import REPOSITORY, folder_bytes, losses, tiny_config, torchrun
 from tests.slurm import Cluster, missing_programs, running_cluster, wait_until

@@ -21,17 +21,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch._dynamo.utils import counters
 
 from psl import label, train
-from psl.checkpoint import (
+from psl.data.examples import TrainingData
+from psl.distributed.runtime import place
+from psl.models.families import build_from_config
+from psl.training.optim import put_optimizer_tensors
+from psl.weights.checkpoint import (
     best_steps,
     list_checkpoints,
     load_checkpoint,
     load_newest,
     load_optimizer,
 )
-from psl.data.examples import TrainingData
-from psl.distributed.runtime import place
-from psl.models.families import build_from_config
-from psl.training.optim import put_optimizer_tensors
 from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError

@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
-from psl.checkpoint import checkpoint_folder, load_checkpoint
 from psl.job.status import read_status
+from psl.weights.checkpoint import checkpoint_folder, load_checkpoint
 from tests.jobs import Job, start
 from tests.learning import TINY_MODEL, losses, tiny_config, torchrun
 from tests.tiny_models import TINY

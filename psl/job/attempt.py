@@ -22,7 +22,6 @@ from accelerate import Accelerator
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from psl.checkpoint import newest_step
 from psl.config import STRICT
 from psl.distributed import collectives, runtime
 from psl.job.faults import Faults
@@ -39,6 +38,7 @@ from psl.job.status import (
 )
 from psl.job.stop import StopRequest, name_of
 from psl.job.watchdog import Watchdog
+from psl.weights.checkpoint import newest_step
 from shards.cli import (
     EXIT_FAILED,
     EXIT_PREEMPTED,

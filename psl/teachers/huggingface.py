@@ -22,13 +22,8 @@ from torch import Tensor, nn
 import psl.features._torchaudio  # noqa: F401  before transformers, which imports torchaudio
 from psl.teachers.config import Activation, TeacherConfig
 from psl.teachers.features import ExtractorFeatures
-from psl.teachers.member import (
-    Features,
-    Member,
-    match_outputs,
-    match_stated,
-    tensors_sha256,
-)
+from psl.teachers.member import Features, Member, match_outputs, match_stated
+from psl.weights.tensors import tensors_sha256
 from shards.classes import Classes, read_classes
 from shards.files import file_sha256
 from shards.schema import sha256_of

@@ -13,12 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from psl.checkpoint import load_checkpoint
 from psl.data.batch import Prepared
-from psl.evaluate import check_checkpoint_fits
 from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member
+from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.cache import ShardCache
 from shards.index import Index
 from shards.schema import sha256_of

@@ -6,9 +6,8 @@ of a teacher goes into its identity.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +21,8 @@ from shards.classes import Classes
 
 MAX_NAMED = 5
 """Missing classes that a message names."""
-
-
 ROUNDING = 1e-6
 """By which a mean of probabilities in float32 may leave [0, 1]."""
-
-
 Features = Callable[[Tensor, Tensor], list[Group]]
 """Waveforms [B, N] float32 and lengths [B] on the host -> what a model takes of them.
 Threads may call it at the same time."""
@@ -216,13 +211,3 @@ def match_stated(
             f"{len(stated)} classes; give its class list as teacher.classes"
         )
     return match_outputs(stated.mids, classes, where=where)
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 of names, types, shapes and bytes, whatever file they came in."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -15,7 +15,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psl.checkpoint import (
+from psl.data.loader import LoaderConfig
+from psl.data.validation import Validation
+from psl.distributed import runtime
+from psl.evaluation.scoring import measure
+from psl.weights.checkpoint import (
     AVERAGE_NAME,
     FOLDER_NAME,
     TrainingState,
@@ -24,11 +28,7 @@ from psl.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from psl.data.loader import LoaderConfig
-from psl.data.validation import Validation
-from psl.distributed import runtime
-from psl.evaluation.scoring import measure
-from psl.result import Average, read_result
+from psl.weights.result import Average, read_result
 from shards.schema import ShardError
 
 AVERAGED_BUFFERS = ("running_mean", "running_var")

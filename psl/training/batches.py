@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psl.checkpoint import TrainingState
 from psl.data.batch import Batch
 from psl.data.loader import fetch_ahead
 from psl.training.config import TrainConfig
 from psl.training.run import Run
+from psl.weights.checkpoint import TrainingState
 from shards.cli import JobError
 
 

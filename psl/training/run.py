@@ -12,14 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
-from psl.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    best_steps,
-    load_newest,
-    load_optimizer,
-    load_trained,
-)
 from psl.data.checks import check_fits
 from psl.data.examples import TrainingData
 from psl.data.loader import open_cache
@@ -29,7 +21,6 @@ from psl.data.validation import TRAIN, Validation
 from psl.distributed import collectives, runtime, zero
 from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
-from psl.start import start_from, write_record
 from psl.teachers.load import load_teacher
 from psl.training.averages import MovingAverage
 from psl.training.checks import check_possible
@@ -44,6 +35,15 @@ from psl.training.optim import (
     put_optimizer_tensors,
 )
 from psl.training.step import Stepper
+from psl.weights.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    best_steps,
+    load_newest,
+    load_optimizer,
+    load_trained,
+)
+from psl.weights.start import start_from, write_record
 from shards.index import Index
 from shards.plan import Plan
 

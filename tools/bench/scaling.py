@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psl.checkpoint import TrainingState, save_checkpoint
 from psl.config import parse
 from psl.data.batch import Batch
 from psl.data.loader import WaitMeter
@@ -39,6 +38,7 @@ from psl.training.batches import batches
 from psl.training.config import TrainConfig
 from psl.training.optim import optimizer_tensors
 from psl.training.run import Run, begin_run
+from psl.weights.checkpoint import TrainingState, save_checkpoint
 from shards.audio import encode
 from shards.classes import Classes
 from shards.cli import run_main

@@ -24,11 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from psl.data.checks import check_fits
 from psl.models.families import ModelConfig, build_from_config
-from psl.result import read_result
+from psl.weights.result import read_result
 from shards.classes import Classes
 from shards.cli import JobError
 from shards.files import TEMPORARY_MARK, sync_folder
+from shards.index import Index
 from shards.schema import ShardError, sha256_of
 
 FORMAT_VERSION = 2
@@ -306,3 +308,13 @@ def assert_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise JobError(f"{name} is not finite; nothing was saved")
+
+
+def check_checkpoint_fits(index: Index, checkpoint: Checkpoint) -> None:
+    """ValueError unless ``checkpoint`` can be used on the audio of ``index``."""
+    check_fits(
+        index,
+        sample_rate=checkpoint.model_config.front_end.sample_rate,
+        classes=checkpoint.classes,
+        what=str(checkpoint.folder),
+    )

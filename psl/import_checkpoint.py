@@ -1,6 +1,6 @@
 """Turn weights that others published into a checkpoint folder of ours.
 
-    python -m tools.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
+    python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
         --classes data/class_labels_indices.csv
 
 Takes upstream's MobileNetV2 (.pt), PANNs' Cnn14 (.pth), AST as its authors saved it
@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psl.checkpoint import TrainingState, save_checkpoint
 from psl.models.families import FAMILIES, ModelConfig, build_from_config
-from psl.published import Published, read_huggingface, read_state_dict
-from psl.teachers.upstream import MAX_BYTES, find_weights, load_tensors
+from psl.teachers.upstream import MAX_BYTES
+from psl.weights.checkpoint import TrainingState, save_checkpoint
+from psl.weights.published import Published, read_huggingface, read_state_dict
+from psl.weights.tensors import find_weights, load_tensors
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
 from shards.files import read_bounded
@@ -112,7 +113,7 @@ def save(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.import_checkpoint",
+        prog="python -m psl.import_checkpoint",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

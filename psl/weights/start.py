@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psl.checkpoint import load_checkpoint
 from psl.models.families import FAMILIES, ModelConfig
-from psl.published import read_huggingface
-from psl.teachers.member import tensors_sha256
+from psl.weights.checkpoint import load_checkpoint
+from psl.weights.published import read_huggingface
+from psl.weights.tensors import tensors_sha256
 from shards.classes import Classes
 from shards.files import write_atomic
 
