@@ -30,10 +30,10 @@ from shards.cache_files import (
     size_of,
     try_lock,
 )
+from shards.errors import ShardError
 from shards.files import file_sha256, sync_folder
 from shards.index import ShardRecord
 from shards.remote import RetryPolicy, Stopped, download
-from shards.schema import ShardError
 from shards.transport import WrongContent
 
 MAX_OPEN_SHARDS = 2048

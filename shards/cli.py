@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 EXIT_DONE = 0
 EXIT_FAILED = 1

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 MAX_CHUNKS = 4096
 """Chunks of a file that are looked at: a hostile file may hold a billion empty ones."""

@@ -16,7 +16,8 @@ import numpy as np
 import soxr
 
 from shards.decoders import MAX_CHANNELS, RATES, Recording, open_recording, to_float
-from shards.schema import MAX_CLIP_SECONDS, ShardError
+from shards.errors import ShardError
+from shards.schema import MAX_CLIP_SECONDS
 
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),

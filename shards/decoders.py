@@ -21,7 +21,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from shards.containers import check_whole, has_mp3_length, ogg_serials
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 MAX_CHANNELS = 32
 RATES = range(1000, 768001)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 TEMPORARY_MARK = ".tmp-"
 """Files whose name holds this are leftovers of a killed writer, never read."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from shards.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
+from shards.errors import ShardError
 from shards.files import read_bounded, write_atomic
 from shards.label_codec import LabelForm
 from shards.meta import (
@@ -24,7 +25,7 @@ from shards.meta import (
     properties_of,
 )
 from shards.remote import RetryPolicy, check_place, is_url, join_place, read_url
-from shards.schema import MAX_CLIP_SECONDS, ShardError, sha256_of
+from shards.schema import MAX_CLIP_SECONDS, sha256_of
 from shards.table import MAX_TABLE_BYTES, Table, check_table, read_table
 
 INDEX_NAME = "index.json"

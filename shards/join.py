@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.errors import ShardError
 from shards.index import Index, open_index
-from shards.schema import ShardError
 from shards.table import Table, first_repeat
 
 _MAX_NAMED_SHARDS = 5

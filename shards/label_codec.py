@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 Tail = Literal["zero", "mean"]
 """What the classes that top_k leaves out have: 0, or their mean in the chunk."""

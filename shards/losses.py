@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.schema import ShardError
 from shards.sources import Listing
 from shards.writer import DatasetBuilder, Part
 

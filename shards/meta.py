@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shards.errors import ShardError
 from shards.label_codec import DENSE, TAILS, LabelForm
 from shards.schema import (
     CODECS,
     FORMAT_VERSION,
     LABEL_FORMS_VERSION,
     SOURCE_CODEC,
-    ShardError,
     parse_json,
     sha256_of,
 )

@@ -20,6 +20,7 @@ import numpy as np
 from shards import __version__
 from shards.audio import check_codec, encode
 from shards.classes import Classes
+from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.index import open_index
 from shards.losses import (
@@ -29,7 +30,7 @@ from shards.losses import (
     check_rejected,
     retry_rejected,
 )
-from shards.schema import ClipInfo, ShardError
+from shards.schema import ClipInfo
 from shards.sources import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
 from shards.writer import DatasetBuilder, Part, Row

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from shards.cli import JobError
+from shards.errors import ShardError
 from shards.reader import MemberReader
 from shards.remote import Stopped
-from shards.schema import ShardError
 
 NUM_THREADS = 4
 """Shards on their way at a time; one connection rarely fills a line."""

@@ -18,10 +18,10 @@ import numpy as np
 
 from shards import audio
 from shards.cache import ShardCache, num_open_shards
+from shards.errors import ClipError, ShardError
 from shards.index import Index
 from shards.label_codec import LabelForm, expand_labels, open_labels
 from shards.remote import is_url
-from shards.schema import ClipError, ShardError
 
 
 class MemberReader:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from shards.cli import JobError
-from shards.schema import ShardError
+from shards.errors import ShardError
 from shards.transport import PROTOCOLS, Stall, Unreachable, WrongContent, read_blocks
 
 Result = TypeVar("Result")

@@ -6,64 +6,38 @@ Owns what a byte sequence inside a shard means, but for audio (audio.py) and lab
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from shards.errors import ShardError
+
 FORMAT_VERSION = 2
 """Version of index.json, clips.npz and of the members."""
-
 LABEL_FORMS_VERSION = 3
 """Version of label datasets in another form than dense labels of one view, which
 readers of version 2 do not know. Readers refuse any other than these two."""
-
 KEY_MAX_CHARS = 90
 """USTAR names end at 100 characters; the rest is for the suffix."""
-
 KEY_CHARS = string.ascii_letters + string.digits + "_=-"
 """What a key may hold."""
-
 MAX_CLIP_SECONDS = 600.0
 """A longer clip is refused, so that a small file cannot claim to decode to hours."""
-
 CODECS = ("wav", "flac", "opus")
 """What clips can be packed as, and the suffix of their members; audio.py knows how."""
-
 SOURCE_CODEC = "source"
 """Codec of a dataset whose members are audio files as found, of any form."""
-
 MAX_DESCRIPTION_BYTES = 1 << 20
 """A longer JSON member is refused."""
-
 _MAX_JSON_DEPTH = 16
 _KEY = re.compile(f"[{KEY_CHARS}]{{1,{KEY_MAX_CHARS}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
-
-
-class ShardError(Exception):
-    """Data on disk is not what it should be; the message names place and remedy."""
-
-
-class ClipError(ShardError):
-    """One clip does not decode, though its shard is there and as long as it was."""
-
-
-@contextlib.contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Put ``place`` before the message of a ShardError, if it is not there yet."""
-    try:
-        yield
-    except ShardError as error:
-        named = str(error).startswith(place)
-        raise error if named else ShardError(f"{place}: {error}") from None
 
 
 def sha256_of(data: bytes) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from shards.classes import Classes
 from shards.decode import SUFFIXES
-from shards.schema import ShardError, make_key
+from shards.errors import ShardError
+from shards.schema import make_key
 
 
 @dataclass(frozen=True)

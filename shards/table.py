@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.schema import KEY_CHARS, KEY_MAX_CHARS, ShardError, check_key
+from shards.errors import ShardError
+from shards.schema import KEY_CHARS, KEY_MAX_CHARS, check_key
 
 COLUMNS = {
     "key": "|S",

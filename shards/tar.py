@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 BLOCK_BYTES = 512
 MAX_EXTENSION_BYTES = 1 << 16

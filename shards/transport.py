@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shards import __version__
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 Result = TypeVar("Result")
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from shards.classes import Classes
+from shards.errors import ShardError
 from shards.files import (
     create_atomic,
     file_sha256,
@@ -34,7 +35,7 @@ from shards.files import (
 from shards.index import INDEX_NAME, Index, open_index, write_index
 from shards.join import check_unique_keys, concatenate_tables
 from shards.meta import ShardRecord, format_version
-from shards.schema import ShardError, check_key, sha256_of
+from shards.schema import check_key, sha256_of
 from shards.table import Table
 
 PARTS_NAME = ".parts"

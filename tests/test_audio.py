@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from shards.audio import CODECS, OPUS_RATES, decode, encode
 from shards.containers import find_wav_data
 from shards.decode import load_clip, load_segment, to_mono_int16
-from shards.schema import ShardError
+from shards.errors import ShardError
 from shards.sndfile import read_part
 
 from .conftest import Run, Source

@@ -17,7 +17,7 @@ from psl.weights.checkpoint import (
     load_checkpoint,
     load_newest,
 )
-from shards.schema import ShardError
+from shards.errors import ShardError
 from tests.jobs import start
 from tests.learning import tiny_config
 

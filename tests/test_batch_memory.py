@@ -16,9 +16,9 @@ from psl.data.chunking import Chunking
 from psl.data.loader import read_chunks
 from shards.cache import ShardCache
 from shards.classes import Classes
+from shards.errors import ShardError
 from shards.index import open_index
 from shards.reader import MemberReader
-from shards.schema import ShardError
 from shards.writer import DatasetBuilder, Row
 
 RATE = 16000

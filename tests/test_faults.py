@@ -33,7 +33,7 @@ from psl.models.families import build_model
 from psl.training.step import Stepper
 from psl.weights.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from shards.cli import JobError
-from shards.schema import ShardError
+from shards.errors import ShardError
 from tests.jobs import start, step_reached
 from tests.learning import losses, state, tiny_config
 

@@ -24,10 +24,11 @@ import soundfile
 from shards.audio import decode
 from shards.classes import read_classes
 from shards.decode import load_segment
+from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.label_codec import LabelForm, decode_labels, encode_labels
 from shards.reader import MemberReader
-from shards.schema import ClipInfo, ShardError
+from shards.schema import ClipInfo
 from shards.segments import read_segments
 from shards.tar import read_members
 from shards.verify import verify

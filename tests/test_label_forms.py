@@ -25,6 +25,7 @@ from psl.labelling.config import LabelConfig, label_layout
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble
 from shards import info
+from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.label_codec import (
     MAX_EXPANDED_BYTES,
@@ -35,7 +36,6 @@ from shards.label_codec import (
 )
 from shards.reader import MemberReader
 from shards.rebuild import rebuild
-from shards.schema import ShardError
 from shards.verify import verify
 from shards.writer import DatasetBuilder, Row
 from tests.conftest import Run, write_source

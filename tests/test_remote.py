@@ -27,12 +27,12 @@ from psl import evaluate, label, train
 from shards import cache_files, verify
 from shards.cache import ShardCache
 from shards.cli import JobError
+from shards.errors import ShardError
 from shards.index import Index, open_index, write_index
 from shards.plan import Plan
 from shards.prefetch import Prefetcher
 from shards.reader import MemberReader
 from shards.remote import RetryPolicy
-from shards.schema import ShardError
 from shards.transport import Stall
 from tests.conftest import Run, write_source
 from tests.learning import folder_bytes, losses, tiny_config

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from shards.classes import Classes
-from shards.schema import ShardError
+from shards.errors import ShardError
 from shards.segments import parse_stem
 from shards.sources import Clip
 

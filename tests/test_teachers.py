@@ -30,9 +30,9 @@ from psl.teachers.load import load_teacher
 from psl.teachers.member import resample
 from shards.cache import ShardCache
 from shards.cli import JobError
+from shards.errors import ShardError
 from shards.index import open_index
 from shards.reader import MemberReader
-from shards.schema import ShardError
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config
 

@@ -17,9 +17,10 @@ import soundfile
 
 from shards import info
 from shards.audio import encode
+from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.reader import MemberReader
-from shards.schema import ClipInfo, ShardError, parse_json
+from shards.schema import ClipInfo, parse_json
 from shards.table import Table, check_table
 from shards.tar import read_members
 from shards.verify import verify

@@ -13,10 +13,10 @@ import pytest
 
 from shards import writer
 from shards.classes import Classes
+from shards.errors import ShardError
 from shards.files import create_atomic
 from shards.index import open_index
 from shards.label_codec import encode_labels
-from shards.schema import ShardError
 from shards.writer import DatasetBuilder, Row
 from tests.conftest import MIDS
 from tests.learning import folder_bytes

@@ -18,8 +18,8 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from psl.data.chunking import Chunking
+from shards.errors import ShardError
 from shards.index import Index
-from shards.schema import ShardError
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 MAX_NAMED = 10

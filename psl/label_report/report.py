@@ -24,10 +24,10 @@ from psl.label_report.clip import find_clip, view_clip
 from psl.label_report.events import Events, read_events
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
+from shards.errors import ShardError
 from shards.files import write_atomic
 from shards.index import Index, open_index
 from shards.join import check_join
-from shards.schema import ShardError
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import read_chunks
 from shards.cli import JobError
+from shards.errors import ClipError, ShardError
 from shards.index import Index
 from shards.reader import MemberReader
-from shards.schema import ClipError, ShardError
 from shards.writer import Row
 
 

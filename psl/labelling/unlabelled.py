@@ -10,8 +10,8 @@ import csv
 import io
 from collections.abc import Iterable
 
+from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.schema import ShardError
 from shards.writer import DatasetBuilder, Part
 
 REPORT_NAME = "unlabelled.csv"

@@ -19,9 +19,10 @@ from psl.teachers.member import Member, match_stated
 from psl.weights.tensors import find_weights, load_tensors, tensors_sha256
 from shards.cache import ShardCache
 from shards.classes import Classes, read_classes
+from shards.errors import ShardError
 from shards.files import read_bounded, write_atomic
 from shards.remote import check_place, is_url, read_url
-from shards.schema import ShardError, sha256_of
+from shards.schema import sha256_of
 
 MAX_BYTES = 4 << 30
 """A longer file is refused; upstream's have 12 MB."""

@@ -29,7 +29,7 @@ from psl.weights.checkpoint import (
     save_checkpoint,
 )
 from psl.weights.result import Average, read_result
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 AVERAGED_BUFFERS = ("running_mean", "running_var")
 """BatchNorm's. They follow the trained weights, whose activations they describe, so

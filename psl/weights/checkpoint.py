@@ -29,9 +29,10 @@ from psl.models.families import ModelConfig, build_from_config
 from psl.weights.result import read_result
 from shards.classes import Classes
 from shards.cli import JobError
+from shards.errors import ShardError
 from shards.files import TEMPORARY_MARK, sync_folder
 from shards.index import Index
-from shards.schema import ShardError, sha256_of
+from shards.schema import sha256_of
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.schema import ShardError
 
 RESULT_NAME = "result.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.schema import ShardError
+from shards.errors import ShardError
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from shards.classes import Classes
-from shards.schema import ShardError, make_key, naming
+from shards.errors import ShardError, naming
+from shards.schema import make_key
 from shards.segments import parse_stem
 
 

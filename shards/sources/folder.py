@@ -10,8 +10,9 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import load_clip, load_segment
+from shards.errors import ShardError
 from shards.files import file_sha256
-from shards.schema import ShardError, sha256_of
+from shards.schema import sha256_of
 from shards.segments import find_audio, read_segments, walk_audio
 from shards.sources import Clip, Listing
 

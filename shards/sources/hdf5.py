@@ -17,8 +17,9 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import to_mono_int16
+from shards.errors import ShardError
 from shards.files import file_sha256
-from shards.schema import MAX_CLIP_SECONDS, ShardError
+from shards.schema import MAX_CLIP_SECONDS
 from shards.sources import Clip, Listing, import_optional
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import load_clip
-from shards.schema import ShardError
+from shards.errors import ShardError
 from shards.sources import Clip, Listing, import_optional
 
 _GROUPS_KEPT = 10

@@ -16,7 +16,8 @@ import numpy as np
 
 from shards.classes import Classes
 from shards.decode import SUFFIXES, load_clip
-from shards.schema import MAX_DESCRIPTION_BYTES, ShardError, parse_json
+from shards.errors import ShardError
+from shards.schema import MAX_DESCRIPTION_BYTES, parse_json
 from shards.sources import Clip, Listing
 from shards.tar import Member, read_member, read_members
 
