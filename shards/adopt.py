@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards import __version__
+from shards.audio.decode import load_clip
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
-from shards.decode import load_clip
 from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.losses import Limits, check_rejected, retry_rejected

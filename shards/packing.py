@@ -18,7 +18,7 @@ from typing import Self, TypeGuard
 import numpy as np
 
 from shards import __version__
-from shards.audio import check_codec, encode
+from shards.audio.members import check_codec, encode
 from shards.classes import Classes
 from shards.errors import ShardError
 from shards.files import file_sha256

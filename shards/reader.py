@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shards import audio
+from shards.audio import members
 from shards.cache import ShardCache, num_open_shards
 from shards.errors import ClipError, ShardError
 from shards.index import Index
@@ -100,7 +100,7 @@ class MemberReader:
         with self._named(row):
             member = self.member(row)
             try:
-                return audio.decode(
+                return members.decode(
                     member,
                     codec=codec,
                     start=start,
@@ -138,7 +138,7 @@ class MemberReader:
         for row in rows[~self._bare[rows]].tolist():
             with self._named(row):
                 count = int(self.index.table.count[row])
-                self._bare[row] = audio.is_bare_wav(self.member(row), count, rate)
+                self._bare[row] = members.is_bare_wav(self.member(row), count, rate)
         return bool(self._bare[rows].all())
 
     def _bare_wav_bytes(
@@ -149,7 +149,7 @@ class MemberReader:
         The columns of the index are looked up together: twice as fast as one by one.
         """
         table, places, pieces = self.index.table, self.index.places, []
-        origin = table.offset[rows] + audio.BARE_WAV_BYTES
+        origin = table.offset[rows] + members.BARE_WAV_BYTES
         columns = table.shard[rows], origin + 2 * starts, origin + 2 * stops
         for shard, first, last in zip(*(column.tolist() for column in columns)):
             data = self._open(places[shard])

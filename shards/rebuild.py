@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from shards import __version__, audio
+from shards import __version__
 from shards.classes import Classes
 from shards.errors import ShardError, naming
 from shards.files import file_sha256, read_bounded
@@ -92,7 +92,7 @@ def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
             forms.add((codec, info.sample_rate))
             with naming(where):
                 count, rate = info.num_samples, info.sample_rate
-                audio.decode(data, codec=codec, start=0, stop=count, sample_rate=rate)
+                members.decode(data, codec=codec, start=0, stop=count, sample_rate=rate)
             key = check_key(member.stem, where=where)
             labels = classes.parse_labels(list(info.labels), where=where)
             rows.append(part_row(key, member.offset, data, count, labels))

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.audio.decode import SUFFIXES
 from shards.classes import Classes
-from shards.decode import SUFFIXES
 from shards.errors import ShardError
 from shards.schema import make_key
 

@@ -21,11 +21,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.audio import CODECS, OPUS_RATES, decode, encode
-from shards.containers import find_wav_data
-from shards.decode import load_clip, load_segment, to_mono_int16
+from shards.audio.containers import find_wav_data
+from shards.audio.decode import load_clip, load_segment, to_mono_int16
+from shards.audio.members import CODECS, OPUS_RATES, decode, encode
+from shards.audio.sndfile import read_part
 from shards.errors import ShardError
-from shards.sndfile import read_part
 
 from .conftest import Run, Source
 
@@ -477,7 +477,7 @@ def test_a_clip_is_encoded_to_the_same_bytes_every_time(codec: str) -> None:
     """Else two packings of the same input differ, and so do their fingerprints."""
     pcm = np.round(sweep(RATE) * 32767).astype(np.int16)
     program = (
-        "import sys, numpy; from shards.audio import encode\n"
+        "import sys, numpy; from shards.audio.members import encode\n"
         "pcm = numpy.frombuffer(sys.stdin.buffer.read(), numpy.int16)\n"
         f"data = encode(pcm, codec={codec!r}, sample_rate={RATE})\n"
         "sys.stdout.buffer.write(data)"

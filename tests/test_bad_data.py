@@ -20,7 +20,7 @@ import pytest
 import soundfile
 
 from shards import pack, verify
-from shards.audio import encode
+from shards.audio.members import encode
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.errors import ShardError

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.audio import decode
+from shards.audio.decode import load_segment
+from shards.audio.members import decode
 from shards.classes import read_classes
-from shards.decode import load_segment
 from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.label_codec import LabelForm, decode_labels, encode_labels

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from shards import info
-from shards.audio import encode
+from shards.audio.members import encode
 from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.reader import MemberReader

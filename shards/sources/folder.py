@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.audio.decode import load_clip, load_segment
 from shards.classes import Classes
-from shards.decode import load_clip, load_segment
 from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.schema import sha256_of

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from shards.audio.decode import load_clip
 from shards.classes import Classes
-from shards.decode import load_clip
 from shards.errors import ShardError
 from shards.sources import Clip, Listing, import_optional
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from shards.audio.decode import SUFFIXES, load_clip
 from shards.classes import Classes
-from shards.decode import SUFFIXES, load_clip
 from shards.errors import ShardError
 from shards.schema import MAX_DESCRIPTION_BYTES, parse_json
 from shards.sources import Clip, Listing

@@ -27,7 +27,7 @@ import webdataset
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
-from shards.audio import encode
+from shards.audio.members import encode
 from shards.classes import Classes
 from shards.errors import ShardError
 from shards.index import Index, open_index

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from shards.audio import CODECS
+from shards.audio.members import CODECS
 from shards.cli import run_main
 from tools.bench.contenders import (
     BATCH_SIZE,

@@ -35,7 +35,7 @@ from psl.job.stop import StopRequest
 from psl.labelling.rows import PcmBatch, ShardChunks, read_batch
 from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.models.families import build_model
-from shards.audio import encode
+from shards.audio.members import encode
 from shards.claims import Claims
 from shards.classes import Classes
 from shards.cli import run_main

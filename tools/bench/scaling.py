@@ -39,7 +39,7 @@ from psl.training.config import TrainConfig
 from psl.training.optim import optimizer_tensors
 from psl.training.run import Run, begin_run
 from psl.weights.checkpoint import TrainingState, save_checkpoint
-from shards.audio import encode
+from shards.audio.members import encode
 from shards.classes import Classes
 from shards.cli import run_main
 from shards.files import write_atomic

@@ -15,7 +15,13 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from shards.decoders import MAX_CHANNELS, RATES, Recording, open_recording, to_float
+from shards.audio.decoders import (
+    MAX_CHANNELS,
+    RATES,
+    Recording,
+    open_recording,
+    to_float,
+)
 from shards.errors import ShardError
 from shards.schema import MAX_CLIP_SECONDS
 

@@ -20,7 +20,7 @@ from av import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from shards.containers import check_whole, has_mp3_length, ogg_serials
+from shards.audio.containers import check_whole, has_mp3_length, ogg_serials
 from shards.errors import ShardError
 
 MAX_CHANNELS = 32
