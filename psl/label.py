@@ -33,10 +33,10 @@ from psl.teachers.load import Ensemble, Teacher, load_teacher
 from shards import __version__
 from shards.claims import Claims
 from shards.cli import EXIT_PREEMPTED, JobError, run_main
+from shards.dataset.prefetch import Prefetcher
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder
 from shards.index import INDEX_NAME, Index, open_index
-from shards.prefetch import Prefetcher
-from shards.reader import MemberReader
-from shards.writer import DatasetBuilder
 
 WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""

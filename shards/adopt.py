@@ -16,15 +16,15 @@ from shards import __version__
 from shards.audio.decode import load_clip
 from shards.classes import Classes, read_classes
 from shards.cli import run_main
+from shards.dataset.tar import read_member
+from shards.dataset.writer import DatasetBuilder, Part, part_row
 from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.losses import Limits, check_rejected, retry_rejected
 from shards.meta import ShardRecord
 from shards.schema import SOURCE_CODEC
 from shards.sources.webdataset import find_tars, read_pairs
-from shards.tar import read_member
 from shards.workers import Task, check_workers, default_workers, run_tasks
-from shards.writer import DatasetBuilder, Part, part_row
 
 
 def adopt(

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
 from shards.files import write_atomic
 from shards.sources import Listing
-from shards.writer import DatasetBuilder, Part
 
 REPORT_NAME = "pack_report.csv"
 

@@ -20,6 +20,7 @@ import numpy as np
 from shards import __version__
 from shards.audio.members import check_codec, encode
 from shards.classes import Classes
+from shards.dataset.writer import DatasetBuilder, Part, Row
 from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.index import open_index
@@ -33,7 +34,6 @@ from shards.losses import (
 from shards.schema import ClipInfo
 from shards.sources import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
-from shards.writer import DatasetBuilder, Part, Row
 
 GROUPS_SHUFFLED = 8
 """Of a source that is read in groups, clips are shuffled within this many of them."""

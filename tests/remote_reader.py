@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from shards.cache import ShardCache
+from shards.dataset.cache import ShardCache
+from shards.dataset.reader import MemberReader
 from shards.index import Index, open_index
 from shards.plan import Plan
-from shards.reader import MemberReader
 from shards.remote import RetryPolicy
 from shards.transport import Stall
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from shards.dataset.reader import MemberReader
 from shards.index import open_index
-from shards.reader import MemberReader
 
 from .conftest import RATE, Run, Source, write_source
 from .test_sources import NAMES, add, classes_of, write_tars

@@ -8,8 +8,8 @@ import pytest
 
 from shards import info
 from shards.classes import Classes
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.label_codec import encode_labels
-from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, Run
 

@@ -20,9 +20,9 @@ from psl.labelling import worker
 from psl.teachers.load import Ensemble
 from psl.weights.checkpoint import load_checkpoint
 from shards.cli import JobError
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.index import open_index
-from shards.reader import MemberReader
 from tests.conftest import Run, write_source
 from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
 

@@ -25,6 +25,9 @@ from psl.labelling.config import LabelConfig, label_layout
 from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble
 from shards import info
+from shards.dataset.reader import MemberReader
+from shards.dataset.rebuild import rebuild
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.label_codec import (
@@ -34,10 +37,7 @@ from shards.label_codec import (
     decode_labels,
     encode_labels,
 )
-from shards.reader import MemberReader
-from shards.rebuild import rebuild
 from shards.verify import verify
-from shards.writer import DatasetBuilder, Row
 from tests.conftest import Run, write_source
 from tests.learning import losses, tiny_config
 

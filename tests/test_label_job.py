@@ -36,10 +36,10 @@ from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
 from shards.claims import Held, Holder
 from shards.cli import JobError
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.index import open_index
 from shards.label_codec import DENSE
-from shards.reader import MemberReader
 from shards.verify import verify
 from tests.conftest import Run, write_source
 from tests.jobs import Job

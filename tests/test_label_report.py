@@ -26,11 +26,11 @@ from psl.label_report.score_counts import (
     reliability,
 )
 from psl.label_report.tally import Block, localise, tally, telling_by_events
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.label_codec import encode_labels
 from shards.verify import verify
-from shards.writer import DatasetBuilder, Row
 from tests.conftest import MIDS, RATE, Run
 
 CHUNKING = Chunking(8000, 8000)

@@ -19,8 +19,8 @@ from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble, load_teacher
 from psl.training.online import OnlineTeacher
 from psl.weights.checkpoint import load_checkpoint
-from shards.cache import ShardCache
 from shards.cli import JobError
+from shards.dataset.cache import ShardCache
 from shards.index import open_index
 from tests import jobs
 from tests.conftest import Run, write_source

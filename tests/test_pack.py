@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.classes import Classes
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.index import open_index
 from shards.join import open_indexes
 from shards.label_codec import decode_labels, encode_labels
-from shards.reader import MemberReader
 from shards.schema import make_key
 from shards.segments import Segment, find_audio
-from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 

@@ -24,14 +24,15 @@ import pytest
 import soundfile
 
 from psl import evaluate, label, train
-from shards import cache_files, verify
-from shards.cache import ShardCache
+from shards import verify
 from shards.cli import JobError
+from shards.dataset import cache_files
+from shards.dataset.cache import ShardCache
+from shards.dataset.prefetch import Prefetcher
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.index import Index, open_index, write_index
 from shards.plan import Plan
-from shards.prefetch import Prefetcher
-from shards.reader import MemberReader
 from shards.remote import RetryPolicy
 from shards.transport import Stall
 from tests.conftest import Run, write_source

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from shards.cli import run_main
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.index import open_index
 from shards.label_codec import encode_labels
-from shards.writer import DatasetBuilder, Row
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")
 

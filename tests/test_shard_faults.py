@@ -19,10 +19,10 @@ import pytest
 
 from psl import label, train
 from shards.classes import Classes
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.files import open_atomic, remove_leftovers
 from shards.label_codec import encode_labels
 from shards.verify import verify
-from shards.writer import DatasetBuilder, Row
 
 from .conftest import MIDS, Run, Source, write_source
 from .learning import folder_bytes, tiny_config

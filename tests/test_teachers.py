@@ -28,11 +28,11 @@ from psl.teachers.config import TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.load import load_teacher
 from psl.teachers.member import resample
-from shards.cache import ShardCache
 from shards.cli import JobError
+from shards.dataset.cache import ShardCache
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.index import open_index
-from shards.reader import MemberReader
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config
 

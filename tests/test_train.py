@@ -32,9 +32,9 @@ from psl.weights.checkpoint import (
     load_newest,
     load_optimizer,
 )
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.index import open_index
-from shards.reader import MemberReader
 from tests.conftest import MIDS, Run, write_source
 from tests.learning import distance_moved, losses, state, tiny_config, torchrun
 

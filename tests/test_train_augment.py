@@ -24,8 +24,8 @@ from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2
 from psl.training.online import OnlineTeacher
 from psl.training.step import Stepper
+from shards.dataset.reader import MemberReader
 from shards.index import open_index
-from shards.reader import MemberReader
 from tests import jobs
 from tests.learning import losses, tiny_config
 

@@ -17,12 +17,12 @@ import soundfile
 
 from shards import info
 from shards.audio.members import encode
+from shards.dataset.reader import MemberReader
+from shards.dataset.tar import read_members
 from shards.errors import ShardError
 from shards.index import Index, open_index
-from shards.reader import MemberReader
 from shards.schema import ClipInfo, parse_json
 from shards.table import Table, check_table
-from shards.tar import read_members
 from shards.verify import verify
 
 from .hostile import Columns, forge, memory_bound, seal

@@ -30,10 +30,10 @@ from psl.data.loader import LoaderConfig, cache_share, open_cache, read_windows
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.balance import sampling_weights
+from shards.dataset.prefetch import Prefetcher
+from shards.dataset.reader import MemberReader
 from shards.join import concatenate, open_each
 from shards.plan import Plan
-from shards.prefetch import Prefetcher
-from shards.reader import MemberReader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from psl.data.batch import Batch
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.distributed.runtime import default_threads, num_local_processes
-from shards.cache import DEFAULT_LIMIT_BYTES, ShardCache
-from shards.reader import MemberReader
+from shards.dataset.cache import DEFAULT_LIMIT_BYTES, ShardCache
+from shards.dataset.reader import MemberReader
 
 Item = TypeVar("Item")
 

@@ -13,9 +13,9 @@ from psl.data.batch import to_device, to_waveform
 from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
 from psl.distributed import collectives
 from psl.evaluation.metrics import Metrics, evaluate_scores
+from shards.dataset.reader import MemberReader
 from shards.index import Index
 from shards.plan import visit_batches
-from shards.reader import MemberReader
 
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from psl.data.chunking import Chunking
 from psl.label_report.events import Events
+from shards.dataset.reader import MemberReader
 from shards.index import Index
-from shards.reader import MemberReader
 
 
 @dataclass(frozen=True)

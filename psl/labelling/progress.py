@@ -22,11 +22,11 @@ from psl.job.status import EXIT_RUNNING
 from shards import __version__
 from shards.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.cli import EXIT_DONE, EXIT_FAILED
+from shards.dataset.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 from shards.errors import ShardError
 from shards.files import file_system_time, write_atomic
 from shards.index import INDEX_NAME, Index, read_index
 from shards.remote import is_url
-from shards.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 
 JOB_NAME = "job.json"
 MADE_NAME = "made.json"

@@ -17,10 +17,10 @@ from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import read_chunks
 from shards.cli import JobError
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import Row
 from shards.errors import ClipError, ShardError
 from shards.index import Index
-from shards.reader import MemberReader
-from shards.writer import Row
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import csv
 import io
 from collections.abc import Iterable
 
+from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.writer import DatasetBuilder, Part
 
 REPORT_NAME = "unlabelled.csv"
 

@@ -26,9 +26,9 @@ from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
 from shards.claims import Claim, ClaimLost, Claims
-from shards.prefetch import Prefetcher
-from shards.reader import MemberReader
-from shards.writer import DatasetBuilder
+from shards.dataset.prefetch import Prefetcher
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder
 
 SHARDS_IN_HAND = 3
 """Claimed by one process at a time: one being read, one scored and one written."""

@@ -18,7 +18,7 @@ from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
-from shards.cache import ShardCache
+from shards.dataset.cache import ShardCache
 from shards.index import Index
 from shards.schema import sha256_of
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from shards.audio.decode import SUFFIXES, load_clip
 from shards.classes import Classes
+from shards.dataset.tar import Member, read_member, read_members
 from shards.errors import ShardError
 from shards.schema import MAX_DESCRIPTION_BYTES, parse_json
 from shards.sources import Clip, Listing
-from shards.tar import Member, read_member, read_members
 
 
 def find_tars(places: Sequence[str | Path]) -> list[Path]:

@@ -29,12 +29,12 @@ from psl.data.chunking import Chunking
 from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
 from shards.audio.members import encode
 from shards.classes import Classes
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.index import Index, open_index
 from shards.plan import Plan
-from shards.reader import MemberReader
 from shards.schema import ClipInfo
-from shards.writer import DatasetBuilder, Row
 
 CLIP_SECONDS, CHUNK_SECONDS, BATCH_SIZE, SEED = 10.0, 2.0, 32, 0
 RATE = 16000

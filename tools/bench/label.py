@@ -39,11 +39,11 @@ from shards.audio.members import encode
 from shards.claims import Claims
 from shards.classes import Classes
 from shards.cli import run_main
+from shards.dataset.prefetch import Prefetcher
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.index import Index, open_index
 from shards.label_codec import LabelForm
-from shards.prefetch import Prefetcher
-from shards.reader import MemberReader
-from shards.writer import DatasetBuilder, Row
 
 RATE, CLIP_SECONDS, NUM_CLASSES = 16000, 10, 527
 

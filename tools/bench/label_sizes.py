@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from shards.classes import Classes
+from shards.dataset.reader import MemberReader
+from shards.dataset.writer import DatasetBuilder, Row
 from shards.index import open_index
 from shards.label_codec import LabelForm, encode_labels
-from shards.reader import MemberReader
-from shards.writer import DatasetBuilder, Row
 
 NUM_CLASSES = 527
 CLIPS_PER_SHARD = 500

@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 from psl.data.chunking import Chunking
 from psl.features.log_mel import LogMelConfig, log_mel
 from shards.cli import run_main
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.files import write_atomic
 from shards.index import INDEX_NAME, Index, open_index
 from shards.join import check_join
-from shards.reader import MemberReader
 from tools.paper.numbers import TABLES, TEACHER
 from tools.paper.results import Summary, mean_and_std, summarise
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.cache_files import (
+from shards.dataset.cache_files import (
     WANTED_NAME,
     Deadline,
     locked,

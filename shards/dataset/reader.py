@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.audio import members
-from shards.cache import ShardCache, num_open_shards
+from shards.dataset.cache import ShardCache, num_open_shards
 from shards.errors import ClipError, ShardError
 from shards.index import Index
 from shards.label_codec import LabelForm, expand_labels, open_labels

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from shards.cli import JobError
+from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.reader import MemberReader
 from shards.remote import Stopped
 
 NUM_THREADS = 4
