@@ -25,7 +25,7 @@ from psl.weights.checkpoint import check_checkpoint_fits, load_newest
 from psl.weights.result import Average, read_result, write_result
 from shards.cli import run_main
 from shards.errors import ShardError
-from shards.join import open_indexes
+from shards.format.join import open_indexes
 
 
 @dataclass(frozen=True, config=STRICT)

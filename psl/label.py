@@ -36,7 +36,7 @@ from shards.cli import EXIT_PREEMPTED, JobError, run_main
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder
-from shards.index import INDEX_NAME, Index, open_index
+from shards.format.index import INDEX_NAME, Index, open_index
 
 WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from shards import __version__
 from shards.audio.decode import load_clip
-from shards.classes import Classes, read_classes
 from shards.cli import run_main
 from shards.dataset.tar import read_member
 from shards.dataset.writer import DatasetBuilder, Part, part_row
 from shards.errors import ShardError
 from shards.files import file_sha256
+from shards.format.classes import Classes, read_classes
+from shards.format.meta import ShardRecord
+from shards.format.schema import SOURCE_CODEC
 from shards.losses import Limits, check_rejected, retry_rejected
-from shards.meta import ShardRecord
-from shards.schema import SOURCE_CODEC
 from shards.sources.webdataset import find_tars, read_pairs
 from shards.workers import Task, check_workers, default_workers, run_tasks
 

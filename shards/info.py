@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from shards.cli import run_main
-from shards.index import Index, open_index
-from shards.label_codec import LabelForm
+from shards.format.index import Index, open_index
+from shards.format.label_codec import LabelForm
 
 DEFAULT_CLASSES = 20
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from shards.classes import Classes, read_classes
 from shards.cli import run_main
+from shards.format.classes import Classes, read_classes
+from shards.format.schema import CODECS
 from shards.losses import Limits
 from shards.packing import PackSettings, Share, merge, pack
-from shards.schema import CODECS
 from shards.sources import Listing, folder, hdf5, parquet, webdataset
 from shards.workers import default_workers
 

@@ -19,11 +19,12 @@ import numpy as np
 
 from shards import __version__
 from shards.audio.members import check_codec, encode
-from shards.classes import Classes
 from shards.dataset.writer import DatasetBuilder, Part, Row
 from shards.errors import ShardError
 from shards.files import file_sha256
-from shards.index import open_index
+from shards.format.classes import Classes
+from shards.format.index import open_index
+from shards.format.schema import ClipInfo
 from shards.losses import (
     REPORT_NAME,
     Limits,
@@ -31,7 +32,6 @@ from shards.losses import (
     check_rejected,
     retry_rejected,
 )
-from shards.schema import ClipInfo
 from shards.sources import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
 

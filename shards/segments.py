@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.audio.decode import SUFFIXES
-from shards.classes import Classes
 from shards.errors import ShardError
-from shards.schema import make_key
+from shards.format.classes import Classes
+from shards.format.schema import make_key
 
 
 @dataclass(frozen=True)

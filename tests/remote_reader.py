@@ -15,7 +15,7 @@ import numpy as np
 
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
-from shards.index import Index, open_index
+from shards.format.index import Index, open_index
 from shards.plan import Plan
 from shards.remote import RetryPolicy
 from shards.transport import Stall

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from shards.dataset.reader import MemberReader
-from shards.index import open_index
+from shards.format.index import open_index
 
 from .conftest import RATE, Run, Source, write_source
 from .test_sources import NAMES, add, classes_of, write_tars

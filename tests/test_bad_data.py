@@ -21,15 +21,15 @@ import soundfile
 
 from shards import pack, verify
 from shards.audio.members import encode
-from shards.classes import Classes
 from shards.cli import run_main
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.join import check_join, open_indexes
-from shards.label_codec import encode_labels
-from shards.schema import ClipInfo
+from shards.format.classes import Classes
+from shards.format.index import Index, open_index
+from shards.format.join import check_join, open_indexes
+from shards.format.label_codec import encode_labels
+from shards.format.schema import ClipInfo
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 from .hostile import forge

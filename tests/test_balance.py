@@ -13,7 +13,7 @@ from psl.data.examples import TrainingData
 from psl.weights.checkpoint import load_newest
 from shards.balance import balanced_weights, sampling_weights
 from shards.dataset.reader import MemberReader
-from shards.index import open_index
+from shards.format.index import open_index
 from shards.plan import Plan
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config

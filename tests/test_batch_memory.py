@@ -14,12 +14,12 @@ import torch
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.loader import read_chunks
-from shards.classes import Classes
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import open_index
+from shards.format.classes import Classes
+from shards.format.index import open_index
 
 RATE = 16000
 LENGTHS = (32000, 30000, 7000)

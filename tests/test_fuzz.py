@@ -23,13 +23,13 @@ import soundfile
 
 from shards.audio.decode import load_segment
 from shards.audio.members import decode
-from shards.classes import read_classes
 from shards.dataset.reader import MemberReader
 from shards.dataset.tar import read_members
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.label_codec import LabelForm, decode_labels, encode_labels
-from shards.schema import ClipInfo
+from shards.format.classes import read_classes
+from shards.format.index import Index, open_index
+from shards.format.label_codec import LabelForm, decode_labels, encode_labels
+from shards.format.schema import ClipInfo
 from shards.segments import read_segments
 from shards.verify import verify
 

@@ -23,7 +23,7 @@ from psl.models.families import build_from_config
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.published import Published, read_state_dict
 from psl.weights.start import Source, open_source, take_weights
-from shards.classes import Classes
+from shards.format.classes import Classes
 from tests.conftest import MIDS, Run
 from tests.learning import tiny_config
 from tests.tiny_models import TINY

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shards import info
-from shards.classes import Classes
 from shards.dataset.writer import DatasetBuilder, Row
-from shards.label_codec import encode_labels
+from shards.format.classes import Classes
+from shards.format.label_codec import encode_labels
 
 from .conftest import MIDS, Run
 

@@ -22,7 +22,7 @@ from psl.weights.checkpoint import load_checkpoint
 from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.index import open_index
+from shards.format.index import open_index
 from tests.conftest import Run, write_source
 from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
 

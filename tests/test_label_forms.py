@@ -29,8 +29,8 @@ from shards.dataset.reader import MemberReader
 from shards.dataset.rebuild import rebuild
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.label_codec import (
+from shards.format.index import Index, open_index
+from shards.format.label_codec import (
     MAX_EXPANDED_BYTES,
     LabelForm,
     count_label_chunks,
@@ -200,7 +200,7 @@ def build(
 
 
 def write_classes(folder: Path, number: int) -> Any:
-    from shards.classes import Classes
+    from shards.format.classes import Classes
 
     mids = tuple(f"/m/{n}" for n in range(number))
     return Classes(mids, mids)

@@ -38,8 +38,8 @@ from shards.claims import Held, Holder
 from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.index import open_index
-from shards.label_codec import DENSE
+from shards.format.index import open_index
+from shards.format.label_codec import DENSE
 from shards.verify import verify
 from tests.conftest import Run, write_source
 from tests.jobs import Job

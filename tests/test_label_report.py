@@ -28,8 +28,8 @@ from psl.label_report.score_counts import (
 from psl.label_report.tally import Block, localise, tally, telling_by_events
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.label_codec import encode_labels
+from shards.format.index import Index, open_index
+from shards.format.label_codec import encode_labels
 from shards.verify import verify
 from tests.conftest import MIDS, RATE, Run
 

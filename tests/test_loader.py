@@ -9,7 +9,7 @@ import torch
 
 from psl.data.examples import TrainingData
 from psl.data.loader import LoaderConfig, fetch_ahead
-from shards.index import open_index
+from shards.format.index import open_index
 
 from .conftest import Run, write_source
 

@@ -21,7 +21,7 @@ from psl.training.online import OnlineTeacher
 from psl.weights.checkpoint import load_checkpoint
 from shards.cli import JobError
 from shards.dataset.cache import ShardCache
-from shards.index import open_index
+from shards.format.index import open_index
 from tests import jobs
 from tests.conftest import Run, write_source
 from tests.learning import losses, tiny_config

@@ -21,14 +21,14 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.classes import Classes
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import open_index
-from shards.join import open_indexes
-from shards.label_codec import decode_labels, encode_labels
-from shards.schema import make_key
+from shards.format.classes import Classes
+from shards.format.index import open_index
+from shards.format.join import open_indexes
+from shards.format.label_codec import decode_labels, encode_labels
+from shards.format.schema import make_key
 from shards.segments import Segment, find_audio
 
 from .conftest import MIDS, RATE, Run, Source, write_source

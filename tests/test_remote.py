@@ -31,7 +31,7 @@ from shards.dataset.cache import ShardCache
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.index import Index, open_index, write_index
+from shards.format.index import Index, open_index, write_index
 from shards.plan import Plan
 from shards.remote import RetryPolicy
 from shards.transport import Stall

@@ -15,8 +15,8 @@ import pytest
 
 from shards.cli import run_main
 from shards.dataset.writer import DatasetBuilder, Row
-from shards.index import open_index
-from shards.label_codec import encode_labels
+from shards.format.index import open_index
+from shards.format.label_codec import encode_labels
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from psl import label, train
-from shards.classes import Classes
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.files import open_atomic, remove_leftovers
-from shards.label_codec import encode_labels
+from shards.format.classes import Classes
+from shards.format.label_codec import encode_labels
 from shards.verify import verify
 
 from .conftest import MIDS, Run, Source, write_source

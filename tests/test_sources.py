@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from shards.classes import Classes
 from shards.errors import ShardError
+from shards.format.classes import Classes
 from shards.segments import parse_stem
 from shards.sources import Clip
 

@@ -32,7 +32,7 @@ from shards.cli import JobError
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.index import open_index
+from shards.format.index import open_index
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config
 

@@ -34,7 +34,7 @@ from psl.weights.checkpoint import (
 )
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.index import open_index
+from shards.format.index import open_index
 from tests.conftest import MIDS, Run, write_source
 from tests.learning import distance_moved, losses, state, tiny_config, torchrun
 

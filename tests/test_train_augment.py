@@ -25,7 +25,7 @@ from psl.models.mobilenetv2 import MobileNetV2
 from psl.training.online import OnlineTeacher
 from psl.training.step import Stepper
 from shards.dataset.reader import MemberReader
-from shards.index import open_index
+from shards.format.index import open_index
 from tests import jobs
 from tests.learning import losses, tiny_config
 

@@ -20,9 +20,9 @@ from shards.audio.members import encode
 from shards.dataset.reader import MemberReader
 from shards.dataset.tar import read_members
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.schema import ClipInfo, parse_json
-from shards.table import Table, check_table
+from shards.format.index import Index, open_index
+from shards.format.schema import ClipInfo, parse_json
+from shards.format.table import Table, check_table
 from shards.verify import verify
 
 from .hostile import Columns, forge, memory_bound, seal

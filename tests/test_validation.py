@@ -14,7 +14,7 @@ from psl import train
 from psl.data.examples import TrainingData
 from psl.data.validation import held_out, open_validation, recording
 from psl.weights.checkpoint import TrainingState, load_newest
-from shards.index import open_index
+from shards.format.index import open_index
 from tests.jobs import start
 from tests.learning import losses, tiny_config, torchrun
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.classes import Classes
 from shards.dataset import writer
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.files import create_atomic
-from shards.index import open_index
-from shards.label_codec import encode_labels
+from shards.format.classes import Classes
+from shards.format.index import open_index
+from shards.format.label_codec import encode_labels
 from tests.conftest import MIDS
 from tests.learning import folder_bytes
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shards.classes import Classes
-from shards.index import Index
+from shards.format.classes import Classes
+from shards.format.index import Index
 
 
 def check_rate(index: Index, *, sample_rate: int, what: str) -> None:

@@ -32,7 +32,7 @@ from psl.distributed.runtime import num_local_processes
 from shards.balance import sampling_weights
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
-from shards.join import concatenate, open_each
+from shards.format.join import concatenate, open_each
 from shards.plan import Plan
 
 

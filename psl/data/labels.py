@@ -15,9 +15,9 @@ import numpy as np
 
 from psl.data.chunking import Chunking
 from psl.data.views import Augmentation
-from shards.index import Index
-from shards.join import check_join, open_indexes
-from shards.label_codec import LabelForm, encode_labels
+from shards.format.index import Index
+from shards.format.join import check_join, open_indexes
+from shards.format.label_codec import LabelForm, encode_labels
 
 Setting = str | int | float | bool | None
 

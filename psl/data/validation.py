@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psl.data.checks import check_has_labels
-from shards.index import Index, open_index
+from shards.format.index import Index, open_index
 
 HELD_OUT, TRAIN = "held_out", "train"
 _SALT = b"psl held out 1 "

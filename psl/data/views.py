@@ -17,7 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from psl.config import STRICT
-from shards.meta import MAX_GAIN_DB
+from shards.format.meta import MAX_GAIN_DB
 
 RollFill = Literal["wrap", "zero"]
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from shards.cli import JobError
-from shards.schema import sha256_of
+from shards.format.schema import sha256_of
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

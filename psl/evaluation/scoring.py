@@ -14,7 +14,7 @@ from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
 from psl.distributed import collectives
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from shards.dataset.reader import MemberReader
-from shards.index import Index
+from shards.format.index import Index
 from shards.plan import visit_batches
 
 MIN_SECONDS = 0.5

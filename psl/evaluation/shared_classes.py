@@ -11,7 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from shards.classes import Classes
+from shards.format.classes import Classes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from psl.data.chunking import Chunking
 from psl.label_report.events import Events
 from shards.dataset.reader import MemberReader
-from shards.index import Index
+from shards.format.index import Index
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from psl.label_report.report import (
 )
 from psl.labelling.progress import MADE_NAME
 from shards.files import read_bounded
-from shards.index import INDEX_NAME
+from shards.format.index import INDEX_NAME
+from shards.format.schema import parse_json
 from shards.remote import check_place, is_url, join_place
-from shards.schema import parse_json
 
 MAX_MADE_BYTES = 1 << 16
 """A longer made.json is refused."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from psl.data.chunking import Chunking
 from shards.errors import ShardError
-from shards.index import Index
+from shards.format.index import Index
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 MAX_NAMED = 10

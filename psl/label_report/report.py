@@ -26,8 +26,8 @@ from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
 from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.index import Index, open_index
-from shards.join import check_join
+from shards.format.index import Index, open_index
+from shards.format.join import check_join
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from psl.data.chunking import Chunking
 from psl.label_report.events import Events, events_in_chunks
 from psl.label_report.score_counts import ScoreCounts
 from shards.dataset.reader import MemberReader
-from shards.index import Index
+from shards.format.index import Index
 
 ABSENT, PRESENT, UNKNOWN = 0, 1, 2
 """What the events say of a class in a chunk or clip; nothing, if the CSV does not name

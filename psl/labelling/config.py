@@ -12,8 +12,8 @@ from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation, AugmentConfig
 from psl.distributed.launch import Precision
 from psl.teachers.config import TeacherList
-from shards.index import Index
-from shards.label_codec import MAX_VIEWS, LabelForm, Tail
+from shards.format.index import Index
+from shards.format.label_codec import MAX_VIEWS, LabelForm, Tail
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -20,7 +20,7 @@ from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import Row
 from shards.errors import ClipError, ShardError
-from shards.index import Index
+from shards.format.index import Index
 
 
 @dataclass(frozen=True)

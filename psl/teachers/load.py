@@ -19,8 +19,8 @@ from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.dataset.cache import ShardCache
-from shards.index import Index
-from shards.schema import sha256_of
+from shards.format.index import Index
+from shards.format.schema import sha256_of
 
 
 class Ensemble(nn.Module):

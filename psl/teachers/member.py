@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from psl.data.batch import Group
 from psl.features._torchaudio import torchaudio
 from psl.teachers.config import Activation
-from shards.classes import Classes
+from shards.format.classes import Classes
 
 MAX_NAMED = 5
 """Missing classes that a message names."""

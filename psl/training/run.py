@@ -44,7 +44,7 @@ from psl.weights.checkpoint import (
     load_trained,
 )
 from psl.weights.start import start_from, write_record
-from shards.index import Index
+from shards.format.index import Index
 from shards.plan import Plan
 
 

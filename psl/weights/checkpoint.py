@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from psl.data.checks import check_fits
 from psl.models.families import ModelConfig, build_from_config
 from psl.weights.result import read_result
-from shards.classes import Classes
 from shards.cli import JobError
 from shards.errors import ShardError
 from shards.files import TEMPORARY_MARK, sync_folder
-from shards.index import Index
-from shards.schema import sha256_of
+from shards.format.classes import Classes
+from shards.format.index import Index
+from shards.format.schema import sha256_of
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""

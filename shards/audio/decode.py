@@ -23,7 +23,7 @@ from shards.audio.decoders import (
     to_float,
 )
 from shards.errors import ShardError
-from shards.schema import MAX_CLIP_SECONDS
+from shards.format.schema import MAX_CLIP_SECONDS
 
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),

@@ -17,7 +17,7 @@ from shards.audio.containers import find_wav_data
 from shards.audio.decode import load_clip
 from shards.audio.sndfile import as_file, read_part
 from shards.errors import ShardError
-from shards.schema import CODECS, MAX_CLIP_SECONDS, SOURCE_CODEC
+from shards.format.schema import CODECS, MAX_CLIP_SECONDS, SOURCE_CODEC
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sample rates (Hz) that Opus has."""

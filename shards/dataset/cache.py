@@ -32,7 +32,7 @@ from shards.dataset.cache_files import (
 )
 from shards.errors import ShardError
 from shards.files import file_sha256, sync_folder
-from shards.index import ShardRecord
+from shards.format.index import ShardRecord
 from shards.remote import RetryPolicy, Stopped, download
 from shards.transport import WrongContent
 

@@ -19,8 +19,8 @@ import numpy as np
 from shards.audio import members
 from shards.dataset.cache import ShardCache, num_open_shards
 from shards.errors import ClipError, ShardError
-from shards.index import Index
-from shards.label_codec import LabelForm, expand_labels, open_labels
+from shards.format.index import Index
+from shards.format.label_codec import LabelForm, expand_labels, open_labels
 from shards.remote import is_url
 
 

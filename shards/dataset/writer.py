@@ -23,7 +23,6 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from shards.classes import Classes
 from shards.errors import ShardError
 from shards.files import (
     create_atomic,
@@ -32,11 +31,12 @@ from shards.files import (
     remove_leftovers,
     write_atomic,
 )
-from shards.index import INDEX_NAME, Index, open_index, write_index
-from shards.join import check_unique_keys, concatenate_tables
-from shards.meta import ShardRecord, format_version
-from shards.schema import check_key, sha256_of
-from shards.table import Table
+from shards.format.classes import Classes
+from shards.format.index import INDEX_NAME, Index, open_index, write_index
+from shards.format.join import check_unique_keys, concatenate_tables
+from shards.format.meta import ShardRecord, format_version
+from shards.format.schema import check_key, sha256_of
+from shards.format.table import Table
 
 PARTS_NAME = ".parts"
 SETTINGS_NAME = "settings.json"

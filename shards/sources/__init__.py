@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from shards.classes import Classes
 from shards.errors import ShardError, naming
-from shards.schema import make_key
+from shards.format.classes import Classes
+from shards.format.schema import make_key
 from shards.segments import parse_stem
 
 

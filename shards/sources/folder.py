@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from shards.audio.decode import load_clip, load_segment
-from shards.classes import Classes
 from shards.errors import ShardError
 from shards.files import file_sha256
-from shards.schema import sha256_of
+from shards.format.classes import Classes
+from shards.format.schema import sha256_of
 from shards.segments import find_audio, read_segments, walk_audio
 from shards.sources import Clip, Listing
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from shards.audio.decode import to_mono_int16
-from shards.classes import Classes
 from shards.errors import ShardError
 from shards.files import file_sha256
-from shards.schema import MAX_CLIP_SECONDS
+from shards.format.classes import Classes
+from shards.format.schema import MAX_CLIP_SECONDS
 from shards.sources import Clip, Listing, import_optional
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from shards.audio.decode import load_clip
-from shards.classes import Classes
 from shards.errors import ShardError
+from shards.format.classes import Classes
 from shards.sources import Clip, Listing, import_optional
 
 _GROUPS_KEPT = 10

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from shards.audio.decode import SUFFIXES, load_clip
-from shards.classes import Classes
 from shards.dataset.tar import Member, read_member, read_members
 from shards.errors import ShardError
-from shards.schema import MAX_DESCRIPTION_BYTES, parse_json
+from shards.format.classes import Classes
+from shards.format.schema import MAX_DESCRIPTION_BYTES, parse_json
 from shards.sources import Clip, Listing
 
 

@@ -28,13 +28,13 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
 from shards.audio.members import encode
-from shards.classes import Classes
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.index import Index, open_index
+from shards.format.classes import Classes
+from shards.format.index import Index, open_index
+from shards.format.schema import ClipInfo
 from shards.plan import Plan
-from shards.schema import ClipInfo
 
 CLIP_SECONDS, CHUNK_SECONDS, BATCH_SIZE, SEED = 10.0, 2.0, 32, 0
 RATE = 16000

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.classes import Classes
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
-from shards.index import open_index
-from shards.label_codec import LabelForm, encode_labels
+from shards.format.classes import Classes
+from shards.format.index import open_index
+from shards.format.label_codec import LabelForm, encode_labels
 
 NUM_CLASSES = 527
 CLIPS_PER_SHARD = 500

@@ -25,7 +25,7 @@ from psl.labelling.config import LabelConfig
 from psl.labelling.worker import ShardWorker
 from psl.training.config import TrainConfig
 from psl.training.run import begin_run
-from shards.index import open_index
+from shards.format.index import open_index
 from tools.bench.scaling import endless, make_dataset
 
 WARM_UP_STEPS = 20

@@ -28,8 +28,8 @@ from shards.cli import run_main
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.index import INDEX_NAME, Index, open_index
-from shards.join import check_join
+from shards.format.index import INDEX_NAME, Index, open_index
+from shards.format.join import check_join
 from tools.paper.numbers import TABLES, TEACHER
 from tools.paper.results import Summary, mean_and_std, summarise
 

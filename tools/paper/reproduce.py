@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shards.cli import run_main
 from shards.files import write_atomic
-from shards.index import INDEX_NAME, open_index
+from shards.format.index import INDEX_NAME, open_index
 from tools.paper.mini_chain import PROFILES, Profile, data_steps, teacher_steps
 from tools.paper.numbers import TABLES, Row, Table
 from tools.paper.results import Summary, paper_table, summarise

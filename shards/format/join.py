@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
-from shards.index import Index, open_index
-from shards.table import Table, first_repeat
+from shards.format.index import Index, open_index
+from shards.format.table import Table, first_repeat
 
 _MAX_NAMED_SHARDS = 5
 

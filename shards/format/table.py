@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shards.errors import ShardError
-from shards.schema import KEY_CHARS, KEY_MAX_CHARS, check_key
+from shards.format.schema import KEY_CHARS, KEY_MAX_CHARS, check_key
 
 COLUMNS = {
     "key": "|S",

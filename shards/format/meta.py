@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shards.errors import ShardError
-from shards.label_codec import DENSE, TAILS, LabelForm
-from shards.schema import (
+from shards.format.label_codec import DENSE, TAILS, LabelForm
+from shards.format.schema import (
     CODECS,
     FORMAT_VERSION,
     LABEL_FORMS_VERSION,

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from shards.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
 from shards.errors import ShardError
 from shards.files import read_bounded, write_atomic
-from shards.label_codec import LabelForm
-from shards.meta import (
+from shards.format.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
+from shards.format.label_codec import LabelForm
+from shards.format.meta import (
     MAX_INDEX_BYTES,
     ShardRecord,
     make_meta,
     parse_meta,
     properties_of,
 )
+from shards.format.schema import MAX_CLIP_SECONDS, sha256_of
+from shards.format.table import MAX_TABLE_BYTES, Table, check_table, read_table
 from shards.remote import RetryPolicy, check_place, is_url, join_place, read_url
-from shards.schema import MAX_CLIP_SECONDS, sha256_of
-from shards.table import MAX_TABLE_BYTES, Table, check_table, read_table
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"
