@@ -16,7 +16,7 @@ import numpy as np
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index, open_index
-from shards.plan import Plan
+from shards.order.plan import Plan
 from shards.remote import RetryPolicy
 from shards.transport import Stall
 

@@ -11,10 +11,10 @@ from psl import train
 from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.weights.checkpoint import load_newest
-from shards.balance import balanced_weights, sampling_weights
 from shards.dataset.reader import MemberReader
 from shards.format.index import open_index
-from shards.plan import Plan
+from shards.order.balance import balanced_weights, sampling_weights
+from shards.order.plan import Plan
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.copies import draw_copies
-from shards.plan import Plan, visit_batches
+from shards.order.copies import draw_copies
+from shards.order.plan import Plan, visit_batches
 
 Pairs = list[tuple[int, int]]
 QUICK = settings(max_examples=150, deadline=None)

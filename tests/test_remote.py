@@ -32,7 +32,7 @@ from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import Index, open_index, write_index
-from shards.plan import Plan
+from shards.order.plan import Plan
 from shards.remote import RetryPolicy
 from shards.transport import Stall
 from tests.conftest import Run, write_source

@@ -2,7 +2,7 @@
 
 Owns what an example of training is: a chunk, the view of it that is shown, and what
 the student is asked for. Threads and devices are psl/data/loader.py's, the order
-shards/plan.py's.
+shards/order/plan.py's.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from psl.data.labels import (
 from psl.data.loader import LoaderConfig, cache_share, open_cache, read_windows
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
-from shards.balance import sampling_weights
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.format.join import concatenate, open_each
-from shards.plan import Plan
+from shards.order.balance import sampling_weights
+from shards.order.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

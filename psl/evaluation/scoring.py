@@ -15,7 +15,7 @@ from psl.distributed import collectives
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index
-from shards.plan import visit_batches
+from shards.order.plan import visit_batches
 
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from psl.distributed import runtime
 from psl.training.config import TrainConfig
-from shards.plan import Plan
+from shards.order.plan import Plan
 
 
 def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> None:

@@ -11,7 +11,7 @@ from psl.data.examples import TrainingData
 from psl.data.validation import HELD_OUT, Validation, open_validation
 from psl.distributed import runtime
 from psl.training.config import TrainConfig
-from shards.plan import Plan
+from shards.order.plan import Plan
 
 
 def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:

@@ -45,7 +45,7 @@ from psl.weights.checkpoint import (
 )
 from psl.weights.start import start_from, write_record
 from shards.format.index import Index
-from shards.plan import Plan
+from shards.order.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

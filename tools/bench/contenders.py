@@ -34,7 +34,7 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
 from shards.format.schema import ClipInfo
-from shards.plan import Plan
+from shards.order.plan import Plan
 
 CLIP_SECONDS, CHUNK_SECONDS, BATCH_SIZE, SEED = 10.0, 2.0, 32, 0
 RATE = 16000

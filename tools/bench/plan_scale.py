@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shards.plan import Plan
+from shards.order.plan import Plan
 
 NUM_CLIPS = 2_084_320
 CLIPS_PER_SHARD = 500

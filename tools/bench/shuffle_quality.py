@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from shards.balance import balanced_weights
 from shards.cli import run_main
 from shards.files import write_atomic
-from shards.plan import Plan
+from shards.order.balance import balanced_weights
+from shards.order.plan import Plan
 
 CHUNKS = 5
 """Chunks of a clip: 10 s in pieces of 2 s."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.copies import ONE, Units, fixed_point
+from shards.order.copies import ONE, Units, fixed_point
 
 _SHARDS, _WINDOW, _COPIES = 0, 1, 2  # what a random generator is for
 
