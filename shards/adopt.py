@@ -22,8 +22,8 @@ from shards.files import file_sha256
 from shards.format.classes import Classes, read_classes
 from shards.format.meta import ShardRecord
 from shards.format.schema import SOURCE_CODEC
-from shards.losses import Limits, check_rejected, retry_rejected
-from shards.sources.webdataset import find_tars, read_pairs
+from shards.packing.rejects import Limits, check_rejected, retry_rejected
+from shards.packing.sources.webdataset import find_tars, read_pairs
 from shards.workers import Task, check_workers, default_workers, run_tasks
 
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from shards.cli import run_main
 from shards.format.classes import Classes, read_classes
 from shards.format.schema import CODECS
-from shards.losses import Limits
-from shards.packing import PackSettings, Share, merge, pack
-from shards.sources import Listing, folder, hdf5, parquet, webdataset
+from shards.packing.job import PackSettings, Share, merge, pack
+from shards.packing.rejects import Limits
+from shards.packing.sources import folder, hdf5, parquet, webdataset
+from shards.packing.sources.listing import Listing
 from shards.workers import default_workers
 
 _EXAMPLES = """examples:

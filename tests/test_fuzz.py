@@ -30,7 +30,7 @@ from shards.format.classes import read_classes
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm, decode_labels, encode_labels
 from shards.format.schema import ClipInfo
-from shards.segments import read_segments
+from shards.packing.segments import read_segments
 from shards.verify import verify
 
 from .hostile import Columns, forge, memory_bound

@@ -29,7 +29,7 @@ from shards.format.index import open_index
 from shards.format.join import open_indexes
 from shards.format.label_codec import decode_labels, encode_labels
 from shards.format.schema import make_key
-from shards.segments import Segment, find_audio
+from shards.packing.segments import Segment, find_audio
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 

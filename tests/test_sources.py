@@ -18,8 +18,8 @@ import soundfile
 
 from shards.errors import ShardError
 from shards.format.classes import Classes
-from shards.segments import parse_stem
-from shards.sources import Clip
+from shards.packing.segments import parse_stem
+from shards.packing.sources.listing import Clip
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 

@@ -16,7 +16,7 @@ import numpy as np
 from shards.audio.decode import load_clip
 from shards.errors import ShardError
 from shards.format.classes import Classes
-from shards.sources import Clip, Listing, import_optional
+from shards.packing.sources.listing import Clip, Listing, import_optional
 
 _GROUPS_KEPT = 10
 """Row groups in memory at once: a little more than packing shuffles within."""

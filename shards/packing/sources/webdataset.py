@@ -19,7 +19,7 @@ from shards.dataset.tar import Member, read_member, read_members
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.schema import MAX_DESCRIPTION_BYTES, parse_json
-from shards.sources import Clip, Listing
+from shards.packing.sources.listing import Clip, Listing
 
 
 def find_tars(places: Sequence[str | Path]) -> list[Path]:

@@ -20,7 +20,7 @@ from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.format.classes import Classes
 from shards.format.schema import MAX_CLIP_SECONDS
-from shards.sources import Clip, Listing, import_optional
+from shards.packing.sources.listing import Clip, Listing, import_optional
 
 
 def list_clips(

@@ -15,7 +15,7 @@ from typing import Any
 from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
 from shards.files import write_atomic
-from shards.sources import Listing
+from shards.packing.sources.listing import Listing
 
 REPORT_NAME = "pack_report.csv"
 

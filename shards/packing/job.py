@@ -25,14 +25,14 @@ from shards.files import file_sha256
 from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.format.schema import ClipInfo
-from shards.losses import (
+from shards.packing.rejects import (
     REPORT_NAME,
     Limits,
     check_listing,
     check_rejected,
     retry_rejected,
 )
-from shards.sources import Clip, Listing, Load
+from shards.packing.sources.listing import Clip, Listing, Load
 from shards.workers import Task, check_workers, run_tasks
 
 GROUPS_SHUFFLED = 8

@@ -13,8 +13,8 @@ from shards.errors import ShardError
 from shards.files import file_sha256
 from shards.format.classes import Classes
 from shards.format.schema import sha256_of
-from shards.segments import find_audio, read_segments, walk_audio
-from shards.sources import Clip, Listing
+from shards.packing.segments import find_audio, read_segments, walk_audio
+from shards.packing.sources.listing import Clip, Listing
 
 
 def list_clips(

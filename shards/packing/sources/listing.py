@@ -17,7 +17,7 @@ import numpy as np
 from shards.errors import ShardError, naming
 from shards.format.classes import Classes
 from shards.format.schema import make_key
-from shards.segments import parse_stem
+from shards.packing.segments import parse_stem
 
 
 @dataclass(frozen=True)
