@@ -25,7 +25,7 @@ from shards.format.classes import read_classes
 from shards.format.index import CLASSES_NAME, Index, check_size, open_index, read_index
 from shards.format.join import check_join
 from shards.format.schema import MAX_DESCRIPTION_BYTES, SOURCE_CODEC, ClipInfo
-from shards.remote import is_url
+from shards.remote.places import is_url
 from shards.workers import Task, check_workers, default_workers, run_tasks
 
 

@@ -17,8 +17,8 @@ from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index, open_index
 from shards.order.plan import Plan
-from shards.remote import RetryPolicy
-from shards.transport import Stall
+from shards.remote.places import RetryPolicy
+from shards.remote.transport import Stall
 
 CHUNK = 16000
 QUICK = RetryPolicy(

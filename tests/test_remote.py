@@ -33,8 +33,8 @@ from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import Index, open_index, write_index
 from shards.order.plan import Plan
-from shards.remote import RetryPolicy
-from shards.transport import Stall
+from shards.remote.places import RetryPolicy
+from shards.remote.transport import Stall
 from tests.conftest import Run, write_source
 from tests.learning import folder_bytes, losses, tiny_config
 from tests.remote_reader import CHUNK, QUICK, read_epoch

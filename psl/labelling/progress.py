@@ -26,7 +26,7 @@ from shards.dataset.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 from shards.errors import ShardError
 from shards.files import file_system_time, write_atomic
 from shards.format.index import INDEX_NAME, Index, read_index
-from shards.remote import is_url
+from shards.remote.places import is_url
 
 JOB_NAME = "job.json"
 MADE_NAME = "made.json"

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from psl.config import STRICT
-from shards.remote import is_url
+from shards.remote.places import is_url
 
 Kind = Literal["run", "upstream", "huggingface"]
 Activation = Literal["sigmoid", "softmax", "none"]

@@ -22,7 +22,7 @@ from shards.errors import ShardError
 from shards.files import read_bounded, write_atomic
 from shards.format.classes import Classes, read_classes
 from shards.format.schema import sha256_of
-from shards.remote import check_place, is_url, read_url
+from shards.remote.places import check_place, is_url, read_url
 
 MAX_BYTES = 4 << 30
 """A longer file is refused; upstream's have 12 MB."""

@@ -33,8 +33,8 @@ from shards.dataset.cache_files import (
 from shards.errors import ShardError
 from shards.files import file_sha256, sync_folder
 from shards.format.index import ShardRecord
-from shards.remote import RetryPolicy, Stopped, download
-from shards.transport import WrongContent
+from shards.remote.places import RetryPolicy, Stopped, download
+from shards.remote.transport import WrongContent
 
 MAX_OPEN_SHARDS = 2048
 """Memory maps kept at most by a reader or a cache; each holds a file descriptor."""

@@ -13,7 +13,7 @@ from typing import Self
 from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.remote import Stopped
+from shards.remote.places import Stopped
 
 NUM_THREADS = 4
 """Shards on their way at a time; one connection rarely fills a line."""

@@ -21,7 +21,7 @@ from shards.dataset.cache import ShardCache, num_open_shards
 from shards.errors import ClipError, ShardError
 from shards.format.index import Index
 from shards.format.label_codec import LabelForm, expand_labels, open_labels
-from shards.remote import is_url
+from shards.remote.places import is_url
 
 
 class MemberReader:

@@ -26,7 +26,7 @@ from shards.format.meta import (
 )
 from shards.format.schema import MAX_CLIP_SECONDS, sha256_of
 from shards.format.table import MAX_TABLE_BYTES, Table, check_table, read_table
-from shards.remote import RetryPolicy, check_place, is_url, join_place, read_url
+from shards.remote.places import RetryPolicy, check_place, is_url, join_place, read_url
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"

@@ -17,7 +17,13 @@ from typing import BinaryIO, TypeVar
 
 from shards.cli import JobError
 from shards.errors import ShardError
-from shards.transport import PROTOCOLS, Stall, Unreachable, WrongContent, read_blocks
+from shards.remote.transport import (
+    PROTOCOLS,
+    Stall,
+    Unreachable,
+    WrongContent,
+    read_blocks,
+)
 
 Result = TypeVar("Result")
 
