@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from shards.cli import run_main
+from shards.system.exits import run_main
 
 COMMANDS = {
     "pack": ("shards.pack", "audio in any form -> audio shards"),

@@ -23,9 +23,9 @@ from psl.training.config import TrainConfig
 from psl.training.log import CONFIG_NAME
 from psl.weights.checkpoint import check_checkpoint_fits, load_newest
 from psl.weights.result import Average, read_result, write_result
-from shards.cli import run_main
 from shards.errors import ShardError
 from shards.format.join import open_indexes
+from shards.system.exits import run_main
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -25,10 +25,10 @@ from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.scoring import score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
-from shards.cli import run_main
-from shards.files import write_atomic
 from shards.format.classes import Classes
 from shards.format.index import open_index
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -22,9 +22,9 @@ from psl.teachers.upstream import MAX_BYTES
 from psl.weights.checkpoint import TrainingState, save_checkpoint
 from psl.weights.published import Published, read_huggingface, read_state_dict
 from psl.weights.tensors import find_weights, load_tensors
-from shards.cli import run_main
-from shards.files import read_bounded
 from shards.format.classes import Classes, read_classes
+from shards.system.exits import run_main
+from shards.system.files import read_bounded
 
 
 def read(path: str) -> Published:

@@ -2,7 +2,7 @@
 
 Owns the labelling job: one label shard per audio shard, whole or absent, skipped when
 done. Any number of processes on any machines that share the folder take shards by
-claims (shards/claims.py), join and leave at will, and need no process group; whoever
+claims (shards/system/claims.py), join and leave at will, and need no process group; whoever
 finds all done writes the index. Batches never cross a shard, so what a shard holds
 does not depend on how many processes run, or how often they were killed.
 """
@@ -31,12 +31,12 @@ from psl.labelling.unlabelled import check_report, forget_noted, too_many
 from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.teachers.load import Ensemble, Teacher, load_teacher
 from shards import __version__
-from shards.claims import Claims
-from shards.cli import EXIT_PREEMPTED, JobError, run_main
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder
 from shards.format.index import INDEX_NAME, Index, open_index
+from shards.system.claims import Claims
+from shards.system.exits import EXIT_PREEMPTED, JobError, run_main
 
 WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""

@@ -11,9 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from psl.job.status import EXIT_OF, report
-from shards.cli import (
-    run_main,
-)
+from shards.system.exits import run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -39,7 +39,7 @@ from psl.weights.checkpoint import (
     save_checkpoint,
 )
 from psl.weights.result import Result, read_result, write_result
-from shards.cli import JobError, run_main
+from shards.system.exits import JobError, run_main
 
 VALID_BATCH_SIZE = 32
 """Clips scored at a time in validation; their scores do not depend on it."""

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from shards import __version__
 from shards.audio.decode import load_clip
-from shards.cli import run_main
 from shards.dataset.tar import read_member
 from shards.dataset.writer import DatasetBuilder, Part, part_row
 from shards.errors import ShardError
-from shards.files import file_sha256
 from shards.format.classes import Classes, read_classes
 from shards.format.meta import ShardRecord
 from shards.format.schema import SOURCE_CODEC
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, read_pairs
-from shards.workers import Task, check_workers, default_workers, run_tasks
+from shards.system.exits import run_main
+from shards.system.files import file_sha256
+from shards.system.workers import Task, check_workers, default_workers, run_tasks
 
 
 def adopt(

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from shards.cli import run_main
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm
+from shards.system.exits import run_main
 
 DEFAULT_CLASSES = 20
 

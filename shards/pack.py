@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from shards.cli import run_main
 from shards.format.classes import Classes, read_classes
 from shards.format.schema import CODECS
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import folder, hdf5, parquet, webdataset
 from shards.packing.sources.listing import Listing
-from shards.workers import default_workers
+from shards.system.exits import run_main
+from shards.system.workers import default_workers
 
 _EXAMPLES = """examples:
   python -m shards.pack --audio wavs --segments balanced_train_segments.csv \\

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from shards.cli import run_main
 from shards.dataset.reader import MemberReader
 from shards.dataset.rebuild import rebuild
 from shards.dataset.tar import Member, read_members
 from shards.errors import ShardError, naming
-from shards.files import file_sha256
 from shards.format.classes import read_classes
 from shards.format.index import CLASSES_NAME, Index, check_size, open_index, read_index
 from shards.format.join import check_join
 from shards.format.schema import MAX_DESCRIPTION_BYTES, SOURCE_CODEC, ClipInfo
 from shards.remote.places import is_url
-from shards.workers import Task, check_workers, default_workers, run_tasks
+from shards.system.exits import run_main
+from shards.system.files import file_sha256
+from shards.system.workers import Task, check_workers, default_workers, run_tasks
 
 
 def verify(

@@ -22,7 +22,7 @@ import torch
 
 from psl import train
 from psl.job.lock import last_holder
-from shards.cli import run_main
+from shards.system.exits import run_main
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.jobs"])

@@ -15,8 +15,8 @@ from typing import Any
 
 from psl import label
 from psl.labelling.worker import ShardWorker
-from shards.cli import run_main
 from shards.dataset.writer import DatasetBuilder, Part
+from shards.system.exits import run_main
 from tests.jobs import PR_SET_PDEATHSIG, SERVER, Job
 
 GO_NAME = "go"

@@ -10,7 +10,7 @@ import pytest
 
 from psl import train
 from psl.job.status import read_status
-from shards.cli import JobError
+from shards.system.exits import JobError
 from tests.learning import losses, tiny_config
 
 

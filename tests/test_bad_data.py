@@ -21,7 +21,6 @@ import soundfile
 
 from shards import pack, verify
 from shards.audio.members import encode
-from shards.cli import run_main
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
@@ -30,6 +29,7 @@ from shards.format.index import Index, open_index
 from shards.format.join import check_join, open_indexes
 from shards.format.label_codec import encode_labels
 from shards.format.schema import ClipInfo
+from shards.system.exits import run_main
 
 from .conftest import MIDS, RATE, Run, Source, write_source
 from .hostile import forge

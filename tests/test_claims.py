@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from shards import claims
-from shards.claims import ClaimLost, Claims
+from shards.system import claims
+from shards.system.claims import ClaimLost, Claims
 from tests.learning import REPOSITORY
 
 HOLDER = """

@@ -32,8 +32,8 @@ from psl.job.status import read_status
 from psl.models.families import build_model
 from psl.training.step import Stepper
 from psl.weights.checkpoint import list_checkpoints, load_checkpoint, load_newest
-from shards.cli import JobError
 from shards.errors import ShardError
+from shards.system.exits import JobError
 from tests.jobs import start, step_reached
 from tests.learning import losses, state, tiny_config
 

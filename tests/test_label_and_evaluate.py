@@ -19,10 +19,10 @@ from psl import evaluate, label, train
 from psl.labelling import worker
 from psl.teachers.load import Ensemble
 from psl.weights.checkpoint import load_checkpoint
-from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import open_index
+from shards.system.exits import JobError
 from tests.conftest import Run, write_source
 from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
 

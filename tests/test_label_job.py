@@ -34,12 +34,12 @@ from psl.data.views import Augmentation
 from psl.labelling import progress, worker
 from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
-from shards.claims import Held, Holder
-from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import open_index
 from shards.format.label_codec import DENSE
+from shards.system.claims import Held, Holder
+from shards.system.exits import JobError
 from shards.verify import verify
 from tests.conftest import Run, write_source
 from tests.jobs import Job

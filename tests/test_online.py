@@ -19,9 +19,9 @@ from psl.teachers.config import TeacherConfig
 from psl.teachers.load import Ensemble, load_teacher
 from psl.training.online import OnlineTeacher
 from psl.weights.checkpoint import load_checkpoint
-from shards.cli import JobError
 from shards.dataset.cache import ShardCache
 from shards.format.index import open_index
+from shards.system.exits import JobError
 from tests import jobs
 from tests.conftest import Run, write_source
 from tests.learning import losses, tiny_config

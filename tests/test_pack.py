@@ -485,7 +485,7 @@ def test_a_full_disk_leaves_no_half_written_shard(
 ) -> None:
     """Else a reader meets a shard that ends in the middle of a clip."""
     code = (
-        "import resource, sys; from shards.pack import main; from shards.cli import *;"
+        "import resource, sys; from shards.pack import main; from shards.system.exits import *;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "run_main(lambda: main(sys.argv[1:]))"
     )

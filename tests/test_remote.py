@@ -25,7 +25,6 @@ import soundfile
 
 from psl import evaluate, label, train
 from shards import verify
-from shards.cli import JobError
 from shards.dataset import cache_files
 from shards.dataset.cache import ShardCache
 from shards.dataset.prefetch import Prefetcher
@@ -35,6 +34,7 @@ from shards.format.index import Index, open_index, write_index
 from shards.order.plan import Plan
 from shards.remote.places import RetryPolicy
 from shards.remote.transport import Stall
+from shards.system.exits import JobError
 from tests.conftest import Run, write_source
 from tests.learning import folder_bytes, losses, tiny_config
 from tests.remote_reader import CHUNK, QUICK, read_epoch

@@ -13,10 +13,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from shards.cli import run_main
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.index import open_index
 from shards.format.label_codec import encode_labels
+from shards.system.exits import run_main
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")
 

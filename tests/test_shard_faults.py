@@ -19,9 +19,9 @@ import pytest
 
 from psl import label, train
 from shards.dataset.writer import DatasetBuilder, Row
-from shards.files import open_atomic, remove_leftovers
 from shards.format.classes import Classes
 from shards.format.label_codec import encode_labels
+from shards.system.files import open_atomic, remove_leftovers
 from shards.verify import verify
 
 from .conftest import MIDS, Run, Source, write_source

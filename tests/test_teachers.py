@@ -28,11 +28,11 @@ from psl.teachers.config import TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.load import load_teacher
 from psl.teachers.member import resample
-from shards.cli import JobError
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import open_index
+from shards.system.exits import JobError
 from tests.conftest import Run, write_source
 from tests.learning import tiny_config
 

@@ -14,10 +14,10 @@ import pytest
 from shards.dataset import writer
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
-from shards.files import create_atomic
 from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.format.label_codec import encode_labels
+from shards.system.files import create_atomic
 from tests.conftest import MIDS
 from tests.learning import folder_bytes
 

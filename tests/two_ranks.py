@@ -11,7 +11,7 @@ from psl.models.families import build_model
 from psl.teachers.load import Ensemble, Teacher
 from psl.teachers.member import FittedMember, Member
 from psl.training.online import OnlineTeacher
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 
 def main() -> None:

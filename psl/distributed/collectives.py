@@ -7,8 +7,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from shards.cli import JobError
-from shards.format.schema import sha256_of
+from shards.system.exits import JobError
+from shards.system.files import sha256_of
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

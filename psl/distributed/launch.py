@@ -28,7 +28,7 @@ from accelerate.utils import (
 from psl.distributed import zero
 from psl.distributed.collectives import wait_for_all
 from psl.distributed.runtime import is_deepspeed, rank_and_world_size
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 Precision = Literal["no", "bf16"]
 Strategy = Literal["ddp", "zero1", "zero2", "zero3"]

@@ -39,7 +39,7 @@ from psl.job.status import (
 from psl.job.stop import StopRequest, name_of
 from psl.job.watchdog import Watchdog
 from psl.weights.checkpoint import newest_step
-from shards.cli import (
+from shards.system.exits import (
     EXIT_FAILED,
     EXIT_PREEMPTED,
     EXIT_STUCK,

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 LOCK_NAME = "lock"
 BEAT_SECONDS = 5.0

@@ -18,14 +18,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from psl.config import read_words
 from psl.job.lock import last_holder
-from shards.cli import (
+from shards.system.exits import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_PREEMPTED,
     EXIT_STUCK,
 )
-from shards.files import write_atomic
+from shards.system.files import write_atomic
 
 STATUS_NAME = "status.json"
 State = Literal["running", "done", "preempted", "failed", "stuck", "bad_config"]

@@ -19,10 +19,10 @@ from psl.label_report.report import (
     write_report,
 )
 from psl.labelling.progress import MADE_NAME
-from shards.files import read_bounded
 from shards.format.index import INDEX_NAME
 from shards.format.schema import parse_json
 from shards.remote.places import check_place, is_url, join_place
+from shards.system.files import read_bounded
 
 MAX_MADE_BYTES = 1 << 16
 """A longer made.json is refused."""

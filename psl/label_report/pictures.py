@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psl.label_report.clip import ClipView
-from shards.files import write_atomic
+from shards.system.files import write_atomic
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 MAX_CLASSES = 24

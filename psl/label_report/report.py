@@ -25,9 +25,9 @@ from psl.label_report.events import Events, read_events
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
 from shards.errors import ShardError
-from shards.files import write_atomic
 from shards.format.index import Index, open_index
 from shards.format.join import check_join
+from shards.system.files import write_atomic
 
 
 @dataclass(frozen=True)

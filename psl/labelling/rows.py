@@ -16,11 +16,11 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import read_chunks
-from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import Row
 from shards.errors import ClipError, ShardError
 from shards.format.index import Index
+from shards.system.exits import JobError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
-from shards.files import write_atomic
+from shards.system.files import write_atomic
 
 REPORT_NAME = "unlabelled.csv"
 

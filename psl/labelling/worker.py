@@ -3,7 +3,7 @@
 Owns the order of work: while the teacher scores a batch, threads decode the next ones
 and compute their features, also those of the next shard, and one thread writes the
 shard before. Which processes
-there are, and who has which shard, is settled by shards/claims.py alone.
+there are, and who has which shard, is settled by shards/system/claims.py alone.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from psl.data.loader import LoaderConfig
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
-from shards.claims import Claim, ClaimLost, Claims
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder
+from shards.system.claims import Claim, ClaimLost, Claims
 
 SHARDS_IN_HAND = 3
 """Claimed by one process at a time: one being read, one scored and one written."""

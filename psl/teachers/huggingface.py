@@ -24,9 +24,8 @@ from psl.teachers.config import Activation, TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.member import Features, Member, match_outputs, match_stated
 from psl.weights.tensors import tensors_sha256
-from shards.files import file_sha256
 from shards.format.classes import Classes, read_classes
-from shards.format.schema import sha256_of
+from shards.system.files import file_sha256, sha256_of
 
 _CHANGES_NOTHING = ("_name_or_path", "name_or_path", "transformers_version")
 _NOT_LOADED = (

@@ -20,7 +20,7 @@ from psl.teachers.member import FittedMember, Member
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.dataset.cache import ShardCache
 from shards.format.index import Index
-from shards.format.schema import sha256_of
+from shards.system.files import sha256_of
 
 
 class Ensemble(nn.Module):

@@ -19,10 +19,9 @@ from psl.teachers.member import Member, match_stated
 from psl.weights.tensors import find_weights, load_tensors, tensors_sha256
 from shards.dataset.cache import ShardCache
 from shards.errors import ShardError
-from shards.files import read_bounded, write_atomic
 from shards.format.classes import Classes, read_classes
-from shards.format.schema import sha256_of
 from shards.remote.places import check_place, is_url, read_url
+from shards.system.files import read_bounded, sha256_of, write_atomic
 
 MAX_BYTES = 4 << 30
 """A longer file is refused; upstream's have 12 MB."""

@@ -14,7 +14,7 @@ from psl.data.loader import fetch_ahead
 from psl.training.config import TrainConfig
 from psl.training.run import Run
 from psl.weights.checkpoint import TrainingState
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 
 def batches(run: Run, state: TrainingState) -> Iterator[Batch]:

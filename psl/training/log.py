@@ -23,7 +23,7 @@ from tqdm import tqdm
 from psl.config import parse, read_yaml, to_yaml
 from psl.distributed.collectives import sum_over_ranks
 from shards import __version__
-from shards.files import write_atomic
+from shards.system.files import write_atomic
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
 FREE_TO_CHANGE = (

@@ -27,12 +27,11 @@ from torch import Tensor, nn
 from psl.data.checks import check_fits
 from psl.models.families import ModelConfig, build_from_config
 from psl.weights.result import read_result
-from shards.cli import JobError
 from shards.errors import ShardError
-from shards.files import TEMPORARY_MARK, sync_folder
 from shards.format.classes import Classes
 from shards.format.index import Index
-from shards.format.schema import sha256_of
+from shards.system.exits import JobError
+from shards.system.files import TEMPORARY_MARK, sha256_of, sync_folder
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""

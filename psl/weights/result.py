@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from shards.errors import ShardError
-from shards.files import write_atomic
+from shards.system.files import write_atomic
 
 RESULT_NAME = "result.json"
 

@@ -20,8 +20,8 @@ from psl.models.families import FAMILIES, ModelConfig
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.published import read_huggingface
 from psl.weights.tensors import tensors_sha256
-from shards.files import write_atomic
 from shards.format.classes import Classes
+from shards.system.files import write_atomic
 
 RECORD_NAME = "start.json"
 _CONSTANTS = "front_end."

@@ -31,10 +31,10 @@ from shards.dataset.cache_files import (
     try_lock,
 )
 from shards.errors import ShardError
-from shards.files import file_sha256, sync_folder
 from shards.format.index import ShardRecord
 from shards.remote.places import RetryPolicy, Stopped, download
 from shards.remote.transport import WrongContent
+from shards.system.files import file_sha256, sync_folder
 
 MAX_OPEN_SHARDS = 2048
 """Memory maps kept at most by a reader or a cache; each holds a file descriptor."""

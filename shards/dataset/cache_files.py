@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 LOCK_NAME = ".lock"
 WANTED_NAME = ".wanted"

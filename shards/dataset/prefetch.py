@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
-from shards.cli import JobError
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.remote.places import Stopped
+from shards.system.exits import JobError
 
 NUM_THREADS = 4
 """Shards on their way at a time; one connection rarely fills a line."""

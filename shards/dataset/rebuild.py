@@ -13,13 +13,13 @@ from shards import __version__
 from shards.dataset.tar import Member, read_member, read_members
 from shards.dataset.writer import PARTS_NAME, Part, make_index, part_row
 from shards.errors import ShardError, naming
-from shards.files import file_sha256, read_bounded
 from shards.format.classes import Classes
 from shards.format.index import INDEX_NAME, write_index
 from shards.format.label_codec import LabelForm, count_label_chunks, decode_labels
 from shards.format.meta import MAX_INDEX_BYTES, ShardRecord, parse_meta, properties_of
 from shards.format.schema import CODECS, SOURCE_CODEC, ClipInfo, check_key
-from shards.workers import Task, run_tasks
+from shards.system.files import file_sha256, read_bounded
+from shards.system.workers import Task, run_tasks
 
 
 def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:

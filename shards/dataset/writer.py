@@ -24,19 +24,20 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from shards.errors import ShardError
-from shards.files import (
-    create_atomic,
-    file_sha256,
-    open_atomic,
-    remove_leftovers,
-    write_atomic,
-)
 from shards.format.classes import Classes
 from shards.format.index import INDEX_NAME, Index, open_index, write_index
 from shards.format.join import check_unique_keys, concatenate_tables
 from shards.format.meta import ShardRecord, format_version
-from shards.format.schema import check_key, sha256_of
+from shards.format.schema import check_key
 from shards.format.table import Table
+from shards.system.files import (
+    create_atomic,
+    file_sha256,
+    open_atomic,
+    remove_leftovers,
+    sha256_of,
+    write_atomic,
+)
 
 PARTS_NAME = ".parts"
 SETTINGS_NAME = "settings.json"

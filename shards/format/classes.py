@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.errors import ShardError
-from shards.files import read_bounded
+from shards.system.files import read_bounded
 
 MAX_CLASS_LIST_BYTES = 16 << 20
 """A longer class list is refused; AudioSet's has 15 kB."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from shards.errors import ShardError
-from shards.files import read_bounded, write_atomic
 from shards.format.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
 from shards.format.label_codec import LabelForm
 from shards.format.meta import (
@@ -24,9 +23,10 @@ from shards.format.meta import (
     parse_meta,
     properties_of,
 )
-from shards.format.schema import MAX_CLIP_SECONDS, sha256_of
+from shards.format.schema import MAX_CLIP_SECONDS
 from shards.format.table import MAX_TABLE_BYTES, Table, check_table, read_table
 from shards.remote.places import RetryPolicy, check_place, is_url, join_place, read_url
+from shards.system.files import read_bounded, sha256_of, write_atomic
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"

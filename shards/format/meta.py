@@ -19,8 +19,8 @@ from shards.format.schema import (
     LABEL_FORMS_VERSION,
     SOURCE_CODEC,
     parse_json,
-    sha256_of,
 )
+from shards.system.files import sha256_of
 
 MAX_INDEX_BYTES = 256 << 20
 """A longer index.json is refused; full AudioSet's has 4200 shards in 1 MB."""

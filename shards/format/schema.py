@@ -6,7 +6,6 @@ Owns what a byte sequence inside a shard means, but for audio (audio.py) and lab
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -38,11 +37,6 @@ _MAX_JSON_DEPTH = 16
 _KEY = re.compile(f"[{KEY_CHARS}]{{1,{KEY_MAX_CHARS}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
-
-
-def sha256_of(data: bytes) -> str:
-    """Hex SHA-256 of ``data``."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def make_key(clip_id: str, start_seconds: float) -> str:

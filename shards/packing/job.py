@@ -21,7 +21,6 @@ from shards import __version__
 from shards.audio.members import check_codec, encode
 from shards.dataset.writer import DatasetBuilder, Part, Row
 from shards.errors import ShardError
-from shards.files import file_sha256
 from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.format.schema import ClipInfo
@@ -33,7 +32,8 @@ from shards.packing.rejects import (
     retry_rejected,
 )
 from shards.packing.sources.listing import Clip, Listing, Load
-from shards.workers import Task, check_workers, run_tasks
+from shards.system.files import file_sha256
+from shards.system.workers import Task, check_workers, run_tasks
 
 GROUPS_SHUFFLED = 8
 """Of a source that is read in groups, clips are shuffled within this many of them."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
-from shards.files import write_atomic
 from shards.packing.sources.listing import Listing
+from shards.system.files import write_atomic
 
 REPORT_NAME = "pack_report.csv"
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from shards.cli import JobError
 from shards.errors import ShardError
 from shards.remote.transport import (
     PROTOCOLS,
@@ -24,6 +23,7 @@ from shards.remote.transport import (
     WrongContent,
     read_blocks,
 )
+from shards.system.exits import JobError
 
 Result = TypeVar("Result")
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from shards.audio.members import CODECS
-from shards.cli import run_main
+from shards.system.exits import run_main
 from tools.bench.contenders import (
     BATCH_SIZE,
     CHUNK_SECONDS,

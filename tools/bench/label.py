@@ -36,14 +36,14 @@ from psl.labelling.rows import PcmBatch, ShardChunks, read_batch
 from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.models.families import build_model
 from shards.audio.members import encode
-from shards.claims import Claims
-from shards.cli import run_main
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm
+from shards.system.claims import Claims
+from shards.system.exits import run_main
 
 RATE, CLIP_SECONDS, NUM_CLASSES = 16000, 10, 527
 

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from shards.cli import run_main
+from shards.system.exits import run_main
 
 WORLD_SIZES = (1, 8, 64, 512)
 

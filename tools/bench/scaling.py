@@ -40,11 +40,11 @@ from psl.training.optim import optimizer_tensors
 from psl.training.run import Run, begin_run
 from psl.weights.checkpoint import TrainingState, save_checkpoint
 from shards.audio.members import encode
-from shards.cli import run_main
 from shards.dataset.writer import DatasetBuilder, Row
-from shards.files import write_atomic
 from shards.format.classes import Classes
 from shards.format.schema import ClipInfo
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
 
 RATE, CLIP_SECONDS, NUM_SHARDS = 16000, 10, 4
 CHECKPOINT_SHARE = 0.05

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import webdataset
 
-from shards.cli import run_main
-from shards.files import write_atomic
 from shards.order.balance import balanced_weights
 from shards.order.plan import Plan
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
 
 CHUNKS = 5
 """Chunks of a clip: 10 s in pieces of 2 s."""

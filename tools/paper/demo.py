@@ -11,7 +11,7 @@ import argparse
 import subprocess
 from collections.abc import Sequence
 
-from shards.cli import JobError, run_main
+from shards.system.exits import JobError, run_main
 from tools.paper.mini_chain import CONFIGS, PROFILES, Profile, data_steps, teacher_steps
 from tools.paper.steps import Chain, Step, evaluate_step, label_step, python, train_step
 

@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 
 from psl.data.chunking import Chunking
 from psl.features.log_mel import LogMelConfig, log_mel
-from shards.cli import run_main
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
-from shards.files import write_atomic
 from shards.format.index import INDEX_NAME, Index, open_index
 from shards.format.join import check_join
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
 from tools.paper.numbers import TABLES, TEACHER
 from tools.paper.results import Summary, mean_and_std, summarise
 

@@ -13,9 +13,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards.cli import run_main
-from shards.files import write_atomic
 from shards.format.index import INDEX_NAME, open_index
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
 from tools.paper.mini_chain import PROFILES, Profile, data_steps, teacher_steps
 from tools.paper.numbers import TABLES, Row, Table
 from tools.paper.results import Summary, paper_table, summarise

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 DEFAULT_BATCH = 32
 """Of psl.train, where no recipe says otherwise."""

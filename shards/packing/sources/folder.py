@@ -10,11 +10,10 @@ import numpy as np
 
 from shards.audio.decode import load_clip, load_segment
 from shards.errors import ShardError
-from shards.files import file_sha256
 from shards.format.classes import Classes
-from shards.format.schema import sha256_of
 from shards.packing.segments import find_audio, read_segments, walk_audio
 from shards.packing.sources.listing import Clip, Listing
+from shards.system.files import file_sha256, sha256_of
 
 
 def list_clips(

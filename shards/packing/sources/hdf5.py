@@ -17,10 +17,10 @@ import numpy as np
 
 from shards.audio.decode import to_mono_int16
 from shards.errors import ShardError
-from shards.files import file_sha256
 from shards.format.classes import Classes
 from shards.format.schema import MAX_CLIP_SECONDS
 from shards.packing.sources.listing import Clip, Listing, import_optional
+from shards.system.files import file_sha256
 
 
 def list_clips(

@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shards.cli import JobError
+from shards.system.exits import JobError
 
 
 @dataclass(frozen=True)
