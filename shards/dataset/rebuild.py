@@ -77,11 +77,11 @@ def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
     """The record of one audio shard, and its codec and rate."""
     rows: list[list[Any]] = []
     forms = set()
-    members = read_members(path)
+    found = read_members(path)
     with open(path, "rb") as stream:
-        for member in members:
+        for member in found:
             where, codec = f"{path}: {member.name}", member.suffix.removeprefix(".")
-            described = next(members, None)
+            described = next(found, None)
             if codec not in CODECS or not _describes(described, member):
                 raise ShardError(
                     f"{where}: not a clip followed by its .json member, so not a shard "
