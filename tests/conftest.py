@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of LONGEST_FIRST in that order, then the others as they were."""
     names = [f"test_{name}.py" for name in LONGEST_FIRST]
     for name in names:
-        if not (Path(__file__).parent / name).exists():
+        if not any(Path(__file__).parent.rglob(name)):
             raise pytest.UsageError(f"tests/conftest.py: no {name}; mend LONGEST_FIRST")
     places = {name: place for place, name in enumerate(names)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from shards import __version__
+from shards.audio import members
 from shards.dataset.tar import Member, read_member, read_members
 from shards.dataset.writer import PARTS_NAME, Part, make_index, part_row
 from shards.errors import ShardError, naming

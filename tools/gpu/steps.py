@@ -212,7 +212,7 @@ def resume(check: Check) -> dict[str, Any]:
 def deepspeed(check: Check) -> dict[str, Any]:
     """Every ZeRO stage that launch/accelerate has a file for."""
     if check.device == "cpu":
-        raise Skipped("--device cpu: tests/test_launchers.py does")
+        raise Skipped("--device cpu: tests/launch/test_launchers.py does")
     for package in ("deepspeed", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise Skipped(f"{package} is not installed")

@@ -32,9 +32,8 @@ from shards.format.label_codec import LabelForm, decode_labels, encode_labels
 from shards.format.schema import ClipInfo
 from shards.packing.segments import read_segments
 from shards.verify import verify
-
-from .hostile import Columns, forge, memory_bound
-from .test_bad_data import (
+from tests.hostile import Columns, forge, memory_bound
+from tests.shards.test_bad_data import (
     CLASSES,
     KEYS,
     NUM_SAMPLES,

@@ -20,8 +20,7 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.packing.segments import parse_stem
 from shards.packing.sources.listing import Clip
-
-from .conftest import MIDS, RATE, Run, Source, write_source
+from tests.conftest import MIDS, RATE, Run, Source, write_source
 
 NUM_CLIPS = 24
 NAMES = ("Tone low", "Tone mid", "Tone high")

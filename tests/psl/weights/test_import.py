@@ -25,10 +25,10 @@ from psl.weights.published import Published, read_state_dict
 from psl.weights.start import Source, open_source, take_weights
 from shards.format.classes import Classes
 from tests.conftest import MIDS, Run
-from tests.learning import tiny_config
+from tests.learning import REPOSITORY, tiny_config
 from tests.tiny_models import TINY
 
-SHAPES = json.loads(Path(__file__).with_name("upstream_state_dict.json").read_text())
+SHAPES = json.loads((REPOSITORY / "tests/upstream_state_dict.json").read_text())
 CLASSES = Classes(MIDS, ("Tone low", "Tone mid", "Tone high"))
 # upstream's blocks: stride of each, arXiv 1801.04381, table 2
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)

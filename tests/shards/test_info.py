@@ -10,8 +10,7 @@ from shards import info
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.classes import Classes
 from shards.format.label_codec import encode_labels
-
-from .conftest import MIDS, Run
+from tests.conftest import MIDS, Run
 
 NAMES = ("Low", "Mid", "High, and more")
 

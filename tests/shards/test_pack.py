@@ -30,8 +30,7 @@ from shards.format.join import open_indexes
 from shards.format.label_codec import decode_labels, encode_labels
 from shards.format.schema import make_key
 from shards.packing.segments import Segment, find_audio
-
-from .conftest import MIDS, RATE, Run, Source, write_source
+from tests.conftest import MIDS, RATE, Run, Source, write_source
 
 SHARD_NAMES = ["000000.tar", "000001.tar", "000002.tar"]
 ODD_SECONDS = 2

@@ -10,8 +10,7 @@ import torch
 from psl.data.examples import TrainingData
 from psl.data.loader import LoaderConfig, fetch_ahead
 from shards.format.index import open_index
-
-from .conftest import Run, write_source
+from tests.conftest import Run, write_source
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,8 +13,9 @@ import torch
 import psl
 from psl.features.log_mel import LogMelConfig, log_mel
 from psl.models.mobilenetv2 import MobileNetV2
+from tests.learning import REPOSITORY
 
-UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")
+UPSTREAM = REPOSITORY / "tests/upstream_state_dict.json"
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,8 @@ from shards.format.join import check_join, open_indexes
 from shards.format.label_codec import encode_labels
 from shards.format.schema import ClipInfo
 from shards.system.exits import run_main
-
-from .conftest import MIDS, RATE, Run, Source, write_source
-from .hostile import forge
+from tests.conftest import MIDS, RATE, Run, Source, write_source
+from tests.hostile import forge
 
 
 def verify_main(words: Sequence[str]) -> None:

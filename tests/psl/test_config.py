@@ -14,8 +14,8 @@ from psl.evaluate import EvaluateConfig
 from psl.labelling.config import LabelConfig
 from psl.training.config import TrainConfig
 from tests.conftest import Run
+from tests.learning import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 BASE = {"run_dir": "r", "data": {"audio": ["a"], "valid": "v"}}
 
 

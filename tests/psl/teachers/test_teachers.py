@@ -34,9 +34,9 @@ from shards.errors import ShardError
 from shards.format.index import open_index
 from shards.system.exits import JobError
 from tests.conftest import Run, write_source
-from tests.learning import tiny_config
+from tests.learning import REPOSITORY, tiny_config
 
-UPSTREAM = Path(__file__).with_name("upstream_state_dict.json")
+UPSTREAM = REPOSITORY / "tests/upstream_state_dict.json"
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.index import open_index
 from shards.format.label_codec import encode_labels
 from shards.system.exits import run_main
+from tests.learning import REPOSITORY
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: mini)")
 
-REPOSITORY = Path(__file__).parent.parent
 MEAN_AP = {
     "baseline": (0.20, 0.24),
     "psl_10s": (0.31, 0.31),

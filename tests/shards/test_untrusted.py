@@ -24,9 +24,8 @@ from shards.format.index import Index, open_index
 from shards.format.schema import ClipInfo, parse_json
 from shards.format.table import Table, check_table
 from shards.verify import verify
-
-from .hostile import Columns, forge, memory_bound, seal
-from .test_bad_data import (
+from tests.hostile import Columns, forge, memory_bound, seal
+from tests.shards.test_bad_data import (
     KEYS,
     RATE,
     Row,

@@ -26,8 +26,7 @@ from shards.audio.decode import load_clip, load_segment, to_mono_int16
 from shards.audio.members import CODECS, OPUS_RATES, decode, encode
 from shards.audio.sndfile import read_part
 from shards.errors import ShardError
-
-from .conftest import Run, Source
+from tests.conftest import Run, Source
 
 RATE = 16000
 SECONDS = 6.0

@@ -23,9 +23,8 @@ from shards.format.classes import Classes
 from shards.format.label_codec import encode_labels
 from shards.system.files import open_atomic, remove_leftovers
 from shards.verify import verify
-
-from .conftest import MIDS, Run, Source, write_source
-from .learning import folder_bytes, tiny_config
+from tests.conftest import MIDS, Run, Source, write_source
+from tests.learning import folder_bytes, tiny_config
 
 
 def with_full_disk(num_bytes: int, module: str, *words: str) -> str:

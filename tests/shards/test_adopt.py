@@ -15,9 +15,8 @@ import soundfile
 
 from shards.dataset.reader import MemberReader
 from shards.format.index import open_index
-
-from .conftest import RATE, Run, Source, write_source
-from .test_sources import NAMES, add, classes_of, write_tars
+from tests.conftest import RATE, Run, Source, write_source
+from tests.shards.packing.test_sources import NAMES, add, classes_of, write_tars
 
 FIELD = ("--label-field", "original.tag")
 
