@@ -34,13 +34,13 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 format: $(VENV)/.ready
-	$(BIN)/isort -q $(CODE)
-	$(BIN)/black -q $(CODE)
+	$(BIN)/ruff check -q --fix $(CODE)
+	$(BIN)/ruff format -q $(CODE)
 
 lint: $(VENV)/.ready
-	$(BIN)/black --check -q $(CODE) || { $(BIN)/black --diff -q $(CODE); exit 1; }
-	$(BIN)/isort --check $(CODE)
-	$(BIN)/flake8 $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --diff -q $(CODE)
+	$(BIN)/lint-imports
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

@@ -243,7 +243,8 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """``top`` over ``base``; a component of another ``name`` replaces the one below it,
-    whose options would mean nothing to it."""
+    whose options would mean nothing to it.
+    """
     merged = dict(base)
     for key, value in top.items():
         if isinstance(value, dict) and isinstance(inner := merged.get(key), dict):

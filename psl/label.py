@@ -74,9 +74,10 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
-    with builder.unless_published(), Claims(
-        builder.parts_folder, lease_seconds=config.lease_seconds
-    ) as claims:
+    with (
+        builder.unless_published(),
+        Claims(builder.parts_folder, lease_seconds=config.lease_seconds) as claims,
+    ):
         _work_until_done(config, work, claims, stop)
     if builder.is_published() and builder.publish(names):  # which now clears away
         return f"{config.out}: labels of {len(index)} clips are complete"

@@ -59,7 +59,7 @@ class Job:
             time.sleep(0.005)
 
     def kill(self) -> None:
-        """kill -9 of every rank."""
+        """Kill -9 of every rank."""
         for rank in self.ranks:
             if rank.is_alive():
                 rank.kill()

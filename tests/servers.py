@@ -64,7 +64,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}/{way}"
 
     def kill_workers(self) -> int:
-        """kill -9 the workers, and so every connection; the master starts others."""
+        """Kill -9 the workers, and so every connection; the master starts others."""
         children = Path(f"/proc/{self.master}/task/{self.master}/children")
         workers = [int(word) for word in children.read_text().split()]
         for worker in workers:
@@ -79,7 +79,7 @@ class Nginx:
 
 @contextlib.contextmanager
 def run_nginx(work: Path, files: Path) -> Iterator[Nginx]:
-    """nginx serving ``files``; its own files are in ``work``."""
+    """Nginx serving ``files``; its own files are in ``work``."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     port = free_port()
     work.mkdir(parents=True)

@@ -126,11 +126,15 @@ class Cluster:
         of the start before, which is revoked.
         """
         wait_until(
-            lambda: self.facts(job)[0]["JobState"] == "PENDING"
-            and self.facts(job)[0]["Restarts"] == str(restarts),
+            lambda: (
+                self.facts(job)[0]["JobState"] == "PENDING"
+                and self.facts(job)[0]["Restarts"] == str(restarts)
+            ),
             seconds=120,
-            what=lambda: f"job {job} is not requeued: {self.facts(job)}; output:\n"
-            + self.output(),
+            what=lambda: (
+                f"job {job} is not requeued: {self.facts(job)}; output:\n"
+                + self.output()
+            ),
         )
         self.run("scontrol", "update", f"JobId={job}", "TimeLimit=1440")
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-)
+from accelerate.utils import DistributedType
 from torch import nn
 
 from psl.distributed import zero

@@ -72,7 +72,8 @@ class SpecAugment(nn.Module):
 
 def _stripes(sizes: Tensor, longest: int, number: int, widest: int) -> Tensor:
     """[B, longest] bool: what ``number`` stripes of 0 to ``widest`` cover, all of them
-    within the first ``sizes`` [B] places."""
+    within the first ``sizes`` [B] places.
+    """
     drawn = torch.rand(2, len(sizes), number, 1, device=sizes.device)
     size = sizes[:, None, None]
     width = (drawn[0] * (size.clamp(max=widest) + 1)).floor()

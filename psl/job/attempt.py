@@ -102,7 +102,8 @@ class Attempt:
 
     def _open(self, reached: int) -> None:
         """Write the first status, or refuse; ``reached`` is the last step of the run
-        before."""
+        before.
+        """
         before = read_status(self._run_dir)
         if before and self._config.retry_stuck:
             before = replace(before, futile_starts=0)

@@ -23,8 +23,11 @@ MAX_CLASSES = 24
 """Classes in the picture of a clip; those with the highest labels."""
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **{"axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 12},
-    **{"font.size": 11, "grid.color": "#DDDDDD"},
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "font.size": 11,
+    "grid.color": "#DDDDDD",
 }
 
 

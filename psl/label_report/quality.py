@@ -229,7 +229,7 @@ def _reached(tally: Tally, group: int, threshold: float) -> np.ndarray:
 
 
 def over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where there is nothing."""
+    """Part / whole, NaN where there is nothing."""
     return np.divide(part, whole, np.full(len(whole), np.nan), where=whole > 0)
 
 
@@ -246,7 +246,7 @@ def macro(values: np.ndarray) -> float | None:
 
 
 def ratio(part: Any, whole: Any) -> float | None:
-    """part / whole, None where there is nothing."""
+    """Part / whole, None where there is nothing."""
     return float(part) / float(whole) if whole else None
 
 

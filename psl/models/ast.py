@@ -171,7 +171,7 @@ class _Embeddings(nn.Module):
 
 
 def _build_transformer(config: ASTConfig) -> nn.Module:
-    """transformers' ASTModel with fresh weights."""
+    """Transformers' ASTModel with fresh weights."""
     transformers = transformers_module(config.name)
     settings = transformers.ASTConfig(
         hidden_size=config.hidden_size,

@@ -25,7 +25,8 @@ _STRIDE = 32
 @dataclass(frozen=True, config=STRICT)
 class Cnn14Config:
     """80,753,615 parameters at 527 classes and 64 mels; the front end is that of the
-    published 16 kHz model."""
+    published 16 kHz model.
+    """
 
     name: Literal["cnn14"] = "cnn14"
     width: float = Field(default=1.0, gt=0)

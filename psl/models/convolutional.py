@@ -47,7 +47,8 @@ class ConvTagger(nn.Module):
         rounds_up: bool,
     ) -> None:
         """``backbone``: [B, 1, F, T] -> [B, num_features, F / 32, T / 32], the frames
-        ``rounds_up`` or down."""
+        ``rounds_up`` or down.
+        """
         super().__init__()
         self.config = config
         self.front_end = log_mel(config.front_end)

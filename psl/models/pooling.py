@@ -70,7 +70,8 @@ class AttentionHead(nn.Module):
         self, embedding: Tensor, num_frames: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """clip_probs [B, C] and frame_probs [B, T, C], float32; clip_probs are weighted
-        means over frames, and not those of frame_probs."""
+        means over frames, and not those of frame_probs.
+        """
         embedding = self.dropout(embedding)
         by_head = (*embedding.shape[:2], NUM_ATTENTION_HEADS, -1)
         probs = self.linear(embedding).float().sigmoid().view(by_head)

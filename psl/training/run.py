@@ -252,7 +252,8 @@ def _open_teacher(
 
 def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
     """The checkpoint to go on from, its weights put into ``model``; None if there is
-    none."""
+    none.
+    """
     checkpoint = load_newest(config.run_dir)
     if checkpoint is None:
         return None

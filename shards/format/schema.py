@@ -102,9 +102,12 @@ class ClipInfo:
             )
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ShardError(f"{where}: not a clip description: {error!r}") from None
-        texts, numbers = (info.clip_id, *info.labels), (
-            info.num_samples,
-            info.sample_rate,
+        texts, numbers = (
+            (info.clip_id, *info.labels),
+            (
+                info.num_samples,
+                info.sample_rate,
+            ),
         )
         if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
             raise ShardError(f"{where}: not a clip description: {info}")

@@ -144,7 +144,8 @@ class Plan:
         self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1
     ) -> np.ndarray:
         """Shards [n] that a rank reads from ``step`` to the end of its window, in the
-        order of first use."""
+        order of first use.
+        """
         rest = self.window_steps - step % self.window_steps
         steps = self.steps(epoch, start=step, rank=rank, world_size=world_size)
         rows = np.concatenate([rows for rows, _ in itertools.islice(steps, rest)])

@@ -205,7 +205,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:
     """``function()``; Unreachable if it takes longer. Its thread is then left alone,
-    as there is no way to end it."""
+    as there is no way to end it.
+    """
     results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
     def call() -> None:

@@ -92,7 +92,8 @@ def test_the_processes_of_a_labelling_task_share_a_cache_and_not_their_cores(
     tmp_path: Path, per_node: str
 ) -> None:
     """Each would count on the whole of loader.cache_gb, and wait for the others' room,
-    or, told how many they are, have a quarter of the threads that its cores are for."""
+    or, told how many they are, have a quarter of the threads that its cores are for.
+    """
     show = "echo $RANK $LOCAL_RANK $LOCAL_WORLD_SIZE $*"
     fake(tmp_path / "bin", "python", show)
     step = f"SLURM_PROCID=3 SLURM_LOCALID=2 SLURM_STEP_TASKS_PER_NODE='{per_node}'"

@@ -121,7 +121,7 @@ def test_torchrun_starts_a_lost_job_again_and_it_goes_on_by_itself(
 def test_a_request_to_stop_ends_torchrun_with_a_checkpoint_and_no_restart(
     tmp_path: Path, dataset: Path, request_by: str
 ) -> None:
-    """torchrun starts again whatever does not end with 0, preempted or not."""
+    """Torchrun starts again whatever does not end with 0, preempted or not."""
     words = tiny_config(tmp_path, dataset, "epochs=200", "patience=null")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launcher += ["--nproc-per-node", "2", "--max-restarts", "2", "-m", "psl.train"]

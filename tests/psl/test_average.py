@@ -76,7 +76,8 @@ def test_the_command_averages_a_run_that_did_not(
     finished: Path, tmp_path: Path, dataset: Path
 ) -> None:
     """Who forgot average_best would have to train again; a later start of the finished
-    run would forget the average."""
+    run would forget the average.
+    """
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "checkpoints/average")
     values = result(run)

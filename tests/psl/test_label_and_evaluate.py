@@ -254,7 +254,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def test_evaluation_is_the_same_at_any_world_size_and_equals_scikit_learn(
     teacher: Path, uneven: Path, tmp_path: Path
 ) -> None:
-    """mAP would depend on the number of GPUs, or on who is in a batch."""
+    """MAP would depend on the number of GPUs, or on who is in a batch."""
     arguments = [f"checkpoint={teacher}", f"audio={uneven}", "batch_size=2"]
     evaluate.main([*arguments, f"out={tmp_path}/1"])
     result = torchrun(3, "psl.evaluate", *arguments, f"out={tmp_path}/3")

@@ -455,7 +455,8 @@ def test_a_resumed_optimizer_is_laid_out_in_memory_as_the_weights_are(
     tmp_path: Path, dataset: Path
 ) -> None:
     """A resumed run would be slower on a GPU, where Adam updates all tensors at once
-    only if their strides agree."""
+    only if their strides agree.
+    """
     train.main(tiny_config(tmp_path, dataset, "epochs=1"))
     checkpoint = load_checkpoint(tmp_path / "run")
     model = place(checkpoint.build_model(), torch.device("cpu"))

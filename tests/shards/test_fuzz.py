@@ -422,7 +422,7 @@ def test_a_damaged_label_member_is_refused_or_reads_as_numpy_reads_it() -> None:
         expected = np.load(io.BytesIO(data), allow_pickle=False)
         assert expected.dtype == np.float16
         np.testing.assert_array_equal(found, expected)
-        assert (0 <= expected).all() and (expected <= 1).all()
+        assert (expected >= 0).all() and (expected <= 1).all()
 
     fuzz("labels", 1000, case)
 
@@ -440,7 +440,7 @@ def test_a_damaged_top_k_member_is_refused_or_reads_as_its_fields_say(
         data, view = mutated(rng, whole, block=2), rng.randrange(2)
         found = decode_labels(data, 3, 5, form, view=view)
         assert found.shape == (3, 5)
-        assert (0 <= found).all() and (found <= 1).all()
+        assert (found >= 0).all() and (found <= 1).all()
         records = np.load(io.BytesIO(data), allow_pickle=False)[view]
         for row, record in zip(found, records, strict=True):
             assert len(set(record["classes"].tolist())) == 2

@@ -100,8 +100,9 @@ def write_tars(folder: Path, setting: Setting) -> list[str]:
 
 
 def buffered(names: list[str], size: int) -> np.ndarray:
-    """webdataset with its shards shuffled and a buffer of ``size`` chunks, filled
-    before the first comes out; one process, which is the best case for a buffer."""
+    """Webdataset with its shards shuffled and a buffer of ``size`` chunks, filled
+    before the first comes out; one process, which is the best case for a buffer.
+    """
 
     def cut(samples: Iterator[dict[str, Any]]) -> Iterator[int]:
         for sample in samples:
@@ -132,7 +133,8 @@ def neighbours(order: np.ndarray, batch_size: int) -> tuple[float, float]:
 def mixture(classes: np.ndarray, length: int) -> float:
     """Variance of each class's count in runs of ``length`` examples, relative to
     drawing at random without replacement; the mean over classes. 1 is a full shuffle,
-    more is clumps, less is more even than chance."""
+    more is clumps, less is more even than chance.
+    """
     n = len(classes) // length * length
     runs = classes[:n].reshape(-1, length)
     counts = np.zeros((len(runs), NUM_CLASSES))

@@ -117,7 +117,15 @@ class Report:
 
 def _versions() -> dict[str, str | None]:
     """Of what may matter; None for what is not installed."""
-    names = "torch torchaudio triton accelerate deepspeed transformers numpy".split()
+    names = [
+        "torch",
+        "torchaudio",
+        "triton",
+        "accelerate",
+        "deepspeed",
+        "transformers",
+        "numpy",
+    ]
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in names:
         try:

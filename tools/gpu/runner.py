@@ -76,7 +76,10 @@ SIZES = {
         chunk_seconds=1,
         batch_size=8,
         model={
-            **{"width": 0.25, "last_channels": 32, "time_stride": 16, "dropout": 0.0},
+            "width": 0.25,
+            "last_channels": 32,
+            "time_stride": 16,
+            "dropout": 0.0,
             "front_end": {"n_fft": 1024, "hop_length": 320, "n_mels": 32},
         },
         bf16_tolerance=0.1,  # statistics of few values: 0.028 was seen

@@ -152,7 +152,7 @@ def compiled_bf16(check: Check) -> dict[str, Any]:
 
 
 def ranks(check: Check) -> dict[str, Any]:
-    """torchrun with a rank for each GPU (nccl), BatchNorm synchronised."""
+    """Torchrun with a rank for each GPU (nccl), BatchNorm synchronised."""
     number = _num_ranks(check)
     launcher = check.torchrun(number)
     if check.device == "cpu":  # torch synchronises BatchNorm on GPUs only

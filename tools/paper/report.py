@@ -49,7 +49,9 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "axes.axisbelow": True,
     "axes.titlelocation": "left",
-    **{"axes.titlesize": 12, "font.size": 11, "errorbar.capsize": 4},
+    "axes.titlesize": 12,
+    "font.size": 11,
+    "errorbar.capsize": 4,
     "grid.color": "#DDDDDD",
 }
 Event = tuple[float, float, int]

@@ -16,7 +16,7 @@ Summary = dict[str, dict[str, Any]]
 
 
 def summarise(metrics: Mapping[str, Sequence[str]]) -> Summary:
-    """mAP in percent of each seed, mean, sample std; means of AUC and d'.
+    """MAP in percent of each seed, mean, sample std; means of AUC and d'.
 
     metrics: by system, the text of each seed's metrics.json.
     """

@@ -52,7 +52,7 @@ def test_shares_are_those_of_the_beta_distribution() -> None:
     for alpha in (0.3, 1.0, 4.0):
         steps = [mixup(alpha=alpha).draw(step)[0] for step in range(1, 101)]
         shares = np.concatenate(steps)
-        assert shares.dtype == np.float32 and 0 <= shares.min() and shares.max() <= 1
+        assert shares.dtype == np.float32 and shares.min() >= 0 and shares.max() <= 1
         assert shares.mean() == pytest.approx(0.5, abs=0.02)
         assert shares.var() == pytest.approx(1 / (8 * alpha + 4), rel=0.06)
 

@@ -393,7 +393,8 @@ def test_two_ranks_hear_the_augmented_examples_that_one_hears(
     tmp_path: Path, dataset: Path
 ) -> None:
     """Else a run depends on how many GPUs were free. Only masks and partners of
-    mixtures do."""
+    mixtures do.
+    """
     words = [word for word in ALL_ON if not re.search("mixup|masks?", word)]
     found = {}
     for ranks in (1, 2):

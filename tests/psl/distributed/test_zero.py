@@ -81,7 +81,8 @@ def done(job: Job) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """A folder with a finished run of two epochs for each strategy, and for a process
-    alone; that of zero2 takes its share of a batch in two parts."""
+    alone; that of zero2 takes its share of a batch in two parts.
+    """
     folder = tmp_path_factory.mktemp("whole")
     done(go(folder / "alone", dataset, "ddp", ranks=1))
     for strategy in STRATEGIES:
@@ -160,8 +161,9 @@ def test_a_family_trains_on_two_ranks_as_alone(
     name: str, tmp_path: Path, dataset: Path
 ) -> None:
     """The large models, for which people need several GPUs, would hang there, or learn
-    something else."""
-    off = {key: 0.0 for key in DROPOUTS[name]}
+    something else.
+    """
+    off = dict.fromkeys(DROPOUTS[name], 0.0)
     model = {"name": name, **TINY[name], **off}
     jobs = {"one": ("ddp", 1), "two": ("ddp", 2), "split": ("zero2", 2)}
     for folder, (strategy, ranks) in jobs.items():
@@ -291,8 +293,9 @@ def test_bf16_keeps_float32_weights_and_learns_as_without_deepspeed(
     words = ["precision=bf16", "epochs=1"]
     done(go(tmp_path / "plain", dataset, "ddp", *words))
     done(go(tmp_path / "split", dataset, "zero3", *words))
-    plain, split = losses(tmp_path / "plain" / "run"), losses(
-        tmp_path / "split" / "run"
+    plain, split = (
+        losses(tmp_path / "plain" / "run"),
+        losses(tmp_path / "split" / "run"),
     )
     exact = losses(whole / "zero3" / "run")
     assert split == pytest.approx(plain, rel=2e-2)
@@ -306,7 +309,7 @@ def test_bf16_keeps_float32_weights_and_learns_as_without_deepspeed(
 def test_a_teacher_of_transformers_looks_along_under_zero3(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """transformers under ZeRO-3 would split the teacher's weights, too, and fail."""
+    """Transformers under ZeRO-3 would split the teacher's weights, too, and fail."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     size = {"max_length": 64, "num_mel_bins": 32}

@@ -118,7 +118,7 @@ def test_metrics_agree_with_scikit_learn_also_when_scores_tie(
 
 
 def test_classes_without_a_positive_clip_stay_out_of_the_means() -> None:
-    """mAP on a small set would count classes that nobody can find."""
+    """MAP on a small set would count classes that nobody can find."""
     targets = np.array([[1, 0], [0, 0], [0, 0]], np.float32)
     scores = np.array([[0.9, 0.5], [0.1, 0.5], [0.3, 0.5]])
     metrics = evaluate_scores(targets, scores)
@@ -138,7 +138,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
 def test_d_prime_is_that_of_a_table_of_the_normal_distribution(
     auc: float, expected: float
 ) -> None:
-    """d' could not be compared with the literature. Phi^-1(0.975) = 1.95996."""
+    """D' could not be compared with the literature. Phi^-1(0.975) = 1.95996."""
     assert d_prime(auc) == pytest.approx(expected, abs=1e-4)
 
 

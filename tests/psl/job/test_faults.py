@@ -462,7 +462,7 @@ def test_a_typo_overwrites_what_an_earlier_start_said(
 def test_the_reader_prints_the_state_and_exits_with_its_status(
     tmp_path: Path, ended: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torchrun turns every status into 1; scripts could not tell what to do."""
+    """Torchrun turns every status into 1; scripts could not tell what to do."""
     told = replace(status.begin(None, 12), state=ended, message="why")  # type: ignore
     status.write_status(tmp_path, told)
     with pytest.raises(SystemExit) as end:

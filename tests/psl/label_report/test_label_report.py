@@ -331,7 +331,8 @@ def test_what_cannot_be_used_is_counted_up_to_the_limit(
     audio: Index, tmp_path: Path
 ) -> None:
     """AudioSet-strong has mids that AudioSet's class list has not; it must be usable,
-    with commas as well as tabs."""
+    with commas as well as tabs.
+    """
     path = tmp_path / "strong.csv"
     lines = ["clip0_0,1.5,2.5,/m/low", "clip0_0,0,1,/m/new", "clip1_0,3,4,/m/mid"]
     lines += ["clip2_0,0,0.5,/m/mid", "other_0,0,1,/m/low", "other_0,1,2,/m/low"]

@@ -510,7 +510,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
 
 def hear(_: Ensemble, wave: torch.Tensor, *more: object) -> torch.Tensor:
     """A teacher of three numbers that tell any two views of a chunk apart: its loudest
-    sample, where that is, and its first."""
+    sample, where that is, and its first.
+    """
     loudest, place = wave.abs().max(dim=1)
     numbers = (loudest, place / wave.shape[1], (wave[:, 0] + 1) / 2)
     return torch.stack(numbers, dim=1)

@@ -491,7 +491,8 @@ def test_a_set_with_too_many_bad_clips_stops_soon_and_tries_them_again_when_mend
     start: Start, words: list[str], audio: Path, whole: Path, tmp_path: Path
 ) -> None:
     """A month would go by before it is said that half of the audio is unreadable, and
-    its labels would stay missing when the audio is there again."""
+    its labels would stay missing when the audio is there again.
+    """
     folder, out = tmp_path / "damaged", tmp_path / "out"
     shutil.copytree(audio, folder)
     damage(folder, range(0, 80, 2))

@@ -46,7 +46,7 @@ def test_a_family_scores_chunks_of_every_length(name: str) -> None:
         assert clip_probs.shape == (2, 3)
         assert frame_probs.shape[::2] == (2, 3)
         assert clip_probs.dtype == frame_probs.dtype == torch.float32
-        assert 0 <= clip_probs.min() and clip_probs.max() <= 1
+        assert clip_probs.min() >= 0 and clip_probs.max() <= 1
 
 
 def settled(name: str) -> Any:

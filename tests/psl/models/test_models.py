@@ -67,7 +67,7 @@ def test_the_clip_score_is_the_mean_of_frame_probabilities(
 ) -> None:
     """A sigmoid of a mean would be another method than the paper's."""
     clip_probs, frame_probs = model(0.1 * torch.randn(2, 32000))
-    assert 0 <= frame_probs.min() and frame_probs.max() <= 1
+    assert frame_probs.min() >= 0 and frame_probs.max() <= 1
     torch.testing.assert_close(clip_probs, frame_probs.sum(dim=1) / 7)
 
 
@@ -149,7 +149,7 @@ print(torchaudio.transforms.MelSpectrogram.__name__)
 
 
 def test_nothing_needs_torchvision_and_transformers_finds_torchaudio() -> None:
-    """torchvision does not import beside a CPU torch, nor transformers without ours."""
+    """Torchvision does not import beside a CPU torch, nor transformers without ours."""
     pytest.importorskip("transformers")
     command = [sys.executable, "-c", WITHOUT_TORCHVISION]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -42,7 +42,8 @@ UPSTREAM = REPOSITORY / "tests/upstream_state_dict.json"
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     """Six clips of 1.3 s in two shards, with chunks of 1 s one whole and one of 0.3 s
-    that is dropped, with chunks of 0.5 s the last one padded; not to be changed."""
+    that is dropped, with chunks of 0.5 s the last one padded; not to be changed.
+    """
     folder = tmp_path_factory.mktemp("audio")
     source = write_source(folder / "source", num_clips=6, seconds=1.3)
     words = [*source.pack_arguments(folder / "packed"), "--clips-per-shard", "3"]
@@ -508,7 +509,8 @@ class OwnModel(PreTrainedModel):
 @pytest.fixture
 def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model that comes with its code, and gives probabilities; running leaves a file
-    ``was_run`` beside it."""
+    ``was_run`` beside it.
+    """
     utils = pytest.importorskip("transformers.dynamic_module_utils")
     monkeypatch.setattr(utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("sys.path", [*sys.path])
@@ -623,7 +625,8 @@ def test_a_compiled_model_sees_whole_chunks_in_one_shape(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each number of whole chunks in a batch, and each length of a short one, would be
-    compiled anew, for minutes, and from the ninth on not at all."""
+    compiled anew, for minutes, and from the ninth on not at all.
+    """
     shapes = set()
 
     def compile_(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:

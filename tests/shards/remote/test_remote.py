@@ -166,7 +166,8 @@ def test_an_epoch_over_http_has_every_clip_once_in_a_cache_of_three_shards(
     nginx: Nginx, packed: Path, truth: Chunks, tmp_path: Path, way: str
 ) -> None:
     """Clips would be lost or doubled by a server that is slow, or answers 503 now and
-    then, or ignores Range; or the cache would fill the disk."""
+    then, or ignores Range; or the cache would fill the disk.
+    """
     # of the few requests that the busy server takes, others may have all for a while
     retry = dataclasses.replace(QUICK, attempts=200) if way == "busy" else QUICK
     cache = ShardCache(tmp_path / "cache", limit_of(packed, 3), retry=retry)
@@ -514,7 +515,7 @@ def test_a_reader_killed_while_it_fetches_leaves_nothing_half_and_another_goes_o
             for _ in range(3000):
                 parts = list(cache.glob("*.part")) if cache.exists() else []
                 with contextlib.suppress(FileNotFoundError):
-                    if any(0 < part.stat().st_size for part in parts):
+                    if any(part.stat().st_size > 0 for part in parts):
                         break
                 time.sleep(0.01)
             victim.send_signal(signal.SIGKILL)

@@ -64,7 +64,8 @@ def test_the_recipe_has_the_student_the_clips_and_the_examples_of_psl_2s(
     tools: ModuleType, capsys: pytest.CaptureFixture[str], profile: str
 ) -> None:
     """A gain from more data, more examples or a larger student would be sold as one of
-    the recipe."""
+    the recipe.
+    """
     stages = students(tools, capsys, "best", "best", profile)
     (psl_2s,) = students(tools, capsys, "table2", "psl_2s", profile)
     assert [stage.data.chunk_seconds for stage in stages] == [2.0, 10.0]

@@ -269,7 +269,8 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whoever stopped the demonstration half way would get a traceback, or half a
-    table that looks finished."""
+    table that looks finished.
+    """
     root, data = write_demonstration(tmp_path, dataset)
     (tmp_path / missing).unlink()
     with pytest.raises(SystemExit) as exit_info:
