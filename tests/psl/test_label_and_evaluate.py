@@ -61,7 +61,7 @@ def test_a_label_is_the_teacher_s_probability_of_that_chunk(
         np.testing.assert_allclose(stored, probs, atol=5e-4)
 
 
-def test_the_readme_s_program_prints_the_scores_of_a_file(
+def test_the_documented_program_prints_the_scores_of_a_file(
     teacher: Path,
     dataset: Path,
     tmp_path: Path,
@@ -76,8 +76,8 @@ def test_the_readme_s_program_prints_the_scores_of_a_file(
     shutil.copytree(teacher, tmp_path / "runs" / "psl_2s")
     pcm = MemberReader(index).samples(7, 0, 32000)
     soundfile.write(tmp_path / "dog.mp3", pcm, 16000, format="WAV")
-    readme = (REPOSITORY / "README.md").read_text()
-    (program,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    page = (REPOSITORY / "docs" / "using_a_model.md").read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(program, {})
