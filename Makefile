@@ -1,10 +1,8 @@
-# make demo   environment, install, the whole chain on the mini AudioSet (PROFILE=table: 3 seeds)
-# make test   the same environment, then format, lint, types and tests
-# make slow   the few tests that take minutes each, and try tools
-# make docs   check README and docs/, and build the site in site/
-# Variables: PYTHON (3.11 or newer), VENV, PROFILE (quick or table), PIP_TORCH (flags for
-# installing torch, such as an --index-url of a CPU or CUDA build), PYTEST (its flags),
-# JOBS (test files run at a time; for 2 cores 3, since many tests wait).
+# make help lists the targets.
+# Variables: PYTHON (3.11 or newer), VENV, PROFILE (of make demo: quick, or table with more
+# classes and 3 seeds), PIP_TORCH (flags for installing torch, such as an --index-url of a
+# CPU or CUDA build), PYTEST (its flags), JOBS (test files run at a time; for 2 cores 3,
+# since many tests wait).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,14 +14,30 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 CODE := psl shards tools tests
 
-.PHONY: demo test format lint types tests slow docs clean
+.PHONY: help demo test ci programs format lint types tests without_programs slow docs clean
 
-demo: $(VENV)/.ready
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready ## environment, then the whole chain on a miniature AudioSet
 	$(BIN)/python -m tools.paper.demo --profile $(PROFILE)
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready ## environment, then lint, types and tests, on any machine
 	$(MAKE) -j 2 --output-sync=target lint types
 	$(MAKE) tests
+
+# PSL_CI: what is missing is then an error, and no test is skipped
+ci: ## install what tests can use (as root), demand all of it, then test without it
+	$(MAKE) -j 2 programs $(VENV)/.ready
+	PSL_CI=1 $(MAKE) test PYTEST='--durations=25 $(PYTEST)'
+	$(MAKE) without_programs
+
+programs: ## install the programs of tests/needs.py (on Debian, as root)
+	@if [ "$$(id -u)" = 0 ]; then \
+		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends \
+			$$($(PYTHON) tests/needs.py) >/dev/null; \
+	else echo 'make programs: not root, so nothing is installed'; fi
 
 # torch first and alone, so that nothing else chooses its build; tinysoundfont without
 # its dependency PyAudio, which only plays sound and needs system headers
@@ -34,30 +48,31 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt --no-deps tinysoundfont
 	touch $@
 
-format: $(VENV)/.ready
+format: $(VENV)/.ready ## format the code
 	$(BIN)/ruff check -q --fix $(CODE)
 	$(BIN)/ruff format -q $(CODE)
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready ## check style, format and the layers of the code
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --diff -q $(CODE)
 	$(BIN)/lint-imports
 
-types: $(VENV)/.ready
+types: $(VENV)/.ready ## check types
 	$(BIN)/mypy
 
-tests: $(VENV)/.ready
+tests: $(VENV)/.ready ## only the tests of make test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) \
 		--dist loadfile --no-loadscope-reorder $(PYTEST)
 
-# the tests that the others leave out: trials of tools, minutes each
-slow: $(VENV)/.ready
+without_programs: $(VENV)/.ready ## tests that can start programs, with all programs hidden
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.without_programs -n $(JOBS) --dist loadfile
+
+slow: $(VENV)/.ready ## the few tests that make test leaves out: trials of tools, minutes each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST)
 
-# pages that say what is true, and a site without a broken link
-docs: $(VENV)/.ready
+docs: $(VENV)/.ready ## check README and docs/, and build the site in site/
 	$(BIN)/python -m pytest tests/docs $(PYTEST)
 	$(BIN)/zensical build --strict --clean
 
-clean:
+clean: ## remove the environment and built files
 	rm -rf $(VENV) build dist site .cache *.egg-info

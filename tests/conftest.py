@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, settings
 
+from tests import needs
+
 # a shared machine may stall for longer than hypothesis allows an example
 settings.register_profile(
     "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -45,6 +47,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"tests/conftest.py: no {name}; mend LONGEST_FIRST")
     places = {name: place for place, name in enumerate(names)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or in CI fail, a test that needs what this machine lacks."""
+    needs.check(item)
+
+
+def skip_reasons(reporter: pytest.TerminalReporter) -> list[str]:
+    """Why tests were skipped so far, one for each."""
+    return [report.longrepr[2] for report in reporter.stats.get("skipped", [])]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What this machine did not try: a line for each reason, with what to install."""
+    if lines := needs.summary(skip_reasons(terminalreporter)):
+        forbidden = "; PSL_CI is set, so this is an error" if needs.in_ci() else ""
+        terminalreporter.section(f"not tested on this machine{forbidden}")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, where everything is installed, a test skipped for any reason fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if needs.in_ci() and reporter is not None and skip_reasons(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,27 @@
-"""Servers on loopback for the tests of remote shards: nginx, and a proxy that cuts."""
+"""Servers on loopback for the tests of remote shards, and a proxy that cuts.
+
+The server of web_server.py is always there, nginx where it is installed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from tests import needs
 
 _NGINX_CONF = """
 {user}
@@ -52,49 +60,107 @@ def free_port() -> int:
 
 
 @dataclass(frozen=True)
-class Nginx:
-    """A running nginx that serves a folder in several ways, one by path."""
+class Server:
+    """A running server that serves a folder in several ways, one by path.
+
+    /plain/, /slow/ (400 KiB/s), /busy/ (503 if asked more than 5 times a second),
+    /whole/ (ignores Range), /gone/ (503 for every tar) and /down/ (503 for all).
+    """
 
     port: int
-    work: Path
-    master: int
+    access_log: Path
+    kill: Callable[[], bool]
+    """kill -9 the processes that hold connections; others take their place. False if
+    none was there."""
 
     def url(self, way: str) -> str:
         """The folder as served at /plain/, /slow/ and so on."""
         return f"http://127.0.0.1:{self.port}/{way}"
 
-    def kill_workers(self) -> int:
-        """Kill -9 the workers, and so every connection; the master starts others."""
-        children = Path(f"/proc/{self.master}/task/{self.master}/children")
-        workers = [int(word) for word in children.read_text().split()]
-        for worker in workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-        return len(workers)
-
     def log(self) -> list[str]:
         """A line per answered request."""
-        return (self.work / "access.log").read_text().splitlines()
+        return self.access_log.read_text().splitlines()
 
 
 @contextlib.contextmanager
-def run_nginx(work: Path, files: Path) -> Iterator[Nginx]:
+def run_python(work: Path, files: Path) -> Iterator[Server]:
+    """web_server.py serving ``files``; its log is in ``work``."""
+    work.mkdir(parents=True)
+    log = work / "access.log"
+    log.touch()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        # the socket is ours, so that connections wait while a killed server is replaced
+        process = _start_python(listening, files, log)
+
+        def kill() -> bool:
+            nonlocal process
+            _end(process, signal.SIGKILL)
+            process = _start_python(listening, files, log)
+            return True
+
+        try:
+            yield Server(int(listening.getsockname()[1]), log, kill)
+        finally:
+            _end(process, signal.SIGTERM)
+
+
+def _start_python(
+    listening: socket.socket, files: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    words = [str(listening.fileno()), str(files), str(log)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.web_server", *words],
+        pass_fds=[listening.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n", "tests.web_server ended"
+    return process
+
+
+def _end(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    process.send_signal(number)
+    with process:  # waits, and closes the pipes
+        pass
+
+
+@contextlib.contextmanager
+def run_nginx(work: Path, files: Path) -> Iterator[Server]:
     """Nginx serving ``files``; its own files are in ``work``."""
-    program = shutil.which("nginx") or "/usr/sbin/nginx"
     port = free_port()
     work.mkdir(parents=True)
     user = "user root;" if os.geteuid() == 0 else ""
     conf = work / "nginx.conf"
     conf.write_text(_NGINX_CONF.format(user=user, work=work, port=port, files=files))
     # -e, or it complains that it may not write the log of the system
-    command = [program, "-e", str(work / "error.log"), "-c", str(conf)]
+    command = [needs.program("nginx"), "-e", str(work / "error.log"), "-c", str(conf)]
     process = subprocess.Popen(command)
     try:
         _wait_for(port, process)
-        yield Nginx(port, work, process.pid)
+        kill = functools.partial(_kill_workers, process.pid)
+        yield Server(port, work / "access.log", kill)
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def _kill_workers(master: int) -> bool:
+    children = Path(f"/proc/{master}/task/{master}/children")
+    workers = [int(word) for word in children.read_text().split()]
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    return bool(workers)
+
+
+Serve = Callable[[Path, Path], contextlib.AbstractContextManager[Server]]
+"""Runs a Server whose own files are in the first folder and that serves the second."""
+
+RUNNERS: dict[str, Serve] = {"python": run_python, "nginx": run_nginx}
+SERVERS = ["python", pytest.param("nginx", marks=needs.needs("nginx"))]
+"""The names of RUNNERS as parameters of a test or fixture."""
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

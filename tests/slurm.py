@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,8 +21,9 @@ from pathlib import Path
 
 import psutil
 
+from tests import needs
+
 NODES = ("n1", "n2")
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel")
 _CONFIG = """\
 ClusterName=psl
 SlurmUser=root
@@ -160,12 +160,6 @@ def wait_until(
         time.sleep(0.05)
 
 
-def missing_programs() -> list[str]:
-    """What this machine lacks for a cluster."""
-    lacks = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
-    return lacks if os.geteuid() == 0 else ["root", *lacks]
-
-
 @contextlib.contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
     """A cluster whose files are in ``folder``; nothing of it is left afterwards."""
@@ -178,7 +172,8 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     }
     daemons: list[subprocess.Popen[bytes]] = []
 
-    def start(*command: str) -> None:
+    def start(name: str, *words: str) -> None:
+        command = [needs.program(name), *words]
         with open(folder / "daemons.log", "ab") as log:
             daemons.append(
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -270,7 +265,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 def _path() -> str:
     """Where the shell of an administrator finds daemons, and this Python before all."""
-    return f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    return f"{Path(sys.executable).parent}:{needs.search_path()}"
 
 
 def main() -> None:

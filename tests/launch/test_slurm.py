@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,10 @@ from psl import train
 from psl.weights.checkpoint import load_newest
 from tests.conftest import Run, Source
 from tests.learning import REPOSITORY, folder_bytes, losses, tiny_config, torchrun
-from tests.slurm import Cluster, missing_programs, running_cluster, wait_until
+from tests.needs import needs
+from tests.slurm import Cluster, running_cluster, wait_until
+
+pytestmark = needs("slurm")
 
 LAUNCH = REPOSITORY / "launch" / "slurm"
 
@@ -24,10 +26,6 @@ LAUNCH = REPOSITORY / "launch" / "slurm"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes that work in folders of their own."""
-    if missing := missing_programs():
-        reason = f"no {', '.join(missing)}; apt-get install slurm-wlm munge, as root"
-        assert "PSL_CI" not in os.environ, reason
-        pytest.skip(reason)
     # a short path, since those of sockets may have 107 bytes
     with tempfile.TemporaryDirectory() as folder:
         with running_cluster(Path(folder) / "slurm") as cluster:

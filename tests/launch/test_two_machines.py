@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.learning import REPOSITORY, losses, tiny_config, torchrun
+from tests.needs import needs, program
+
+pytestmark = needs("netns")
 
 INTERFACE = "cable"
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
@@ -21,7 +23,9 @@ ADDRESSES = ("10.213.7.1", "10.213.7.2")
 
 def ip(*words: str) -> str:
     """The output of ``ip WORDS...``, which must succeed."""
-    result = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [program("ip"), *words], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0, f"ip {' '.join(words)}: {result.stderr}"
     return result.stdout
 
@@ -32,10 +36,6 @@ def machines() -> Iterator[tuple[str, str]]:
 
     Loopback is there, as on any machine, but not shared.
     """
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        reason = "needs root and ip; apt-get install iproute2"
-        assert "PSL_CI" not in os.environ, reason
-        pytest.skip(reason)
     mark = secrets.token_hex(3)
     names = (f"psl-{mark}-a", f"psl-{mark}-b")
     try:
@@ -50,7 +50,7 @@ def machines() -> Iterator[tuple[str, str]]:
         yield names
     finally:
         for name in names:
-            subprocess.run(["ip", "netns", "delete", name], timeout=60)
+            subprocess.run([program("ip"), "netns", "delete", name], timeout=60)
 
 
 def bytes_received(machine: str) -> int:
@@ -83,7 +83,7 @@ def train_on(
     """Run a launcher on each machine; both must succeed."""
     nodes = [
         subprocess.Popen(
-            ["ip", "netns", "exec", machine, sys.executable, "-m", *launcher]
+            [program("ip"), "netns", "exec", machine, sys.executable, "-m", *launcher]
             + ["-m", "psl.train", *words],
             stderr=subprocess.PIPE,
             text=True,
