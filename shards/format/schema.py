@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from shards.errors import ShardError
+from shards.system.files import sha256_of
 
 FORMAT_VERSION = 2
 """Version of index.json, clips.npz and of the members."""
@@ -34,6 +35,8 @@ SOURCE_CODEC = "source"
 MAX_DESCRIPTION_BYTES = 1 << 20
 """A longer JSON member is refused."""
 _MAX_JSON_DEPTH = 16
+_HASH_CHARS = 20
+"""Of the hash in the key of a long id: 80 bits."""
 _KEY = re.compile(f"[{KEY_CHARS}]{{1,{KEY_MAX_CHARS}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
@@ -44,12 +47,23 @@ def make_key(clip_id: str, start_seconds: float) -> str:
 
     WebDataset splits member names at the first dot, so a key holds none: the start
     is in whole milliseconds and any character outside ``[A-Za-z0-9_-]`` becomes
-    ``=XX`` (hex of its UTF-8 bytes), which keeps different ids different.
+    ``=XX`` (hex of its UTF-8 bytes), which keeps different ids different. Of an id
+    too long for a tar member name, the key has the beginning, ``==`` (which no escape
+    makes) and a hash; the JSON member has it whole.
 
-    Raises ShardError if the key is too long for a tar member name.
+    Raises ShardError if the id holds what is not text.
     """
-    safe = _UNSAFE.sub(_escape, clip_id)
-    return check_key(f"{safe}_{round(start_seconds * 1000)}", where=f"id {clip_id!r}")
+    where = f"id {clip_id!r}"
+    try:
+        safe = _UNSAFE.sub(_escape, clip_id)
+    except UnicodeEncodeError:
+        raise ShardError(f"{where}: not valid Unicode; rename it in UTF-8") from None
+    start = f"_{round(start_seconds * 1000)}"
+    room = KEY_MAX_CHARS - len(start)
+    if len(safe) > room:
+        digest = sha256_of(clip_id.encode())[:_HASH_CHARS]
+        safe = f"{safe[: room - 2 - _HASH_CHARS]}=={digest}"
+    return check_key(safe + start, where=where)
 
 
 def _escape(match: re.Match[str]) -> str:
