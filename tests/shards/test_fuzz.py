@@ -30,6 +30,7 @@ from shards.format.classes import read_classes
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm, decode_labels, encode_labels
 from shards.format.schema import ClipInfo
+from shards.format.weak_labels import LabelReader
 from shards.packing.segments import read_segments
 from shards.verify import verify
 from tests.hostile import Columns, forge, memory_bound
@@ -514,7 +515,7 @@ def test_a_damaged_segments_list_is_refused_or_makes_good_keys(tmp_path: Path) -
 
     def case(rng: random.Random) -> None:
         path.write_bytes(mutated(rng, whole, block=8))
-        segments = read_segments(path, CLASSES)
+        segments = read_segments(path, LabelReader(CLASSES))
         keys = [segment.key for segment in segments]
         assert len(set(keys)) == len(keys) > 0
         assert not any(set(key) & set("./\\\0\n ") for key in keys)

@@ -29,7 +29,8 @@ from shards.format.index import open_index
 from shards.format.join import open_indexes
 from shards.format.label_codec import decode_labels, encode_labels
 from shards.format.schema import make_key
-from shards.packing.segments import Segment, find_audio
+from shards.packing.audio_files import find_audio
+from shards.packing.segments import Segment
 from tests.conftest import MIDS, RATE, Run, Source, write_source
 
 SHARD_NAMES = ["000000.tar", "000001.tar", "000002.tar"]
@@ -499,7 +500,8 @@ def test_a_file_that_belongs_to_another_id_is_not_taken(tmp_path: Path) -> None:
     """Else clip `abc`, whose file is missing, gets the sound of clip `Yabc`."""
     (tmp_path / "Yabc.wav").write_bytes(b"")
     segments = [Segment("abc", 0.0, 1.0, ()), Segment("Yabc", 0.0, 1.0, ())]
-    assert find_audio(tmp_path, segments) == {"Yabc_0": tmp_path / "Yabc.wav"}
+    found = find_audio(tmp_path, segments, Classes((), ()), where="segments.csv")
+    assert [one.path for one in found] == [None, tmp_path / "Yabc.wav"]
 
 
 @given(st.lists(st.tuples(st.text(max_size=6), st.integers(0, 10**6)), unique=True))
