@@ -138,8 +138,11 @@ def _read_pax(data: bytes, where: str) -> bytes | None:
         end = place + int(match[1]) if match else 0
         if not match or not match.end() < end <= len(data) or data[end - 1] != 0x0A:
             raise ShardError(f"{where}: broken pax header")
+        value = data[match.end() : end - 1]
         if match[2] == b"path":
-            name = data[match.end() : end - 1]
+            name = value
+        elif (match[2], value) == (b"hdrcharset", b"BINARY"):
+            pass  # Python's tarfile says so of names that are not UTF-8
         elif match[2] in _STEERING_PAX or match[2].startswith(b"GNU.sparse"):
             raise ShardError(f"{where}: pax field {match[2]!r} is refused")
         place = end

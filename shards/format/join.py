@@ -160,8 +160,8 @@ def _describe_rows(index: Index, rows: np.ndarray) -> str:
 def _describe_classes(audio: Index, labels: Index) -> str:
     """In what two class lists differ."""
     ours, theirs = audio.classes.mids, labels.classes.mids
-    pairs = enumerate(zip(ours, theirs))
-    at = next((n for n, (one, two) in pairs if one != two), min(len(ours), len(theirs)))
+    length = min(len(ours), len(theirs))
+    at = next((n for n in range(length) if ours[n] != theirs[n]), length)
     found, expected = theirs[at : at + 1], ours[at : at + 1]
     order = (
         "the same classes in another order"

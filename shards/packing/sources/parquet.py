@@ -109,8 +109,8 @@ def _list_group(
         place = (str(path), group, row, columns.audio)
         try:
             clips.append(Clip.named(name, value, place, reader=reader, where=where))
-        except LabelError:
-            raise
+        except LabelError as error:
+            raise _with_hint(error, path, columns.label) from None
         except ShardError as error:
             rejected.append([key_of(name), "rejected", str(error)])
     return clips
@@ -205,6 +205,17 @@ def _class_names(schema: Any, column: str) -> list[str] | None:
         return None
     is_text = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return names if is_text and names else None
+
+
+def _with_hint(error: LabelError, path: Path, column: str) -> LabelError:
+    """``error``, with what decides if the file itself names the classes."""
+    names = _class_names(_open(str(path)).schema_arrow, column)
+    if not names:
+        return error
+    return LabelError(
+        f"{error} (the file says that its numbers mean {', '.join(names)[:200]!r}; if "
+        "they are indices of the class list, give --labels-are indices)"
+    )
 
 
 def _to_names(value: Any, names: list[str]) -> Any:

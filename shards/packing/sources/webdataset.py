@@ -201,7 +201,7 @@ def _read_labels(stream: BinaryIO, sample: Sample, label_field: str, where: str)
             f"{where}: no JSON member for its labels (found: {found}); --label-field "
             "cls or txt reads members with that suffix"
         )
-    if any(value != values[0] for value in values):
+    if any(value != values[0] for value in values[1:]):
         names = " and ".join(member.name for member in sample.described)
         raise ShardError(f"{where}: {names} have different labels; keep one")
     return values[0]

@@ -20,7 +20,8 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.weak_labels import LabelReader
 from shards.packing.names import parse_stem
-from shards.packing.sources.listing import Clip
+from shards.packing.sources import hdf5, parquet
+from shards.packing.sources.listing import Clip, Listing
 from tests.conftest import MIDS, RATE, Run, Source, write_source
 
 NUM_CLIPS = 24
@@ -349,6 +350,73 @@ def test_a_column_that_is_not_there_is_refused(
     out = words_for(plain, tmp_path / "out")
     result = run("shards.pack", "--parquet", str(folder), *words, *out)
     assert result.returncode == 78 and expected in result.stderr
+
+
+def list_parquet(path: Path, columns: dict[str, Any], **schema: Any) -> Listing:
+    """The clips of one Parquet file of empty audio files."""
+    table = pa.table(columns).replace_schema_metadata(schema.get("metadata"))
+    pq.write_table(table, path / "0.parquet")
+    return parquet.list_clips(
+        [path],
+        LabelReader(Classes(("cat", "dog", "cow"), ("Cat", "Dog", "Cow"))),
+        audio_column="audio",
+        label_column="label",
+        id_column=None,
+    )
+
+
+def audio_of(*paths: str) -> list[dict[str, Any]]:
+    return [{"bytes": b"", "path": path} for path in paths]
+
+
+def test_class_numbers_of_parquet_mean_what_the_file_says(tmp_path: Path) -> None:
+    """Else a class list in another order than the hub's puts each label elsewhere."""
+    feature = {"_type": "ClassLabel", "names": ["dog", "cat"]}
+    stored = {"info": {"features": {"label": feature}}}
+    listing = list_parquet(
+        tmp_path,
+        {"audio": audio_of("a.wav", "b.wav"), "label": [0, 1]},
+        metadata={"huggingface": json.dumps(stored)},
+    )
+    assert [clip.labels for clip in listing.clips] == [(1,), (0,)]
+    unknown = {"label": {"_type": "ClassLabel", "names": ["dog", "horse"]}}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ShardError, match=r"'horse' .*--labels-are indices"):
+        list_parquet(
+            tmp_path / "other",
+            {"audio": audio_of("a.wav", "b.wav"), "label": [0, 1]},
+            metadata={"huggingface": json.dumps({"info": {"features": unknown}})},
+        )
+
+
+def test_parquet_of_class_folders_has_ids_with_folders(tmp_path: Path) -> None:
+    """Else sounds numbered in each class folder count as one clip."""
+    (tmp_path / "._0.parquet").write_bytes(b"what macOS adds")
+    paths = ("cat/1.wav", "dog/1.wav", "dog/2.wav")
+    columns = {"audio": audio_of(*paths), "label": ["cat", "dog", "dog"]}
+    listing = list_parquet(tmp_path, columns)
+    assert [clip.clip_id for clip in listing.clips] == ["cat/1", "dog/1", "dog/2"]
+
+
+def test_a_parquet_row_whose_label_is_not_one_is_rejected_alone(tmp_path: Path) -> None:
+    """Else one NaN of a million rows refuses them all."""
+    columns = {"audio": audio_of("a.wav", "b.wav"), "label": [1.5, float("nan")]}
+    assert [line[0] for line in list_parquet(tmp_path, columns).rejected] == [
+        "a_0",
+        "b_0",
+    ]
+
+
+def test_rows_of_one_hdf5_clip_add_their_labels(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else whoever keeps one row, as the error said, loses a label."""
+    write_hdf5(plain, tmp_path)
+    tsv = tmp_path / "list.tsv"
+    tsv.write_text("filename\tlabels\nclip1.wav\t0\nclip1.wav\t2\n")
+    reader = LabelReader(Classes(MIDS, NAMES))
+    listing = hdf5.list_clips(tsv, reader, file=tmp_path / "train.h5", rate=RATE)
+    assert [clip.labels for clip in listing.clips] == [(0, 2)]
 
 
 # Labels and names
