@@ -50,7 +50,7 @@ def adopt(
     """
     check_workers(workers)
     paths, folder = find_tars([tars]), Path(out or tars)
-    beside = os.path.realpath(folder) == os.path.realpath(tars)
+    is_same = os.path.realpath(folder) == os.path.realpath(tars)
     builder = DatasetBuilder(
         folder=folder,
         kind="audio",
@@ -63,7 +63,7 @@ def adopt(
             "tar_bytes": sum(path.stat().st_size for path in paths),
             **({} if labels_are is None else {"labels_are": labels_are}),
         },
-        location=None if beside else os.path.abspath(tars),
+        location=None if is_same else os.path.abspath(tars),
     )
     if builder.finished():
         return f"{folder}: these tars are adopted already"

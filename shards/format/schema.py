@@ -1,7 +1,7 @@
 """The on-disk contract: keys, member names, JSON members, errors.
 
-Owns what a byte sequence inside a shard means, but for audio (audio.py) and labels
-(label_codec.py). Does not open files (reader.py, writer.py).
+Owns what a byte sequence inside a shard means, except audio (audio/members.py) and
+labels (label_codec.py). Does not open files (reader.py, writer.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def make_key(clip_id: str, start_seconds: float) -> str:
     too long for a tar member name, the key has the beginning, ``==`` (which no escape
     makes) and a hash; the JSON member has it whole.
 
-    Raises ShardError if the id holds what is not text.
+    Raises ShardError if the id is not valid Unicode.
     """
     where = f"id {clip_id!r}"
     try:
@@ -116,14 +116,12 @@ class ClipInfo:
             )
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ShardError(f"{where}: not a clip description: {error!r}") from None
-        texts, numbers = (
-            (info.clip_id, *info.labels),
-            (
-                info.num_samples,
-                info.sample_rate,
-            ),
-        )
-        if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
+        texts = (info.clip_id, *info.labels)
+        numbers = (info.num_samples, info.sample_rate)
+        if not (
+            all(type(text) is str for text in texts)
+            and all(type(number) is int for number in numbers)
+        ):
             raise ShardError(f"{where}: not a clip description: {info}")
         return info
 
@@ -132,7 +130,7 @@ def parse_json(data: bytes, *, where: str) -> Any:
     """The value of UTF-8 JSON from anyone, made of plain Python values only.
 
     Raises ShardError on anything else, also on what Python's parser lets through: a
-    field that stands twice, NaN and infinities, half characters, and nesting deeper
+    duplicate field, NaN and infinities, half characters, and nesting deeper
     than 16.
     """
     try:
@@ -151,12 +149,12 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"field {twice!r} stands twice")
+        raise ValueError(f"duplicate field {twice!r}")
     return fields
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 def _check_value(value: Any, depth: int) -> None:

@@ -33,7 +33,7 @@ def parse_stem(stem: str) -> tuple[str, float]:
 def is_passed_over(path: str) -> bool:
     """Whether a relative path is no data: hidden, or what macOS adds to archives.
 
-    So ``._x.wav`` beside ``x.wav``, ``__MACOSX/x.wav``, ``.DS_Store`` and all below
+    So ``._x.wav`` next to ``x.wav``, ``__MACOSX/x.wav``, ``.DS_Store`` and all below
     hidden folders.
     """
     parts = path.split("/")

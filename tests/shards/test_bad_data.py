@@ -526,7 +526,7 @@ def test_a_key_that_stands_twice_is_never_published(tmp_path: Path) -> None:
     """Else one clip's labels are joined to another clip."""
     rows = audio_rows()
     rows[3] = rows[0]
-    words = r"000001.tar: key 'a0_0' at row 1 stands already in .*000000.tar: .* row 0"
+    words = r"000001.tar: key 'a0_0' at row 1 is a duplicate of .*000000.tar: .* row 0"
     with pytest.raises(ShardError, match=words):
         build(tmp_path / "twice", rows)
     assert_nothing_half_made(tmp_path / "twice")

@@ -718,7 +718,7 @@ def test_several_datasets_read_as_one(source: Source, dataset: Path, run: Run) -
 
 def test_a_clip_that_stands_in_two_datasets_is_refused(dataset: Path) -> None:
     """Else its labels are joined to the wrong copy, and it counts twice."""
-    with pytest.raises(ShardError, match=r"'clip\d+_0' at row \d stands already in"):
+    with pytest.raises(ShardError, match=r"'clip\d+_0' at row \d is a duplicate of"):
         open_indexes([dataset, dataset], kind="audio")
 
 
