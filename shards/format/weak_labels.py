@@ -84,11 +84,12 @@ class LabelReader:
         if len(set(found.values())) == 1 and not self._is_unlikely_index(found):
             return next(iter(found.values()))
         if found:
-            kinds = [f"class {index} ({kind})" for kind, index in found.items()]
+            kinds = [f"class {index} by {kind}" for kind, index in found.items()]
+            if len(kinds) == 1:
+                kinds.append("an id or name that is not in the class list")
             raise LabelError(
-                f"{where}: label {_shown(text)} may be {' or '.join(kinds)}; its "
-                "ids or names are numbers other than their indices. Give --labels-are "
-                "mids, names or indices"
+                f"{where}: label {_shown(text)} may be {' or '.join(kinds)}; give "
+                "--labels-are mids, names or indices"
             )
         raise LabelError(self._describe_unknown(text, where))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,7 +15,7 @@ from shards.errors import ShardError
 from shards.format.weak_labels import LabelReader
 from shards.packing.audio_files import Found, find_audio, walk_audio
 from shards.packing.names import check_utf8, name_for_id, readable, without_suffix
-from shards.packing.segments import join_rows, read_rows
+from shards.packing.segments import Segment, join_rows, read_rows
 from shards.packing.sources.listing import Clip, Listing
 from shards.system.files import file_sha256, sha256_of
 
@@ -40,6 +41,7 @@ def list_clips(
     found = find_audio(audio, rows, reader.classes, where=where)
     segments = join_rows((one.segment for one in found), where=where)
     files = {one.segment.key: one for one in found if one.path}
+    _check_different(segments, files, where)
     uses = Counter(files[s.key].path for s in segments if s.key in files)
     clips = [
         Clip(
@@ -72,6 +74,23 @@ def list_clips(
         load=load,
         describe=lambda clip: str(clip.place[0]),
     )
+
+
+def _check_different(
+    segments: Sequence[Segment], files: Mapping[str, Found], where: str
+) -> None:
+    """ShardError if two ids mean the same part of the same file."""
+    seen: dict[tuple[Path | None, float, float], Segment] = {}
+    for segment in segments:
+        if one := files.get(segment.key):
+            part = (one.path, segment.start_seconds, segment.end_seconds)
+            other = seen.setdefault(part, segment)
+            if other is not segment:
+                raise ShardError(
+                    f"{where}: line {segment.line}: {segment.clip_id!r} and "
+                    f"{other.clip_id!r} (line {other.line}) are both {one.path}; write "
+                    "one id for it"
+                )
 
 
 def _is_recording(

@@ -106,6 +106,14 @@ def test_an_id_may_have_the_suffix_of_its_file(clip_id: str, tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize("other", ["a.wav", "./a", "./a.wav"])
+def test_two_ids_of_one_file_are_refused(other: str, tmp_path: Path) -> None:
+    """Else a sound is packed twice, each time with half of its labels."""
+    touch(tmp_path, "a.wav")
+    with pytest.raises(ShardError, match=r"line 2: .* and 'a' \(line 1\) are both"):
+        listed(tmp_path, f"a,0,10,dog\n{other},0,10,cat\n")
+
+
 HIDDEN = (
     *("._rex.wav", ".rex.wav", "__MACOSX/rex.wav", ".Trash-1000/files/old.wav"),
     *("a/.ipynb_checkpoints/rex-checkpoint.wav", "Thumbs.db", "a/.DS_Store"),
