@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from shards import __version__
@@ -20,8 +22,9 @@ from shards.errors import ShardError
 from shards.format.classes import Classes, read_classes
 from shards.format.meta import ShardRecord
 from shards.format.schema import SOURCE_CODEC
+from shards.format.weak_labels import LabelReader, LabelsAre, add_labels_are
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
-from shards.packing.sources.webdataset import find_tars, read_pairs
+from shards.packing.sources.webdataset import find_tars, list_keys, list_pairs, read_tar
 from shards.system.exits import run_main
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
@@ -33,19 +36,21 @@ def adopt(
     classes: Classes,
     out: str | Path | None = None,
     label_field: str = "labels",
+    labels_are: LabelsAre | None = None,
     sample_rate: int = 16000,
     limits: Limits | None = None,
     workers: int = 1,
 ) -> str:
     """Index the tars in the folder ``tars`` and return a one-line summary.
 
-    The index goes into ``out``, or beside the tars. Readers give its clips mono at
-    ``sample_rate`` Hz. Clips that cannot be used are listed in ``pack_report.csv``
-    and are not in the index; more than ``limits`` allows are a ShardError.
+    The index goes into ``out``, or next to the tars. Labels are read as in list_pairs
+    and LabelReader. Readers give the clips mono at ``sample_rate`` Hz. Clips that
+    cannot be used are listed in ``pack_report.csv`` and are not in the index; more than
+    ``limits`` allows are a ShardError.
     """
     check_workers(workers)
     paths, folder = find_tars([tars]), Path(out or tars)
-    beside = os.path.realpath(folder) == os.path.realpath(tars)
+    is_same = os.path.realpath(folder) == os.path.realpath(tars)
     builder = DatasetBuilder(
         folder=folder,
         kind="audio",
@@ -56,16 +61,23 @@ def adopt(
             "label_field": label_field,
             "tars": [path.name for path in paths],
             "tar_bytes": sum(path.stat().st_size for path in paths),
+            **({} if labels_are is None else {"labels_are": labels_are}),
         },
-        location=None if beside else os.path.abspath(tars),
+        location=None if is_same else os.path.abspath(tars),
     )
     if builder.finished():
         return f"{folder}: these tars are adopted already"
     builder.begin()
     limits = limits or Limits()
     retry_rejected(builder, [path.name for path in paths], limits)
+    settings = _Settings(
+        LabelReader(classes, labels_are),
+        label_field,
+        sample_rate,
+        with_folder=_has_same_names(paths, label_field, workers),
+    )
     tasks = [
-        Task(path.stat().st_size, _index_tar, (builder, path, label_field, sample_rate))
+        Task(path.stat().st_size, _index_tar, (builder, path, settings))
         for path in paths
     ]
     parts: list[Part] = run_tasks(tasks, workers, unit="B", title="adopt")
@@ -78,18 +90,40 @@ def adopt(
     )
 
 
-def _index_tar(
-    builder: DatasetBuilder, path: Path, label_field: str, sample_rate: int
-) -> Part:
+def _has_same_names(paths: list[Path], label_field: str, workers: int) -> bool:
+    """Whether clips of all tars have the same key unless it holds their folder."""
+    tasks = [
+        Task(path.stat().st_size, list_keys, (path, label_field)) for path in paths
+    ]
+    keys = list(chain(*run_tasks(tasks, workers, unit="B", title="list")))
+    return len(set(keys)) < len(keys)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the workers need to know."""
+
+    reader: LabelReader
+    label_field: str
+    sample_rate: int
+    with_folder: bool
+    """Whether ids hold the folder of the member."""
+
+
+def _index_tar(builder: DatasetBuilder, path: Path, settings: _Settings) -> Part:
     """The record of one tar, made unless it is there."""
     if part := builder.part(path.name):
         return part
-    rows, rejected = [], []
+    tar, rows = read_tar(path, settings.label_field), []
+    pairs = list_pairs(
+        tar, settings.reader, settings.label_field, with_folder=settings.with_folder
+    )
+    rejected = tar.rejected
     with open(path, "rb") as stream:
-        for clip, member in read_pairs(path, builder.classes, label_field):
+        for clip, member in pairs:
             data = read_member(stream, member)
             try:
-                count = len(load_clip(data, sample_rate=sample_rate))
+                count = len(load_clip(data, sample_rate=settings.sample_rate))
             except ShardError as error:
                 reason = f"{path}: {member.name}: {error}"
                 rejected.append([clip.key, "rejected", reason])
@@ -114,8 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("tars", help="folder with the tars")
     add("--class-labels", required=True, help="class_labels_indices.csv")
-    add("--label-field", default="labels", help="field of the JSON with the labels")
-    add("--out", help="folder for the index (default: beside the tars)")
+    add(
+        "--label-field",
+        default="labels",
+        help="field of the JSON with the labels, a.b for one inside another; or cls or "
+        "txt, for members with that suffix",
+    )
+    add_labels_are(add)
+    add("--out", help="folder for the index (default: next to the tars)")
     add("--sample-rate", type=int, default=16000, help="Hz that readers give")
     add("--workers", type=int, default=default_workers(), help="processes")
     add(
@@ -131,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         classes=read_classes(args.class_labels),
         out=args.out,
         label_field=args.label_field,
+        labels_are=args.labels_are,
         sample_rate=args.sample_rate,
         limits=Limits(max_rejected=args.max_rejected),
         workers=args.workers,

@@ -151,21 +151,17 @@ def _audio_facts(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     properties, seconds = report["properties"], report["seconds"]
     yield "audio", f"{properties['codec']}, {properties['sample_rate']:,} Hz, mono"
     if report["clips"]:
-        yield (
-            "length",
-            (
-                f"{seconds['total'] / 3600:,.2f} hours; clips of {seconds['min']:.2f} to "
-                f"{seconds['max']:.2f} s, median {seconds['median']:.2f} s"
-            ),
+        length = (
+            f"{seconds['total'] / 3600:,.2f} hours; clips of {seconds['min']:.2f} to "
+            f"{seconds['max']:.2f} s, median {seconds['median']:.2f} s"
         )
+        yield "length", length
         labels = report["labels_per_clip"]
-        yield (
-            "labels",
-            (
-                f"{labels['mean']:.2f} a clip ({labels['min']} to {labels['max']}); "
-                f"{report['clips_without_labels']:,} clips without"
-            ),
+        mean = (
+            f"{labels['mean']:.2f} a clip ({labels['min']} to {labels['max']}); "
+            f"{report['clips_without_labels']:,} clips without"
         )
+        yield "labels", mean
     have = report["num_classes"] - report["classes_without_clips"]
     yield "classes", f"{have:,} of {report['num_classes']:,} have clips"
 

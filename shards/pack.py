@@ -1,6 +1,6 @@
 """The command ``python -m shards.pack``: any source of audio -> a dataset folder.
 
-Owns its words; packing.py does the work and sources/ knows where clips come from.
+Owns its options; packing/job.py does the work and packing/sources/ lists the clips.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from shards.format.classes import Classes, read_classes
+from shards.format.classes import read_classes
 from shards.format.schema import CODECS
+from shards.format.weak_labels import LabelReader, add_labels_are
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import folder, hdf5, parquet, webdataset
@@ -79,20 +80,39 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("about the source").add_argument
     add("--segments", help="with --audio: segments CSV in AudioSet's form")
     add(
+        "--files-are",
+        choices=folder.FILES_ARE,
+        help="with --segments: what files named by their id alone hold (default: what "
+        "their length tells, if it does)",
+    )
+    add(
         "--unlabelled",
         action="store_true",
         help="with --audio: each file is a clip without labels, for a teacher to label",
     )
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
     add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
-    add("--label-field", default="labels", help="with --webdataset: field of the JSON")
+    add(
+        "--label-field",
+        default="labels",
+        help="with --webdataset: field of the JSON, a.b for one inside another; or cls "
+        "or txt, for members with that suffix",
+    )
     add("--audio-column", default="audio", help="with --parquet")
     add("--label-column", default="labels", help="with --parquet")
     add("--id-column", help="with --parquet; else the path in the audio column")
+    add_labels_are(add)
 
 
-def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
+def _list_clips(args: argparse.Namespace, reader: LabelReader) -> Listing:
     """The clips of the source that the command line names."""
+    listing = _list_source(args, reader)
+    if reader.labels_are is not None:
+        listing.provenance["labels_are"] = reader.labels_are
+    return listing
+
+
+def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
     if args.audio:
         if args.unlabelled == bool(args.segments):
             raise ValueError(
@@ -100,17 +120,19 @@ def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
                 "--unlabelled, for each file to be a clip without labels"
             )
         if args.unlabelled:
-            return folder.list_unlabelled(args.audio, classes)
-        return folder.list_clips(args.audio, args.segments, classes)
+            return folder.list_unlabelled(args.audio, reader)
+        return folder.list_clips(
+            args.audio, args.segments, reader, files_are=args.files_are
+        )
     if args.tsv:
-        return hdf5.list_clips(args.tsv, classes, file=args.hdf5, rate=args.source_rate)
+        return hdf5.list_clips(args.tsv, reader, file=args.hdf5, rate=args.source_rate)
     if args.webdataset:
         return webdataset.list_clips(
-            args.webdataset, classes, label_field=args.label_field
+            args.webdataset, reader, label_field=args.label_field
         )
     return parquet.list_clips(
         args.parquet,
-        classes,
+        reader,
         audio_column=args.audio_column,
         label_column=args.label_column,
         id_column=args.id_column,
@@ -126,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = Limits(args.max_missing, args.max_rejected)
     part = Share.parse(args.part) if args.part else None
     classes = read_classes(args.class_labels)
-    listing = _list_clips(args, classes)
+    listing = _list_clips(args, LabelReader(classes, args.labels_are))
     if args.merge:
         summary = merge(
             listing, classes=classes, out=args.out, settings=settings, limits=limits

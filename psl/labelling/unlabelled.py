@@ -6,13 +6,11 @@ made, and when a student trains on it. Such a clip has a row of no chunks.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 
 from shards.dataset.writer import DatasetBuilder, Part
 from shards.errors import ShardError
-from shards.system.files import write_atomic
+from shards.system import report
 
 REPORT_NAME = "unlabelled.csv"
 
@@ -30,10 +28,7 @@ def check_report(
     if not notes:
         (builder.folder / REPORT_NAME).unlink(missing_ok=True)  # of an earlier try
         return
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([["key", "status", "reason"], *notes])
-    write_atomic(builder.folder / REPORT_NAME, buffer.getvalue())
+    report.write_report(builder.folder / REPORT_NAME, notes)
     if len(notes) > limit * num_clips:
         for name in found:
             builder.forget(name)
@@ -50,7 +45,7 @@ def forget_noted(builder: DatasetBuilder, names: Iterable[str]) -> None:
 
 def too_many(number: int, num_clips: int, where: str, first: str) -> ShardError:
     """The error of a set with more unlabelled clips than are allowed."""
-    return ShardError(
-        f"{where}: {number} of {num_clips} clips cannot be labelled (such as {first}); "
-        f"mend them, or accept up to a fraction F of them with max_unlabelled=F"
+    error = report.too_many(
+        number, num_clips, "cannot be labelled", first=first, allow="max_unlabelled=F"
     )
+    return ShardError(f"{where}: {error}")

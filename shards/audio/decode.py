@@ -48,13 +48,13 @@ def load_segment(
     start_seconds: float,
     end_seconds: float,
     sample_rate: int,
-    is_recording: bool = False,
+    is_recording: bool | None = None,
 ) -> np.ndarray:
     """Samples [N] int16, mono at ``sample_rate``, of one segment of a recording.
 
     ``source`` is either the segment already cut out (no longer than the segment and
-    one second) or the whole recording, which is then cut; ``is_recording`` says that it
-    can only be the latter, since other segments are in it, too. Time zero is the first
+    one second) or the whole recording, which is then cut; ``is_recording`` says which,
+    or None for what its length tells, if only one fits. Time zero is the first
     sample, as when FFmpeg converts the whole file. Never longer than the segment;
     shorter when the audio is. Channels are averaged.
 
@@ -121,11 +121,21 @@ def _open(stream: BinaryIO) -> Recording:
 
 
 def _read_segment(
-    recording: Recording, start_seconds: float, end_seconds: float, is_recording: bool
+    recording: Recording,
+    start_seconds: float,
+    end_seconds: float,
+    is_recording: bool | None,
 ) -> tuple[np.ndarray, int]:
     wanted_seconds = end_seconds - start_seconds
     if not is_recording and (cut := _read_cut(recording, wanted_seconds)):
+        if is_recording is None and start_seconds > 0:
+            _check_is_cut(recording, cut, start_seconds, end_seconds)
         return cut
+    if is_recording is False:
+        raise ShardError(
+            f"longer than its segment ({wanted_seconds:.2f} s) and {SLACK_SECONDS:g} s "
+            "more; cut it, or name the file by its id alone if it is the recording"
+        )
     least_seconds = min(wanted_seconds, SLACK_SECONDS)
     seconds = recording.seconds
     if seconds is None or seconds >= start_seconds + least_seconds:
@@ -138,6 +148,28 @@ def _read_segment(
         f"{found} is neither the segment ({wanted_seconds:.2f} s) nor a recording that "
         f"reaches {start_seconds:.2f} s; cut it or correct the segments CSV"
     )
+
+
+def _check_is_cut(
+    recording: Recording,
+    cut: tuple[np.ndarray, int],
+    start_seconds: float,
+    end_seconds: float,
+) -> None:
+    """ShardError if what is short enough for a cut segment may well be a recording.
+
+    Which is so if the segment begins in it, or if it is much shorter than the segment.
+    """
+    seconds = recording.seconds
+    if seconds is None:
+        seconds = len(cut[0]) / cut[1]
+    least_seconds = end_seconds - start_seconds - SLACK_SECONDS
+    if seconds > start_seconds or seconds < least_seconds:
+        raise ShardError(
+            f"{seconds:.2f} s of audio may be the segment from {start_seconds:g} s to "
+            f"{end_seconds:g} s or a recording that it lies in; give --files-are "
+            "segments or --files-are recordings"
+        )
 
 
 def _read_cut(

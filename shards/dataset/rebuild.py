@@ -19,6 +19,7 @@ from shards.format.index import INDEX_NAME, write_index
 from shards.format.label_codec import LabelForm, count_label_chunks, decode_labels
 from shards.format.meta import MAX_INDEX_BYTES, ShardRecord, parse_meta, properties_of
 from shards.format.schema import CODECS, SOURCE_CODEC, ClipInfo, check_key
+from shards.format.weak_labels import LabelReader
 from shards.system.files import file_sha256, read_bounded
 from shards.system.workers import Task, run_tasks
 
@@ -33,7 +34,7 @@ def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
     folder = Path(folder)
     if (folder / PARTS_NAME).exists():
         raise ShardError(f"{folder}: was not packed to its end; pack it again first")
-    paths = sorted(folder.glob("*.tar"))
+    paths = sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
     if not paths:
         raise ShardError(f"{folder}: no tars to make an index of")
     kind, properties, provenance, names = _read_old(folder / INDEX_NAME)
@@ -77,7 +78,7 @@ def _read_old(path: Path) -> tuple[str, dict[str, Any], dict[str, Any], set[str]
 def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
     """The record of one audio shard, and its codec and rate."""
     rows: list[list[Any]] = []
-    forms = set()
+    forms, reader = set(), LabelReader(classes, "mids")
     found = read_members(path)
     with open(path, "rb") as stream:
         for member in found:
@@ -95,7 +96,7 @@ def _index_audio(path: Path, classes: Classes) -> tuple[Part, dict[str, Any]]:
                 count, rate = info.num_samples, info.sample_rate
                 members.decode(data, codec=codec, start=0, stop=count, sample_rate=rate)
             key = check_key(member.stem, where=where)
-            labels = classes.parse_labels(list(info.labels), where=where)
+            labels = reader.parse(list(info.labels), where=where)
             rows.append(part_row(key, member.offset, data, count, labels))
     if len(forms) > 1:
         raise ShardError(f"{path}: clips of {sorted(forms)}; expected one form of clip")

@@ -55,8 +55,11 @@ def read_member(stream: BinaryIO, member: Member) -> bytes:
     return stream.read(member.size)
 
 
-def read_members(path: str | Path) -> Iterator[Member]:
+def read_members(path: str | Path, *, refuse_names: bool = True) -> Iterator[Member]:
     """The files in the tar ``path``, in order; folders are passed over.
+
+    Without ``refuse_names``, a name that cannot be shown or is not UTF-8 is given with
+    escapes, so with a backslash in it.
 
     Raises ShardError naming file and byte: a link, a device, a sparse or other special
     member, a name that is absolute, climbs or cannot be shown, a wrong checksum, a
@@ -64,12 +67,15 @@ def read_members(path: str | Path) -> Iterator[Member]:
     """
     try:
         with open(path, "rb") as stream:
-            yield from _walk(stream, os.fstat(stream.fileno()).st_size, str(path))
+            num_bytes = os.fstat(stream.fileno()).st_size
+            yield from _walk(stream, num_bytes, str(path), refuse_names)
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}") from None
 
 
-def _walk(stream: BinaryIO, num_bytes: int, path: str) -> Iterator[Member]:
+def _walk(
+    stream: BinaryIO, num_bytes: int, path: str, refuse_names: bool
+) -> Iterator[Member]:
     place, given_name = 0, None
     while True:
         where = f"{path}: at byte {place}"
@@ -96,7 +102,7 @@ def _walk(stream: BinaryIO, num_bytes: int, path: str) -> Iterator[Member]:
             continue
         if given_name is not None:
             name, given_name = given_name, None
-        safe_name = _check_name(name, where)
+        safe_name = _check_name(name, where, refuse_names)
         if kind in _FILE:
             yield Member(safe_name, start, size)
         elif kind not in _FOLDER or size:
@@ -132,21 +138,25 @@ def _read_pax(data: bytes, where: str) -> bytes | None:
         end = place + int(match[1]) if match else 0
         if not match or not match.end() < end <= len(data) or data[end - 1] != 0x0A:
             raise ShardError(f"{where}: broken pax header")
+        value = data[match.end() : end - 1]
         if match[2] == b"path":
-            name = data[match.end() : end - 1]
+            name = value
+        elif (match[2], value) == (b"hdrcharset", b"BINARY"):
+            pass  # Python's tarfile says so of names that are not UTF-8
         elif match[2] in _STEERING_PAX or match[2].startswith(b"GNU.sparse"):
             raise ShardError(f"{where}: pax field {match[2]!r} is refused")
         place = end
     return name
 
 
-def _check_name(name: bytes, where: str) -> str:
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        text = "\0"
+def _check_name(name: bytes, where: str, refuse_names: bool) -> str:
+    text = name.decode("utf-8", "backslashreplace")
     if not text.isprintable() or "\\" in text:
-        raise ShardError(f"{where}: member name {name!r} is refused; expected UTF-8")
+        if refuse_names:
+            raise ShardError(
+                f"{where}: member name {name!r} is refused; expected UTF-8"
+            )
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     if not text or text.startswith("/") or ".." in text.split("/"):
         raise ShardError(f"{where}: member {text!r} would leave its folder; refused")
     return text

@@ -1,6 +1,7 @@
 """The label space: mid <-> index <-> display name.
 
 Owns the class list of a dataset and its CSV (AudioSet's class_labels_indices.csv).
+weak_labels.py reads the labels of clips.
 """
 
 from __future__ import annotations
@@ -38,45 +39,6 @@ class Classes:
         return {mid: index for index, mid in enumerate(self.mids)}
 
     @functools.cached_property
-    def _index_of_any(self) -> dict[str, int]:
-        """Class index by name, number and mid; what is ambiguous is left out."""
-        found: dict[str, int] = {}
-        for column in (self.names, [str(i) for i in range(len(self))], self.mids):
-            counts = Counter(column)
-            found |= {t: i for i, t in enumerate(column) if counts[t] == 1}
-        return found
-
-    def parse_labels(self, value: object, *, where: str) -> tuple[int, ...]:
-        """Class indices, ascending, of labels as people write them.
-
-        ``value`` is a mid, a display name or a class index, a list of them, or a
-        string of them parted by ``;`` or ``,``; None and "" are no label. Raises
-        ShardError naming ``where`` if one is not in this class list.
-        """
-        if value is None:
-            return ()
-        known = self._index_of_any
-        if isinstance(value, str) and value.strip() not in known:
-            value = value.split(";" if ";" in value else ",")
-        labels = set()
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(item, bool) or not isinstance(item, str | int):
-                raise ShardError(
-                    f"{where}: label {item!r}; expected a mid, a name or a class index"
-                )
-            text = str(item).strip()
-            if isinstance(item, int) and 0 <= item < len(self):
-                labels.add(item)
-                continue
-            if isinstance(item, int) or (text and text not in known):
-                raise ShardError(
-                    f"{where}: label {text!r} is not in the class list ({len(self)} "
-                    "classes); give the list these labels were made with"
-                )
-            labels |= {known[text]} if text else set()
-        return tuple(sorted(labels))
-
-    @functools.cached_property
     def sha256(self) -> str:
         """Hash of the mids in order: what model outputs and label columns mean."""
         return hashlib.sha256("\n".join(self.mids).encode()).hexdigest()
@@ -94,29 +56,24 @@ class Classes:
 def read_classes(path: str | Path) -> Classes:
     """The classes of a CSV with columns index, mid, display_name.
 
-    Raises ShardError on a missing file, column, row or field, an index out of order,
-    or a repeated mid.
+    Blanks around fields do not count, nor does the case of the header. Raises
+    ShardError on a missing file, column, row or field, an index out of order, or a
+    repeated mid.
     """
     try:
         data = read_bounded(path, MAX_CLASS_LIST_BYTES)
     except ShardError as error:
         raise ShardError(f"cannot read class list: {error}") from None
-    return parse_classes(data, str(path))
+    return parse_classes(data, str(path), strip=True)
 
 
-def parse_classes(data: bytes, path: str) -> Classes:
-    """The classes of the content of such a CSV; ``path`` is for messages."""
-    try:
-        stream = io.StringIO(data.decode("utf-8-sig"), newline="")
-        rows = list(csv.DictReader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(f"{path}: cannot read class list: {error}") from None
-    if not rows:
-        raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
-    if not {"index", "mid", "display_name"} <= rows[0].keys():
-        raise ShardError(
-            f"{path}: columns {list(rows[0])}; expected index,mid,display_name"
-        )
+def parse_classes(data: bytes, path: str, *, strip: bool = False) -> Classes:
+    """The classes of the content of such a CSV; ``path`` is for messages.
+
+    ``strip`` ignores blanks around fields, which people write. The list of a dataset
+    is read as it was written, so that the hash of its mids fits.
+    """
+    rows = _read_rows(data, path, strip=strip)
     for number, row in enumerate(rows):
         where = f"{path}: line {number + 2}"
         if row["index"] != str(number):
@@ -137,5 +94,40 @@ def parse_classes(data: bytes, path: str) -> Classes:
     mids = tuple(row["mid"] for row in rows)
     if len(set(mids)) < len(mids):
         twice, _ = Counter(mids).most_common(1)[0]
-        raise ShardError(f"{path}: mid {twice!r} stands twice; list it once")
+        raise ShardError(f"{path}: duplicate mid {twice!r}; list it once")
     return Classes(mids, tuple(row["display_name"] for row in rows))
+
+
+def _read_rows(data: bytes, path: str, *, strip: bool) -> list[dict[str, str]]:
+    """The rows below a header that has the columns of a class list."""
+    try:
+        stream = io.StringIO(data.decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(stream, skipinitialspace=strip)
+        header = list(reader.fieldnames or ())
+        if strip:
+            reader.fieldnames = [_normal_name(name) for name in header]
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ShardError(
+            f"{path}: cannot read class list: {error}; save it as CSV in UTF-8"
+        ) from None
+    if not rows:
+        raise ShardError(f"{path}: no classes; expected rows index,mid,display_name")
+    if not {"index", "mid", "display_name"} <= rows[0].keys():
+        raise ShardError(
+            f"{path}: columns {header}; expected index,mid,display_name, separated by "
+            "commas"
+        )
+    return [_strip_values(row) for row in rows] if strip else rows
+
+
+def _normal_name(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")
+
+
+def _strip_values(row: dict[str, str]) -> dict[str, str]:
+    """``row`` with its texts stripped; what is missing or too much stays as it is."""
+    return {
+        name: value.strip() if isinstance(value, str) else value
+        for name, value in row.items()
+    }

@@ -37,7 +37,7 @@ MAX_NAMED = 20
 
 @dataclass(frozen=True)
 class Index:
-    """A dataset: one folder, or several of the same kind in a row."""
+    """A dataset: one folder, or several of the same kind, one after another."""
 
     kind: str
     """``audio`` or ``labels``."""
@@ -54,7 +54,7 @@ class Index:
     fingerprints: tuple[str, ...]
     """Of each folder, a hash of everything that decides what a reader gets."""
     location: str | None = None
-    """Where the tars of one folder lie if not beside index.json: an absolute folder,
+    """Where the tars of one folder lie if not next to index.json: an absolute folder,
     one relative to index.json, or a URL. Not in the fingerprint."""
 
     def __len__(self) -> int:
@@ -182,7 +182,7 @@ def _find_tars(home: str, location: str | None, *, where: str) -> str:
     if is_url(location):
         return check_place(location)
     if is_url(home):
-        # the folders of whoever wrote it are none of ours
+        # a path of the machine that wrote it means nothing here
         if location.startswith("/") or ".." in location.split("/"):
             raise ShardError(
                 f"{where}: location {location!r} leaves the dataset; expected a folder "

@@ -1,4 +1,4 @@
-"""Several datasets as one, and labels beside their audio.
+"""Several datasets as one, and labels with their audio.
 
 Owns what must agree between datasets: keys, order, classes, content. Reads nothing
 but indexes.
@@ -37,7 +37,7 @@ def concatenate(indexes: list[Index]) -> Index:
     """Several indexes as one, in the order given.
 
     Raises ShardError if they differ in class list, codec, rate or chunking, or if a
-    key stands in two of them.
+    key is in two of them.
     """
     first = indexes[0]
     if len(indexes) == 1:
@@ -69,7 +69,7 @@ def concatenate(indexes: list[Index]) -> Index:
 
 
 def concatenate_tables(tables: list[Table], num_shards: list[int]) -> Table:
-    """Tables in a row; each one's shard numbers move up by the shards before it."""
+    """Tables one after another; shard numbers move up by the shards before."""
     shard_base = np.cumsum([0, *num_shards[:-1]])
     label_base = np.cumsum([0, *[len(table.label) for table in tables[:-1]]])
     starts = [t.label_start[:-1] + b for t, b in zip(tables, label_base, strict=True)]
@@ -89,11 +89,11 @@ def concatenate_tables(tables: list[Table], num_shards: list[int]) -> Table:
 
 
 def check_unique_keys(index: Index) -> None:
-    """ShardError naming both places if a key stands twice."""
+    """ShardError naming both places of a duplicate key."""
     if same := first_repeat(index.table.key):
         one, two = same
         raise ShardError(
-            f"{index.place(two)} stands already in {index.place(one)}; keep one of them"
+            f"{index.place(two)} is a duplicate of {index.place(one)}; keep one of them"
         )
 
 
@@ -160,8 +160,8 @@ def _describe_rows(index: Index, rows: np.ndarray) -> str:
 def _describe_classes(audio: Index, labels: Index) -> str:
     """In what two class lists differ."""
     ours, theirs = audio.classes.mids, labels.classes.mids
-    pairs = enumerate(zip(ours, theirs))
-    at = next((n for n, (one, two) in pairs if one != two), min(len(ours), len(theirs)))
+    length = min(len(ours), len(theirs))
+    at = next((n for n in range(length) if ours[n] != theirs[n]), length)
     found, expected = theirs[at : at + 1], ours[at : at + 1]
     order = (
         "the same classes in another order"

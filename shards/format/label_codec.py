@@ -95,7 +95,7 @@ def encode_labels(probs: np.ndarray, form: LabelForm = DENSE) -> bytes:
 
     They are [K, C] if ``form`` has one view, else [V, K, C]. Of equal probabilities (as
     float16), top_k keeps those of the lower class numbers. Raises ValueError if a value
-    is no probability.
+    is not a probability.
     """
     probs = np.asarray(probs)
     shape = "[K, C]" if form.views == 1 else f"[{form.views}, K, C]"
@@ -157,8 +157,8 @@ def open_labels(
 def expand_labels(part: np.ndarray, num_classes: int, form: LabelForm) -> np.ndarray:
     """Probabilities [..., C] float16 from a part of what open_labels() gives.
 
-    Dense ones are not copied. Raises ShardError if a value is no probability, or a
-    top-k record not one that encode_labels writes.
+    Dense ones are not copied. Raises ShardError if a value is not a probability,
+    or a top-k record is not one that encode_labels writes.
     """
     probs = part if form.top_k is None else part["probs"]
     if not ((probs >= 0) & (probs <= 1)).all():
@@ -193,7 +193,7 @@ def decode_labels(
     """Probabilities [K, C] float16 of one view from a label member.
 
     Dense ones are not copied. Raises ShardError if the member is not of this form and
-    shape, or a value of the view is no probability.
+    shape, or a value of the view is not a probability.
     """
     labels = open_labels(data, num_chunks, num_classes, form)
     return expand_labels(labels[view], num_classes, form)

@@ -91,7 +91,7 @@ def _fingerprint(meta: dict[str, Any]) -> str:
 def parse_meta(data: bytes, *, where: str) -> dict[str, Any]:
     """The fields of an index.json from anyone, each of its type and in its range.
 
-    Raises ShardError naming the field that is not, or a format version that is another.
+    Raises ShardError naming the field that is wrong, or another format version.
     """
     meta = parse_json(data, where=f"{where}: not a dataset index")
     if not isinstance(meta, dict) or not _is_count(meta.get("format_version")):
@@ -105,7 +105,7 @@ def parse_meta(data: bytes, *, where: str) -> dict[str, Any]:
     for name, is_right in _FIELDS.items():
         if not is_right(meta.get(name)):
             raise ShardError(
-                f"{where}: field {name} is missing or not what it should be: "
+                f"{where}: field {name} is missing or invalid: "
                 f"{_shown(meta.get(name))}; restore the file"
             )
     if _fingerprint(meta) != meta["fingerprint"]:
@@ -125,7 +125,7 @@ def _check_properties(meta: dict[str, Any], where: str) -> None:
     for name, is_right in _PROPERTIES.items():
         if (name in meta or name in needed) and not is_right(meta.get(name)):
             raise ShardError(
-                f"{where}: field {name} is missing or not what it should be: "
+                f"{where}: field {name} is missing or invalid: "
                 f"{_shown(meta.get(name))}; restore the file"
             )
     if meta["kind"] == "labels":
@@ -147,7 +147,7 @@ def _check_shards(meta: dict[str, Any], where: str) -> None:
     for record in meta["shards"]:
         if not _is_shard(record) or record["name"] in names:
             raise ShardError(
-                f"{where}: a shard is not what it should be, or stands twice: "
+                f"{where}: a shard is malformed or a duplicate: "
                 f"{_shown(record)}; expected a plain file name ending in .tar, counts "
                 "and a sha256; restore the file"
             )

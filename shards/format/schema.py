@@ -1,7 +1,7 @@
 """The on-disk contract: keys, member names, JSON members, errors.
 
-Owns what a byte sequence inside a shard means, but for audio (audio.py) and labels
-(label_codec.py). Does not open files (reader.py, writer.py).
+Owns what a byte sequence inside a shard means, except audio (audio/members.py) and
+labels (label_codec.py). Does not open files (reader.py, writer.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from shards.errors import ShardError
+from shards.system.files import sha256_of
 
 FORMAT_VERSION = 2
 """Version of index.json, clips.npz and of the members."""
@@ -34,6 +35,8 @@ SOURCE_CODEC = "source"
 MAX_DESCRIPTION_BYTES = 1 << 20
 """A longer JSON member is refused."""
 _MAX_JSON_DEPTH = 16
+_HASH_CHARS = 20
+"""Of the hash in the key of a long id: 80 bits."""
 _KEY = re.compile(f"[{KEY_CHARS}]{{1,{KEY_MAX_CHARS}}}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _RESERVED = re.compile(r"__[^/]*__$")
@@ -44,12 +47,23 @@ def make_key(clip_id: str, start_seconds: float) -> str:
 
     WebDataset splits member names at the first dot, so a key holds none: the start
     is in whole milliseconds and any character outside ``[A-Za-z0-9_-]`` becomes
-    ``=XX`` (hex of its UTF-8 bytes), which keeps different ids different.
+    ``=XX`` (hex of its UTF-8 bytes), which keeps different ids different. Of an id
+    too long for a tar member name, the key has the beginning, ``==`` (which no escape
+    makes) and a hash; the JSON member has it whole.
 
-    Raises ShardError if the key is too long for a tar member name.
+    Raises ShardError if the id is not valid Unicode.
     """
-    safe = _UNSAFE.sub(_escape, clip_id)
-    return check_key(f"{safe}_{round(start_seconds * 1000)}", where=f"id {clip_id!r}")
+    where = f"id {clip_id!r}"
+    try:
+        safe = _UNSAFE.sub(_escape, clip_id)
+    except UnicodeEncodeError:
+        raise ShardError(f"{where}: not valid Unicode; rename it in UTF-8") from None
+    start = f"_{round(start_seconds * 1000)}"
+    room = KEY_MAX_CHARS - len(start)
+    if len(safe) > room:
+        digest = sha256_of(clip_id.encode())[:_HASH_CHARS]
+        safe = f"{safe[: room - 2 - _HASH_CHARS]}=={digest}"
+    return check_key(safe + start, where=where)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -102,14 +116,12 @@ class ClipInfo:
             )
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ShardError(f"{where}: not a clip description: {error!r}") from None
-        texts, numbers = (
-            (info.clip_id, *info.labels),
-            (
-                info.num_samples,
-                info.sample_rate,
-            ),
-        )
-        if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
+        texts = (info.clip_id, *info.labels)
+        numbers = (info.num_samples, info.sample_rate)
+        if not (
+            all(type(text) is str for text in texts)
+            and all(type(number) is int for number in numbers)
+        ):
             raise ShardError(f"{where}: not a clip description: {info}")
         return info
 
@@ -118,7 +130,7 @@ def parse_json(data: bytes, *, where: str) -> Any:
     """The value of UTF-8 JSON from anyone, made of plain Python values only.
 
     Raises ShardError on anything else, also on what Python's parser lets through: a
-    field that stands twice, NaN and infinities, half characters, and nesting deeper
+    duplicate field, NaN and infinities, half characters, and nesting deeper
     than 16.
     """
     try:
@@ -137,12 +149,12 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"field {twice!r} stands twice")
+        raise ValueError(f"duplicate field {twice!r}")
     return fields
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 def _check_value(value: Any, depth: int) -> None:

@@ -142,7 +142,7 @@ def _check_members(archive: zipfile.ZipFile, num_bytes: int) -> None:
 def _read_column(data: bytes, kind: str) -> np.ndarray:
     """The array of a ``.npy``, its header matched letter by letter, not evaluated."""
     if data[:8] != _NPY_MAGIC or len(data) < 10:
-        raise ValueError("a column is no .npy of version 1.0")
+        raise ValueError("a column is not a .npy of version 1.0")
     start = 10 + struct.unpack_from("<H", data, 8)[0]
     header = _NPY_HEADER.fullmatch(data[10:start])
     if not header or not header[1].decode().startswith(kind):
@@ -223,13 +223,13 @@ def _check_keys(keys: np.ndarray, where: str) -> None:
             check_key(some[reserved].decode(), where=f"{where}: row {start + reserved}")
     if same := first_repeat(keys):
         raise ShardError(
-            f"{where}: key {bytes(keys[same[0]])!r} stands in rows {same[0]} and "
-            f"{same[1]}; keep one of them"
+            f"{where}: duplicate key {bytes(keys[same[0]])!r} in rows {same[0]} "
+            f"and {same[1]}; keep one of them"
         )
 
 
 def first_repeat(keys: np.ndarray) -> tuple[int, int] | None:
-    """The rows of a key [R] bytes that stands twice, or None; 2 million take 0.1 s.
+    """The rows of a duplicate among keys [R] bytes, or None; 2 million take 0.1 s.
 
     Numbers that mix the bytes of a key are compared first: sorting them is seven
     times faster than sorting the keys (measured 2026-11-22), and keys of different

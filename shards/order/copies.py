@@ -1,6 +1,6 @@
-"""How often each clip lies in an epoch's row, when clips have weights.
+"""How often each clip is in the sequence of an epoch, when clips have weights.
 
-Owns the rounding of weights to whole copies and the splitting of much repeated shards.
+Owns the rounding of weights to whole copies and how heavily repeated shards are split.
 Works in whole multiples of 1 / ONE, so that every machine computes the same. Does not
 choose weights (balance.py) or places (plan.py).
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ONE = 1 << 20
-"""A weight of 1; what is rarer than once in a million epochs is never."""
+"""A weight of 1. Weights below half of 2**-20 round to 0."""
 NEIGHBOURS = 4096
 """Clips whose fractions are shuffled together; they fit a core's fast memory."""
 
@@ -45,7 +45,7 @@ def draw_copies(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Units:
-    """The pieces of which every epoch's row is made: a shard, or one pass over it."""
+    """What the sequence of every epoch is made of: shards, or passes over one."""
 
     num_entries: np.ndarray
     """[U] clips of each unit."""

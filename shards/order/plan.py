@@ -4,17 +4,17 @@ Owns which chunk goes to which position of which global batch. Opens nothing, ke
 no state: (dataset, seed, epoch, step) says everything, so an order can be printed,
 tested as a property, and resumed at any step at once.
 
-An epoch's chunks, shards permuted, lie in one row that is cut into as many equal
+An epoch's chunks, shards permuted, form one sequence that is cut into as many equal
 streams as the global batch has positions; inside a stream, chunks are shuffled within
 windows of a few shards. Step t takes the t-th chunk of every stream. So each shard is
-read by one stream (two at a cut), every chunk is used exactly once but for the less
-than one batch that is left over, all ranks have the same number of steps, and the
-global batches do not depend on how many ranks share them.
+read by one stream (two at a cut), every chunk is used exactly once except less than one
+batch that is left over, all ranks have the same number of steps, and the global batches
+do not depend on how many ranks share them.
 
-With weights, the row of an epoch holds each clip as many times as its weight says on
-average, its copies side by side; the rest stays as it is. All epochs have the same
-number of steps: where an epoch's copies come out a little short, the row's beginning
-is used again, and what is too much is left over.
+With weights, the sequence of an epoch holds each clip as many times as its weight says
+on average, its copies side by side; the rest stays as it is. All epochs have the same
+number of steps: where an epoch's copies come out a little short, the beginning of the
+sequence is used again, and what is too much is left over.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Plan:
 
     @functools.cached_property
     def units(self) -> Units:
-        """What the row of every epoch is made of."""
+        """What the sequence of every epoch is made of."""
         if self.weights is None:
             return Units.whole(self.num_chunks, self.clips_per_shard)
         return Units.repeated(self.num_chunks, self.clips_per_shard, self._fixed)
@@ -143,8 +143,9 @@ class Plan:
     def shards_needed(
         self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1
     ) -> np.ndarray:
-        """Shards [n] that a rank reads from ``step`` to the end of its window, in the
-        order of first use.
+        """Shards [n] that a rank reads from ``step`` to the end of its window.
+
+        They are in the order of first use.
         """
         rest = self.window_steps - step % self.window_steps
         steps = self.steps(epoch, start=step, rank=rank, world_size=world_size)
@@ -186,17 +187,17 @@ def _check_weights(weights: np.ndarray, num_clips: int) -> None:
 
 @dataclass(frozen=True)
 class _EpochLayout:
-    """Where each chunk lies in the row of one epoch."""
+    """Where each chunk lies in the sequence of one epoch."""
 
     units: Units
     first_chunk: np.ndarray
     """[V + 1] id of each entry's first chunk; ids count chunks in entry order."""
     unit_first: np.ndarray
-    """[U] id of the first chunk of each unit, in the order of the row."""
+    """[U] id of the first chunk of each unit, in the order of the sequence."""
     unit_place: np.ndarray
-    """[U + 1] position in the row where each unit, in the order of the row, begins."""
+    """[U + 1] position in the sequence where each unit, in its order, begins."""
     rotation: int
-    """The row starts here, so that another remainder is left over each epoch."""
+    """The sequence starts here, so that another remainder is left over each epoch."""
 
     @staticmethod
     def of(plan: Plan, epoch: int) -> _EpochLayout:

@@ -1,9 +1,9 @@
 """Clips of any source -> audio shards.
 
 Owns the (seeded) order of clips and how the work is split among processes and machines;
-losses.py has the report of what is missing and rejected. Which clip goes to which shard
-depends on the listing and the seed alone, so any number of workers and parts writes
-the same bytes.
+rejects.py reports what is missing and rejected. Which clip goes to which shard depends
+on the listing and the seed alone, so any number of workers and parts writes the same
+bytes.
 """
 
 from __future__ import annotations
@@ -264,11 +264,12 @@ def _publish(
     if builder.finished():  # by a rival, who has cleared the records away
         builder.publish(list(hands))
         return f"{builder.folder}: already packed from these clips with these settings"
-    rejected = check_rejected(builder, parts, limits, listing.missing)
+    lines = [*listing.missing, *listing.rejected]
+    rejected = check_rejected(builder, parts, limits, lines)
     if not builder.publish(list(hands)):
         raise ShardError(f"{builder.folder}: a shard has gone missing; run again")
     return (
-        f"{builder.folder}: packed {len(listing.clips) - rejected} clips in "
+        f"{builder.folder}: packed {sum(p.shard.num_clips for p in parts)} clips in "
         f"{len(parts)} shards, {len(listing.missing)} missing, {rejected} rejected "
         f"(listed in {builder.folder / REPORT_NAME})"
     )

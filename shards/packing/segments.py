@@ -1,33 +1,46 @@
-"""Segments CSVs in AudioSet's form, and the audio files they speak of.
+"""Segments CSVs in AudioSet's form.
 
-Owns what a row of such a CSV means and under which names its file may lie.
+Owns what a row of such a CSV means. audio_files.py finds the files it refers to.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.audio.decode import SUFFIXES
 from shards.errors import ShardError
-from shards.format.classes import Classes
 from shards.format.schema import make_key
+from shards.format.weak_labels import LabelReader
+from shards.packing.names import MAX_START_SECONDS
+
+_HEADER = (
+    re.compile(r"(start|onset|begin)[a-z_ ]*", re.IGNORECASE),
+    re.compile(r"(end|offset|stop)[a-z_ ]*", re.IGNORECASE),
+)
+"""Names of the second and third column in a header line."""
+
+_COMMENT = re.compile(r"#+($|\s)")
+"""How a line above the first row may begin that holds no segment."""
+
+_AUDIOSET_COMMENT = re.compile(r"# *(Segments csv created|num_ytids=|YTID\b)")
+"""The same for any line: AudioSet's files may be joined into one."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One row of a segments CSV."""
+    """One row of a segments CSV, or several that agree in all but labels."""
 
     clip_id: str
     start_seconds: float
     end_seconds: float
     labels: tuple[int, ...]
     """Class indices, ascending."""
+    line: int = 0
+    """Line of the CSV, from 1."""
 
     @functools.cached_property
     def key(self) -> str:
@@ -35,137 +48,133 @@ class Segment:
         return make_key(self.clip_id, self.start_seconds)
 
 
-def read_segments(path: str | Path, classes: Classes) -> list[Segment]:
-    """The segments of a CSV in AudioSet's form (id, start, end, "mid,mid").
+def read_segments(path: str | Path, reader: LabelReader) -> list[Segment]:
+    """The segments of a CSV: its rows, with those of one clip joined.
 
-    Raises ShardError naming file and line: nothing in it, a malformed row, a mid that
-    is not in ``classes``, an end before its start, a segment that stands twice.
+    Raises ShardError as read_rows and join_rows do.
     """
-    segments: list[Segment] = []
-    line_of: dict[str, int] = {}
+    return join_rows(read_rows(path, reader), where=str(path))
+
+
+def read_rows(path: str | Path, reader: LabelReader) -> list[Segment]:
+    """The rows of a CSV in AudioSet's form (id, start, end, "mid,mid").
+
+    A header, and lines that begin with ``# `` and hold no segment, are passed over
+    above the first row, AudioSet's own also below.
+
+    Raises ShardError naming file and line: nothing in it, a malformed row, a label that
+    ``reader`` does not know, an end before its start.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, skipinitialspace=True)
-            for fields in reader:
-                if not fields or fields[0].lstrip().startswith("#"):
-                    continue
-                where = f"{path}: line {reader.line_num}"
-                segment = _parse_segment(fields, classes, where)
-                if segment.key in line_of:
-                    raise ShardError(
-                        f"{where}: {segment.clip_id!r} from {segment.start_seconds} s "
-                        f"stands already at line {line_of[segment.key]}; keep one"
-                    )
-                line_of[segment.key] = reader.line_num
-                segments.append(segment)
+            rows = list(_parse_rows(stream, reader, str(path)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(f"{path}: cannot read segments: {error}") from None
-    if not segments:
+        raise ShardError(
+            f"{path}: cannot read segments: {error}; expected a CSV in UTF-8"
+        ) from None
+    if not rows:
         raise ShardError(
             f'{path}: no segments; expected rows like: id, 30.000, 40.000, "/m/09x0r"'
         )
-    return segments
+    return rows
 
 
-def _parse_segment(fields: list[str], classes: Classes, where: str) -> Segment:
+def _parse_rows(
+    stream: Iterable[str], reader: LabelReader, path: str
+) -> Iterator[Segment]:
+    lines, is_above = csv.reader(stream, skipinitialspace=True), True
+    for fields in lines:
+        if not any(field.strip() for field in fields):
+            continue
+        if _is_comment(fields, is_above) or (is_above and _is_header(fields)):
+            continue
+        is_above = False
+        where = f"{path}: line {lines.line_num}"
+        yield _parse_row(fields, reader, where, lines.line_num)
+
+
+def _is_comment(fields: Sequence[str], is_above: bool) -> bool:
+    """Whether a line, above all rows or not, is none; ``# 1, 0, 10, Dog`` is one."""
+    pattern = _COMMENT if is_above else _AUDIOSET_COMMENT
+    is_row = len(fields) > 2 and all(map(_is_number, fields[1:3]))
+    return bool(pattern.match(fields[0])) and not is_row
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    return len(fields) == 4 and all(
+        pattern.fullmatch(field.strip())
+        for pattern, field in zip(_HEADER, fields[1:3], strict=True)
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_row(
+    fields: Sequence[str], reader: LabelReader, where: str, line: int
+) -> Segment:
     try:
         clip_id, start, end, mids = fields
         start_seconds, end_seconds = float(start), float(end)
     except ValueError:
         raise ShardError(
             f"{where}: found {','.join(fields)!r}, expected id, start_seconds, "
-            'end_seconds, "mid,mid"'
+            f'end_seconds, "mid,mid"{_hint(fields)}'
         ) from None
-    if not 0 <= start_seconds < end_seconds < 1e7:
+    if not 0 <= start_seconds < end_seconds < MAX_START_SECONDS:
         raise ShardError(
             f"{where}: from {start_seconds} s to {end_seconds} s; expected "
             "0 <= start < end"
         )
-    labels = classes.parse_labels(mids, where=where)
-    return Segment(clip_id, start_seconds, end_seconds, labels)
+    labels = reader.parse(mids, where=where)
+    return Segment(clip_id, start_seconds, end_seconds, labels, line)
 
 
-_CUT_NAME = re.compile(r"(?:Y(?=.{11}_))?(.+)_(\d+\.\d+)_(\d+\.\d+)")
+def _hint(fields: Sequence[str]) -> str:
+    """What to do about a malformed row, where it can be told."""
+    for name, character in (("tabs", "\t"), ("semicolons", ";")):
+        if character in fields[0]:
+            return f"; it has {name}, separate fields with commas"
+    if len(fields) > 4 and all(map(_is_number, fields[1:3])):
+        return "; put quotes around several labels"
+    if fields[0].startswith("#"):
+        return "; remove the line if it is a comment"
+    return ""
 
 
-def parse_stem(stem: str) -> tuple[str, float]:
-    """Clip id and start in seconds from a file's name without folder and suffix.
+def join_rows(rows: Iterable[Segment], *, where: str) -> list[Segment]:
+    """The clips of ``rows``, where rows of the same clip each add labels.
 
-    ``<id>_<start>_<end>`` with decimal seconds, and the same after a ``Y`` if the id
-    has YouTube's 11 characters, is a segment; any other name is an id that starts
-    at 0. So a clip of such a name has the same key from whatever it was packed.
+    Raises ShardError naming both lines if two rows are the same, or differ in their
+    end.
     """
-    if match := _CUT_NAME.fullmatch(stem):
-        return match[1], float(match[2])
-    return stem, 0.0
-
-
-def find_audio(folder: str | Path, segments: Sequence[Segment]) -> dict[str, Path]:
-    """The file of each segment that has one, by key.
-
-    Looks in ``folder`` and below for ``<id>``, ``<id>_<start>_<end>`` (seconds or
-    milliseconds) and the same after a ``Y``, with any audio suffix; the most specific
-    name wins. Raises ShardError if ``folder`` is none, or two files share a name.
-    """
-    by_stem: dict[str, list[Path]] = {}
-    for path in walk_audio(folder):
-        by_stem.setdefault(path.stem, []).append(path)
-    found = {}
-    ids = {segment.clip_id for segment in segments}
-    for segment in segments:
-        matches = next((by_stem[s] for s in _stems(segment, ids) if s in by_stem), [])
-        if not matches:
-            continue
-        if len(matches) > 1:
-            one, two = sorted(matches)[:2]
+    joined: dict[str, Segment] = {}
+    seen: dict[tuple[str, tuple[int, ...]], int] = {}
+    for row in rows:
+        first = joined.setdefault(row.key, row)
+        if first is not row:
+            _check_same_clip(first, row, where)
+            labels = tuple(sorted({*first.labels, *row.labels}))
+            joined[row.key] = replace(first, labels=labels)
+        line = seen.setdefault((row.key, row.labels), row.line)
+        if first is not row and line != row.line:
             raise ShardError(
-                f"{one} and {two} both match {segment.clip_id}; keep one of them"
+                f"{where}: line {row.line}: duplicate of line {line} ({row.clip_id!r} "
+                f"from {row.start_seconds} s); keep one"
             )
-        found[segment.key] = matches[0]
-    return found
+    return list(joined.values())
 
 
-def walk_audio(folder: str | Path) -> Iterator[Path]:
-    """The audio files in ``folder`` and below, by their suffix, in no order.
-
-    Raises ShardError if ``folder`` is none, or one below cannot be listed.
-    """
-    if not Path(folder).is_dir():
-        raise ShardError(f"{folder}: no such folder; give the one with the audio files")
-    for place, names in _walk(folder):
-        for name in names:
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(place, name)
-
-
-def _walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Folders and the names of their files, through links, each folder once.
-
-    Raises ShardError on a folder that cannot be listed: its files are not missing.
-    """
-
-    def fail(error: OSError) -> None:
-        raise ShardError(f"{error.filename}: {error.strerror}; make it readable")
-
-    seen = set()
-    for place, below, names in os.walk(folder, followlinks=True, onerror=fail):
-        real = os.path.realpath(place)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        yield place, names
-
-
-def _stems(segment: Segment, ids: set[str]) -> Iterator[str]:
-    """Names the file of ``segment`` may have; ``Y<id>`` only if that is no other id."""
-    start, end = segment.start_seconds, segment.end_seconds
-    names = [segment.clip_id]
-    if f"Y{segment.clip_id}" not in ids:
-        names.append(f"Y{segment.clip_id}")
-    for name in names:
-        yield f"{name}_{start:.3f}_{end:.3f}"
-        yield f"{name}_{start:.1f}_{end:.1f}"
-        yield f"{name}_{start:g}_{end:g}"
-        yield f"{name}_{round(start * 1000)}_{round(end * 1000)}"
-    yield from names
+def _check_same_clip(first: Segment, row: Segment, where: str) -> None:
+    one = (first.start_seconds, first.end_seconds)
+    two = (row.start_seconds, row.end_seconds)
+    if one != two:
+        raise ShardError(
+            f"{where}: line {row.line}: {row.clip_id!r} from {two[0]} s to {two[1]} s, "
+            f"but {one[0]} s to {one[1]} s in line {first.line}; keep one"
+        )

@@ -232,7 +232,7 @@ def test_a_bad_audio_file_stops_packing(
     result = run("shards.pack", *small.pack_arguments(out))
     assert result.returncode == EXIT_BAD_INPUT
     line = error_line(result.stderr)
-    for word in ("1 of 3", "clip1_0", reason, "mend them", "--max-", "pack_report.csv"):
+    for word in ("1 of 3", "clip1_0", reason, "fix them", "--max-", "pack_report.csv"):
         assert word in line, line
     assert_nothing_half_made(out)
     assert "clip1_0" in (out / "pack_report.csv").read_text()
@@ -302,7 +302,6 @@ BAD_SEGMENTS = {
     "nothing": ("", "no segments"),
     "not UTF-8": (b"clip\xff0, 0, 1, x\n", "cannot read segments"),
     "huge field": (f'clip0, 0, 1, "{"x" * 200_000}"\n', "cannot read segments"),
-    "long id": ("i" * 100 + ', 0, 1, "/m/low"\n', "i" * 100, "1 to 90 characters"),
 }
 
 
@@ -315,7 +314,7 @@ def test_a_bad_segments_csv_is_refused_by_line(
     data = content if isinstance(content, bytes) else content.encode()
     small.segments.write_bytes(data)
     line = refused(pack.main, small.pack_arguments(tmp_path / "out"), *words)
-    assert str(small.segments) in line or what == "long id"
+    assert str(small.segments) in line
     assert not (tmp_path / "out").exists()
 
 
@@ -527,7 +526,7 @@ def test_a_key_that_stands_twice_is_never_published(tmp_path: Path) -> None:
     """Else one clip's labels are joined to another clip."""
     rows = audio_rows()
     rows[3] = rows[0]
-    words = r"000001.tar: key 'a0_0' at row 1 stands already in .*000000.tar: .* row 0"
+    words = r"000001.tar: key 'a0_0' at row 1 is a duplicate of .*000000.tar: .* row 0"
     with pytest.raises(ShardError, match=words):
         build(tmp_path / "twice", rows)
     assert_nothing_half_made(tmp_path / "twice")

@@ -65,7 +65,7 @@ def field(**changes: Any) -> Callable[[Fields], None]:
     return lambda fields: fields.update(changes)
 
 
-SHARD_IS_WRONG = "a shard is not what it should be"
+SHARD_IS_WRONG = "a shard is malformed or a duplicate"
 FORGED_FIELDS: dict[str, tuple[Callable[[Fields], None], str]] = {
     "command": (shard(name="pipe:touch canary"), SHARD_IS_WRONG),
     "climbing": (shard(name="../000000.tar"), SHARD_IS_WRONG),
@@ -98,7 +98,7 @@ FORGED_FIELDS: dict[str, tuple[Callable[[Fields], None], str]] = {
     "provenance": (field(provenance="me"), "field provenance"),
     "deep": (field(x=[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]), "nested too deeply"),
     "surrogate": (field(x="\ud800"), "surrogates not allowed"),
-    "NaN": (field(x=float("nan")), "NaN is no number"),
+    "NaN": (field(x=float("nan")), "NaN is not a number"),
 }
 
 
@@ -111,9 +111,9 @@ def test_a_forged_field_of_an_index_is_refused_by_name(audio: Index, what: str) 
 
 
 NOT_JSON = {
-    "twice": (b'{"a": 1, "a": 2}', "field 'a' stands twice"),
+    "twice": (b'{"a": 1, "a": 2}', "duplicate field 'a'"),
     "many twice": (b"{%s}" % b",".join([b'"%d":0' % (n % 90000) for n in range(99999)]),
-                   "stands twice"),
+                   "duplicate field"),
     "deep": (b"[" * 100_000, "RecursionError"),
     "huge number": (b"1" * 10_000, "integer string"),
     "infinite": (b"1e999", "too large"),
@@ -206,7 +206,7 @@ FORGED_COLUMNS: dict[str, tuple[Callable[[Columns], Any], str]] = {
     "key not ASCII": (value("key", 1, b"\xc3\xa9"), "is not allowed"),
     "key with a NUL": (value("key", 1, b"a\0b"), "row 1: key 'a\\x00b'"),
     "no key": (value("key", 1, b""), "row 1: key '' is not allowed"),
-    "key twice": (value("key", 3, b"a0_0"), "key b'a0_0' stands in rows 0 and 3"),
+    "key twice": (value("key", 3, b"a0_0"), "duplicate key b'a0_0' in rows 0 and 3"),
     "objects": (column("count", lambda c: c.astype(object)), "expected <i4"),
     "floats": (column("count", lambda c: c.astype(float)), "expected <i4"),
     "other end first": (column("count", lambda c: c.astype(">i4")), "expected <i4"),

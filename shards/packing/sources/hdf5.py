@@ -17,14 +17,14 @@ import numpy as np
 
 from shards.audio.decode import to_mono_int16
 from shards.errors import ShardError
-from shards.format.classes import Classes
 from shards.format.schema import MAX_CLIP_SECONDS
-from shards.packing.sources.listing import Clip, Listing, import_optional
+from shards.format.weak_labels import LabelReader
+from shards.packing.sources.listing import Clip, Listing, import_optional, join_labels
 from shards.system.files import file_sha256
 
 
 def list_clips(
-    tsv: str | Path, classes: Classes, *, file: str | Path | None, rate: int
+    tsv: str | Path, reader: LabelReader, *, file: str | Path | None, rate: int
 ) -> Listing:
     """The clips of ``tsv``, whose samples are at ``rate`` Hz (HDF5 does not say).
 
@@ -43,7 +43,7 @@ def list_clips(
             Path(name).stem,
             row["labels"],
             (container, stored, rate),
-            classes=classes,
+            reader=reader,
             where=where,
         )
         if stored is None:
@@ -52,7 +52,7 @@ def list_clips(
         else:
             clips.append(clip)
     provenance = {"tsv_sha256": file_sha256(tsv), "source_rate": rate}
-    return Listing(str(tsv), clips, missing, provenance, load)
+    return Listing(str(tsv), join_labels(clips), missing, provenance, load)
 
 
 def _read_tsv(

@@ -8,16 +8,16 @@ a source; each has a ``list_clips`` that returns a Listing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from shards.errors import ShardError, naming
-from shards.format.classes import Classes
 from shards.format.schema import make_key
-from shards.packing.segments import parse_stem
+from shards.format.weak_labels import LabelReader
+from shards.packing.names import parse_stem
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,22 @@ class Clip:
 
     @staticmethod
     def named(
-        stem: str, labels: Any, place: tuple[Any, ...], *, classes: Classes, where: str
+        stem: str,
+        labels: Any,
+        place: tuple[Any, ...],
+        *,
+        reader: LabelReader,
+        where: str,
     ) -> Clip:
-        """The clip that a file name without suffix tells id and start of.
+        """The clip whose id and start a file name without suffix tells.
 
-        ``labels`` are as Classes.parse_labels takes them. Raises ShardError naming
-        ``where`` if they or the name will not do.
+        ``labels`` are as ``reader`` takes them. Raises ShardError naming ``where`` if
+        they or the name cannot be used.
         """
         clip_id, start_seconds = parse_stem(stem)
         with naming(where):
             key = make_key(clip_id, start_seconds)
-        parsed = classes.parse_labels(labels, where=where)
+        parsed = reader.parse(labels, where=where)
         return Clip(key, clip_id, start_seconds, parsed, place)
 
 
@@ -70,6 +75,28 @@ class Listing:
     groups: np.ndarray | None = None
     """[R] number of the run of clips that are cheap to read together, ascending; None
     if every clip can be read for itself."""
+    rejected: list[list[str]] = field(default_factory=list)
+    """Report lines (key, "rejected", reason) of what is there and cannot be used."""
+    describe: Callable[[Clip], str] = lambda clip: str(clip.place)
+    """The place of a clip, for messages."""
+
+
+def join_labels(clips: Iterable[Clip]) -> list[Clip]:
+    """``clips``, where those with the same key and place are one with all labels.
+
+    So a list may have one row for each label of a clip. Equal clips stay as they are,
+    for check_listing to name.
+    """
+    joined: dict[tuple[Any, ...], Clip] = {}
+    same: list[Clip] = []
+    for clip in clips:
+        first = joined.setdefault((clip.key, clip.place), clip)
+        if first is not clip and first.labels == clip.labels:
+            same.append(clip)
+        elif first is not clip:
+            labels = tuple(sorted({*first.labels, *clip.labels}))
+            joined[clip.key, clip.place] = replace(first, labels=labels)
+    return [*joined.values(), *same]
 
 
 def import_optional(name: str, *, extra: str) -> Any:

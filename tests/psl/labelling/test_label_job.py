@@ -452,7 +452,7 @@ def test_clips_that_do_not_decode_may_be_left_out_up_to_a_limit(
     """A broken file in two million would cost the month, or half be lost unsaid."""
     out = tmp_path / "out"
     words = [*words, f"audio={damaged}", f"out={out}"]
-    with pytest.raises(ShardError, match="of 80 clips cannot be labelled .such as"):
+    with pytest.raises(ShardError, match="of 80 clips cannot be labelled .first:"):
         label.main([*words, "max_unlabelled=0.02"])
     assert not (out / "index.json").exists()
     label.main([*words, "max_unlabelled=0.025"])

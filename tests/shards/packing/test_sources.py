@@ -18,8 +18,10 @@ import soundfile
 
 from shards.errors import ShardError
 from shards.format.classes import Classes
-from shards.packing.segments import parse_stem
-from shards.packing.sources.listing import Clip
+from shards.format.weak_labels import LabelReader
+from shards.packing.names import parse_stem
+from shards.packing.sources import hdf5, parquet
+from shards.packing.sources.listing import Clip, Listing
 from tests.conftest import MIDS, RATE, Run, Source, write_source
 
 NUM_CLIPS = 24
@@ -189,9 +191,9 @@ def test_encoded_files_in_hdf5_are_not_taken_for_samples(
 
 def test_a_name_that_gives_no_key_is_refused_by_place() -> None:
     """Else one file name among two million has to be guessed."""
-    classes = Classes(("/m/a",), ("A",))
-    with pytest.raises(ShardError, match="^list.tsv: line 7: .*1 to 90 characters"):
-        Clip.named("x" * 95, [], (), classes=classes, where="list.tsv: line 7")
+    reader = LabelReader(Classes(("/m/a",), ("A",)))
+    with pytest.raises(ShardError, match="^list.tsv: line 7: .*not valid Unicode"):
+        Clip.named("caf\udce9", [], (), reader=reader, where="list.tsv: line 7")
 
 
 BAD_TSV = {
@@ -350,6 +352,73 @@ def test_a_column_that_is_not_there_is_refused(
     assert result.returncode == 78 and expected in result.stderr
 
 
+def list_parquet(path: Path, columns: dict[str, Any], **schema: Any) -> Listing:
+    """The clips of one Parquet file of empty audio files."""
+    table = pa.table(columns).replace_schema_metadata(schema.get("metadata"))
+    pq.write_table(table, path / "0.parquet")
+    return parquet.list_clips(
+        [path],
+        LabelReader(Classes(("cat", "dog", "cow"), ("Cat", "Dog", "Cow"))),
+        audio_column="audio",
+        label_column="label",
+        id_column=None,
+    )
+
+
+def audio_of(*paths: str) -> list[dict[str, Any]]:
+    return [{"bytes": b"", "path": path} for path in paths]
+
+
+def test_class_numbers_of_parquet_mean_what_the_file_says(tmp_path: Path) -> None:
+    """Else a class list in another order than the hub's puts each label elsewhere."""
+    feature = {"_type": "ClassLabel", "names": ["dog", "cat"]}
+    stored = {"info": {"features": {"label": feature}}}
+    listing = list_parquet(
+        tmp_path,
+        {"audio": audio_of("a.wav", "b.wav"), "label": [0, 1]},
+        metadata={"huggingface": json.dumps(stored)},
+    )
+    assert [clip.labels for clip in listing.clips] == [(1,), (0,)]
+    unknown = {"label": {"_type": "ClassLabel", "names": ["dog", "horse"]}}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ShardError, match=r"'horse' .*--labels-are indices"):
+        list_parquet(
+            tmp_path / "other",
+            {"audio": audio_of("a.wav", "b.wav"), "label": [0, 1]},
+            metadata={"huggingface": json.dumps({"info": {"features": unknown}})},
+        )
+
+
+def test_parquet_of_class_folders_has_ids_with_folders(tmp_path: Path) -> None:
+    """Else sounds numbered in each class folder count as one clip."""
+    (tmp_path / "._0.parquet").write_bytes(b"what macOS adds")
+    paths = ("cat/1.wav", "dog/1.wav", "dog/2.wav")
+    columns = {"audio": audio_of(*paths), "label": ["cat", "dog", "dog"]}
+    listing = list_parquet(tmp_path, columns)
+    assert [clip.clip_id for clip in listing.clips] == ["cat/1", "dog/1", "dog/2"]
+
+
+def test_a_parquet_row_whose_label_is_not_one_is_rejected_alone(tmp_path: Path) -> None:
+    """Else one NaN of a million rows refuses them all."""
+    columns = {"audio": audio_of("a.wav", "b.wav"), "label": [1.5, float("nan")]}
+    assert [line[0] for line in list_parquet(tmp_path, columns).rejected] == [
+        "a_0",
+        "b_0",
+    ]
+
+
+def test_rows_of_one_hdf5_clip_add_their_labels(
+    plain: Source, tmp_path: Path, run: Run
+) -> None:
+    """Else whoever keeps one row, as the error said, loses a label."""
+    write_hdf5(plain, tmp_path)
+    tsv = tmp_path / "list.tsv"
+    tsv.write_text("filename\tlabels\nclip1.wav\t0\nclip1.wav\t2\n")
+    reader = LabelReader(Classes(MIDS, NAMES))
+    listing = hdf5.list_clips(tsv, reader, file=tmp_path / "train.h5", rate=RATE)
+    assert [clip.labels for clip in listing.clips] == [(0, 2)]
+
+
 # Labels and names
 
 
@@ -376,14 +445,14 @@ def test_labels_are_read_as_people_write_them(
     value: object, expected: tuple[int, ...]
 ) -> None:
     """Else every dataset needs a script of its own."""
-    assert CLASSES.parse_labels(value, where="here") == expected
+    assert LabelReader(CLASSES).parse(value, where="here") == expected
 
 
 @pytest.mark.parametrize("value", ["Bird", 3, -1, ["Dog", 1.0], [True], [["Dog"]], {}])
 def test_what_is_no_label_is_refused(value: object) -> None:
     """Else a label is lost, or put on another class."""
     with pytest.raises(ShardError, match="here: label"):
-        CLASSES.parse_labels(value, where="here")
+        LabelReader(CLASSES).parse(value, where="here")
 
 
 @pytest.mark.parametrize(
@@ -533,10 +602,3 @@ def test_a_json_member_without_audio_is_refused(
     result = run("shards.pack", "--webdataset", str(tmp_path / "odd.tar"), *words)
     assert result.returncode == 78
     assert "a.json has no audio member" in result.stderr
-
-
-def test_a_number_is_a_class_index_even_where_mids_are_numbers() -> None:
-    """Else every label of such a class list is put on another class."""
-    classes = Classes(("10", "11", "0"), ("x", "y", "z"))
-    assert classes.parse_labels([0], where="here") == (0,)
-    assert classes.parse_labels(["0"], where="here") == (2,)
