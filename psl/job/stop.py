@@ -7,12 +7,13 @@ the step is made (psl/training/step.py).
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from shards.system.processes import seconds_alive
 
 FILE_NAME = "PREEMPT"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -21,7 +22,7 @@ LOOK_SECONDS = 1.0
 
 
 class StopRequest:
-    """Catches the signals from ``listen`` to ``ignore``; they interrupt nothing."""
+    """Catches the signals from ``listen`` to ``restore``; they interrupt nothing."""
 
     def __init__(self, run_dir: str | Path, *, watch_file: bool) -> None:
         """One process is enough to ``watch_file``."""
@@ -36,8 +37,8 @@ class StopRequest:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._take)
 
-    def ignore(self) -> None:
-        """Leave signals to whoever had them before."""
+    def restore(self) -> None:
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -73,19 +74,8 @@ class StopRequest:
             return
         with contextlib.suppress(FileNotFoundError):
             age = time.time() - self._file.stat().st_mtime
-            if age > _seconds_alive():
+            if age > seconds_alive():
                 self._file.unlink(missing_ok=True)
-
-
-def _seconds_alive() -> float:
-    """How long this process has been running; 0 where the system does not tell."""
-    try:
-        # field 22 of proc_pid_stat(5): clock ticks after boot. The name may hold blanks
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    except (OSError, AttributeError):
-        return 0.0
 
 
 def name_of(reason: int) -> str:

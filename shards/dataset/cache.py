@@ -35,6 +35,7 @@ from shards.format.index import ShardRecord
 from shards.remote.places import RetryPolicy, Stopped, download
 from shards.remote.transport import WrongContent
 from shards.system.files import file_sha256, sync_folder
+from shards.system.threads import start_thread
 
 MAX_OPEN_SHARDS = 2048
 """Memory maps kept at most by a reader or a cache; each holds a file descriptor."""
@@ -240,12 +241,7 @@ class ShardCache:
 
     def _start_yielding(self) -> None:
         if self._yielding.acquire(blocking=False):
-            threading.Thread(
-                target=_yield_when_wanted,
-                args=(weakref.ref(self),),
-                daemon=True,
-                name="psl-cache",
-            ).start()
+            start_thread(_yield_when_wanted, weakref.ref(self), name="cache")
 
 
 def default_folder() -> Path:

@@ -14,7 +14,6 @@ import functools
 import http.client
 import queue
 import re
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 
 from shards import __version__
 from shards.errors import ShardError
+from shards.system.threads import start_thread
 
 Result = TypeVar("Result")
 
@@ -215,7 +215,7 @@ def _within(seconds: float, function: Callable[[], Result]) -> Result:
         except Exception as error:
             results.put((None, error))
 
-    threading.Thread(target=call, daemon=True, name="psl-fetch").start()
+    start_thread(call, name="fetch")
     try:
         result, error = results.get(timeout=seconds)
     except queue.Empty:

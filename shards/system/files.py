@@ -1,35 +1,40 @@
-"""Files that appear whole or not at all.
+"""Files and folders that appear whole or not at all, and files that others name.
 
-Owns the write-aside, fsync, rename sequence used for every file under a final name,
-and the one by which only the first of several writers gives a file its content.
+Owns the write-aside, fsync, rename sequence used for everything under a final name,
+the one by which only the first of several writers gives a file its content, what is
+said when a disk is full, and the rules for reading what data from elsewhere names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from shards.errors import ShardError
+from shards.system.flock import try_lock
+from shards.system.writing import TEMPORARY_MARK, naming_write
 
-TEMPORARY_MARK = ".tmp-"
-"""Files whose name holds this are leftovers of a killed writer, never read."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextlib.contextmanager
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the name ``path`` only when the block ends well."""
+    """A binary file that takes the name ``path`` only when the block ends well.
+
+    Raises OSError naming ``path`` if it cannot be written.
+    """
     path = Path(path)
-    with _open_aside(path) as (aside, stream):
+    with naming_write(path), _open_aside(path) as (aside, stream):
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
@@ -44,7 +49,7 @@ def create_atomic(path: str | Path, data: bytes | str) -> None:
     one wins.
     """
     path = Path(path)
-    with _open_aside(path) as (aside, stream):
+    with naming_write(path), _open_aside(path) as (aside, stream):
         stream.write(data.encode() if isinstance(data, str) else data)
         stream.flush()
         os.fsync(stream.fileno())
@@ -60,24 +65,67 @@ def create_atomic(path: str | Path, data: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Replace ``path`` by ``data`` (text as UTF-8) in one rename."""
+    with open_atomic(path) as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def folder_atomic(path: str | Path) -> Iterator[Path]:
+    """A new folder that takes the name ``path`` only when the block ends well.
+
+    A folder of that name is replaced. The files in the block are to be written by
+    write_synced.
+    """
+    path = Path(path)
+    aside = _aside(path)
+    with naming_write(path):
+        aside.mkdir(parents=True)
+        try:
+            with _locked_folder(aside):
+                yield aside
+                sync_folder(aside)
+                remove_folder(path)
+                os.rename(aside, path)
+                sync_folder(path.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_synced(path: str | Path, data: bytes | str) -> None:
+    """Write a file of a folder that is not yet under its final name."""
+    with naming_write(Path(path)), open(path, "wb") as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder, if there is one, so that a kill halfway leaves no part of it."""
+    if path.exists():
+        doomed = _aside(path)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
+def _aside(path: Path) -> Path:
+    """A new name next to ``path``, for what is to take its name, or to go."""
+    # Random, because process ids repeat among the nodes that share a folder.
+    return path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
+
+
 @contextlib.contextmanager
 def _open_aside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A file beside ``path``, to take its name; gone if the block fails."""
+    """A file next to ``path``, to take its name; gone if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Random, because process ids repeat among the nodes that share a folder.
-    aside = path.with_name(f".{path.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
+    aside = _aside(path)
     try:
         with _open_locked(aside) as stream:
             yield aside, stream
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-
-
-def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Replace ``path`` by ``data`` (text as UTF-8) in one rename."""
-    with open_atomic(path) as stream:
-        stream.write(data.encode() if isinstance(data, str) else data)
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -92,31 +140,40 @@ def sync_folder(folder: str | Path) -> None:
 def remove_leftovers(folder: str | Path) -> None:
     """Delete what killed writers left in ``folder``; what is being written stays.
 
-    Where a file system has no locks (some network ones), everything stays.
+    Where a file system has no locks (some network ones), everything stays. So does
+    what another user left and we may not remove.
     """
     for path in Path(folder).glob(f".*{TEMPORARY_MARK}*"):
-        with contextlib.suppress(FileNotFoundError), open(path, "r+b") as stream:
-            if _try_lock(stream):
-                path.unlink()
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                with _locked_folder(path) as locked:
+                    if locked:
+                        shutil.rmtree(path)
+            else:
+                with open(path, "r+b") as stream:
+                    if try_lock(stream):
+                        path.unlink()
 
 
 def _open_locked(path: Path) -> BinaryIO:
     """A new file whose lock tells remove_leftovers that its writer lives."""
     while True:
-        stream = open(path, "w+b")
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        stream = open(path, "w+b")  # noqa: SIM115 - the caller closes it
+        while try_lock(stream) is False:  # remove_leftovers looks at it
+            time.sleep(0.001)
         if os.fstat(stream.fileno()).st_nlink:
             return stream
         stream.close()  # it was removed between open and lock
 
 
-def _try_lock(stream: BinaryIO) -> bool:
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, which tells that its writer lives; False if taken."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        yield try_lock(handle) is True
+    finally:
+        os.close(handle)
 
 
 def file_system_time(folder: Path) -> float | None:
@@ -157,7 +214,7 @@ def open_plain(
         _check_leads_below(Path(folder), path)
     except OSError as error:
         _refuse(path, error)
-    return _open_named(path, max_bytes)
+    return open_regular(path, max_bytes=max_bytes)
 
 
 def read_plain(folder: str | Path, name: str, *, max_bytes: int) -> bytes:
@@ -166,12 +223,23 @@ def read_plain(folder: str | Path, name: str, *, max_bytes: int) -> bytes:
         return _read_all(stream, Path(folder, name), max_bytes)
 
 
+def open_regular(path: str | Path, *, max_bytes: int | None = None) -> BinaryIO:
+    """A plain file that the user named, open to be read; links are followed.
+
+    Never blocks on a pipe. Raises what open_plain raises.
+    """
+    try:
+        return _open_bounded(Path(path), max_bytes, follow=True)
+    except OSError as error:
+        _refuse(Path(path), error)
+
+
 def read_bounded(path: str | Path, max_bytes: int) -> bytes:
     """A whole small file that the user named; links are followed.
 
     Raises ShardError if it is missing, special, unreadable or too long.
     """
-    with _open_named(Path(path), max_bytes) as stream:
+    with open_regular(path, max_bytes=max_bytes) as stream:
         return _read_all(stream, Path(path), max_bytes)
 
 
@@ -218,14 +286,6 @@ def _refuse(path: Path, error: OSError) -> NoReturn:
     ) from None
 
 
-def _open_named(path: Path, max_bytes: int | None) -> BinaryIO:
-    """A plain file; ShardError for a path that is wrong."""
-    try:
-        return _open_bounded(path, max_bytes, follow=True)
-    except OSError as error:
-        _refuse(path, error)
-
-
 def _open_bounded(path: Path, max_bytes: int | None, *, follow: bool) -> BinaryIO:
     """A plain file of at most ``max_bytes``, else ShardError. A pipe does not block."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -255,12 +315,18 @@ def _read_all(stream: BinaryIO, path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file, read in blocks of 1 MiB."""
+def file_sha256(file: str | Path | BinaryIO) -> str:
+    """Hex SHA-256 of a file, read in blocks of 1 MiB; one that is open, from its start.
+
+    Raises FileNotFoundError, other OSErrors, and ShardError for a pipe or device.
+    """
+    if isinstance(file, (str, Path)):
+        with _open_bounded(Path(file), None, follow=True) as stream:
+            return file_sha256(stream)
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    file.seek(0)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
