@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import ShardError
+from shards.system.files import open_regular
 
 BLOCK_BYTES = 512
 MAX_EXTENSION_BYTES = 1 << 16
@@ -63,7 +64,7 @@ def read_members(path: str | Path) -> Iterator[Member]:
     member or a tar that is cut off, anything after the end mark.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             yield from _walk(stream, os.fstat(stream.fileno()).st_size, str(path))
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}") from None

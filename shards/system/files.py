@@ -217,6 +217,22 @@ def open_plain(
     return open_regular(path, max_bytes=max_bytes)
 
 
+def plain_size(folder: str | Path, name: str) -> int | None:
+    """The length of a file below ``folder``, None if there is none; nothing is opened.
+
+    Raises ShardError for one that open_plain refuses.
+    """
+    path = Path(folder, name)
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            _check_leads_below(Path(folder), path)
+            status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
 def read_plain(folder: str | Path, name: str, *, max_bytes: int) -> bytes:
     """The bytes of a file below ``folder``; raises what open_plain raises."""
     with open_plain(folder, name, max_bytes=max_bytes) as stream:
