@@ -75,6 +75,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
+    stop.defer()
     with (
         builder.unless_published(),
         Claims(builder.parts_folder, lease_seconds=config.lease_seconds) as claims,
@@ -217,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     end_with_launcher()
     stop = StopRequest(config.out, watch_file=False)
-    stop.listen()
+    stop.listen(at_once=True)
     try:
         print(label(config, stop))
     finally:

@@ -155,7 +155,8 @@ class Attempt:
 
     def join(self, accelerator: Accelerator) -> None:
         """Watch the other processes and listen to signals from now on. Collective."""
-        self._stop.listen()
+        # several ranks agree at their first step
+        self._stop.listen(at_once=accelerator.num_processes == 1)
         self._watchdog = Watchdog(
             accelerator.process_index,
             accelerator.num_processes,
@@ -180,6 +181,7 @@ class Attempt:
 
     def mark(self, place: str, step: int) -> None:
         """Only the note of ``at``."""
+        self._stop.defer()
         if self._watchdog is not None:
             self._watchdog.mark(place, step)
 

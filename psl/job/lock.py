@@ -80,6 +80,7 @@ class RunLock:
         self._token, self._beat, self._step = secrets.token_hex(8), 0, 0
         self._host, self._me = socket.gethostname(), Process.of(os.getpid())
         self._write()
+        os.ftruncate(self._file, _RECORD_BYTES)  # a damaged one may be longer
         start_thread(self._keep, name="run lock")
 
     def reached(self, step: int) -> None:
@@ -183,7 +184,7 @@ def _lives(
     while time.monotonic() < deadline:
         time.sleep(min(0.5, seconds / 10))
         now = _read(path)
-        if now != before:
+        if now and now != before:
             return now.get("held") is True
     return False
 
@@ -210,13 +211,20 @@ def _lock_patiently(file: int) -> bool | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record; empty if there is none, or it is damaged."""
-    try:
-        with open_regular(path, max_bytes=_MAX_BYTES) as stream:
-            record = json.loads(stream.read(_MAX_BYTES))
-    except (OSError, ShardError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    """The record; empty if there is none, or it is damaged.
+
+    A network file system may show one half written, so a damaged one is read again.
+    """
+    for pause in (0.05, 0.2, 0.0):
+        try:
+            with open_regular(path, max_bytes=_MAX_BYTES) as stream:
+                record = json.loads(stream.read(_MAX_BYTES))
+            return record if isinstance(record, dict) else {}
+        except (OSError, ShardError):
+            return {}
+        except (ValueError, RecursionError):
+            time.sleep(pause)
+    return {}
 
 
 def _refusal(path: Path) -> JobError:

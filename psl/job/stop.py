@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from shards.system.exits import EXIT_PREEMPTED, JobError
 from shards.system.processes import seconds_alive
 
 FILE_NAME = "PREEMPT"
@@ -22,7 +23,11 @@ LOOK_SECONDS = 1.0
 
 
 class StopRequest:
-    """Catches the signals from ``listen`` to ``restore``; they interrupt nothing."""
+    """Catches the signals from ``listen`` to ``restore``.
+
+    They interrupt nothing, unless asked to, until ``defer``: a program that has not
+    begun its work yet has nothing to save, and may be blocked in a read.
+    """
 
     def __init__(self, run_dir: str | Path, *, watch_file: bool) -> None:
         """One process is enough to ``watch_file``."""
@@ -30,12 +35,21 @@ class StopRequest:
         self._next_look = 0.0
         self._number: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._at_once = False
 
-    def listen(self) -> None:
-        """Catch signals from now on. Those that are ignored, as by nohup, stay so."""
+    def listen(self, *, at_once: bool = False) -> None:
+        """Catch signals from now on. Those that are ignored, as by nohup, stay so.
+
+        With ``at_once`` they raise JobError in the main thread, until ``defer``.
+        """
+        self._at_once = at_once
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._take)
+
+    def defer(self) -> None:
+        """Only note signals from now on: there is work that can be saved."""
+        self._at_once = False
 
     def restore(self) -> None:
         """Restore the previous signal handlers."""
@@ -45,6 +59,13 @@ class StopRequest:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._number = number
+        if self._at_once:
+            self._at_once = False  # a second signal must not interrupt the end
+            raise JobError.ending_with(
+                EXIT_PREEMPTED,
+                f"stopped by {name_of(number)} before any work; run the same command "
+                "again to resume",
+            )
 
     @property
     def is_made(self) -> bool:

@@ -24,6 +24,8 @@ from shards.errors import ShardError
 from shards.system.flock import try_lock
 from shards.system.writing import TEMPORARY_MARK, naming_write
 
+LEFT_SECONDS = 86400.0
+"""Where locks cannot tell, what was not written for so long has no writer."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -75,15 +77,15 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 def folder_atomic(path: str | Path) -> Iterator[Path]:
     """A new folder that takes the name ``path`` only when the block ends well.
 
-    A folder of that name is replaced. The files in the block are to be written by
-    write_synced.
+    A folder of that name is replaced, and what killed writers left next to it is
+    removed. The files in the block are to be written by write_synced.
     """
     path = Path(path)
     aside = _aside(path)
     with naming_write(path):
-        aside.mkdir(parents=True)
+        remove_leftovers(path.parent)
         try:
-            with _locked_folder(aside):
+            with _new_locked_folder(aside):
                 yield aside
                 sync_folder(aside)
                 remove_folder(path)
@@ -140,19 +142,27 @@ def sync_folder(folder: str | Path) -> None:
 def remove_leftovers(folder: str | Path) -> None:
     """Delete what killed writers left in ``folder``; what is being written stays.
 
-    Where a file system has no locks (some network ones), everything stays. So does
-    what another user left and we may not remove.
+    Where a file system has no locks (some network ones), so does all that is younger
+    than a day; and, where we may not remove it, what another user left.
     """
     for path in Path(folder).glob(f".*{TEMPORARY_MARK}*"):
         with contextlib.suppress(OSError):
             if stat.S_ISDIR(path.lstat().st_mode):
                 with _locked_folder(path) as locked:
-                    if locked:
+                    if _is_left(path, locked):
                         shutil.rmtree(path)
             else:
                 with open(path, "r+b") as stream:
-                    if try_lock(stream):
+                    if _is_left(path, try_lock(stream)):
                         path.unlink()
+
+
+def _is_left(path: Path, locked: bool | None) -> bool:
+    """Whether the writer of ``path`` is dead, its lock being free, or unknown: None."""
+    if locked is not None:
+        return locked
+    now = file_system_time(path.parent)
+    return now is not None and now - path.lstat().st_mtime > LEFT_SECONDS
 
 
 def _open_locked(path: Path) -> BinaryIO:
@@ -167,11 +177,29 @@ def _open_locked(path: Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def _locked_folder(path: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which tells that its writer lives; False if taken."""
+def _new_locked_folder(path: Path) -> Iterator[None]:
+    """Make a folder that remove_leftovers leaves alone while the block runs."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as lock:
+            try:
+                locked = lock.enter_context(_locked_folder(path))
+            except FileNotFoundError:  # removed before it was locked
+                continue
+            if locked is not False and path.exists():
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _locked_folder(path: Path) -> Iterator[bool | None]:
+    """Lock a folder for the length of the block, which tells that its writer lives.
+
+    Gives what try_lock does.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield try_lock(handle) is True
+        yield try_lock(handle)
     finally:
         os.close(handle)
 
