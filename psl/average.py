@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from psl.config import STRICT, from_command_line, parse, read_yaml
 from psl.data.validation import open_validation
 from psl.distributed import launch
+from psl.job.launcher import end_with_launcher
 from psl.training.averages import average_best, describe
 from psl.training.config import TrainConfig
 from psl.training.log import CONFIG_NAME
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         purpose="Average the best checkpoints of a finished run, and use the average.",
         example="python -m psl.average run=runs/student k=4",
     )
+    end_with_launcher()
     accelerator = launch.start()
     average_run(config, accelerator)
     launch.finish(accelerator)

@@ -24,6 +24,7 @@ from psl.distributed import launch, runtime
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.scoring import score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.job.launcher import end_with_launcher
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.format.classes import Classes
 from shards.format.index import open_index
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
         "out=runs/student/eval",
     )
+    end_with_launcher()
     accelerator = launch.start()
     evaluate(config, accelerator)
     launch.finish(accelerator)

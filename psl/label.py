@@ -2,9 +2,9 @@
 
 Owns the labelling job: one label shard per audio shard, whole or absent, skipped when
 done. Any number of processes on any machines that share the folder take shards by
-claims (shards/system/claims.py), join and leave at will, and need no process group; whoever
-finds all done writes the index. Batches never cross a shard, so what a shard holds
-does not depend on how many processes run, or how often they were killed.
+claims (shards/system/claims.py), join and leave at will, and need no process group; the
+one that finds all done writes the index. Batches never cross a shard, so what a shard
+holds does not depend on how many processes run, or how often they were killed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from psl.data.batch import Prepared
 from psl.data.labels import LabelLayout
 from psl.data.loader import cache_share, open_cache
 from psl.distributed import runtime
+from psl.job.launcher import end_with_launcher
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
 from psl.labelling.config import LabelConfig, label_layout
@@ -74,6 +75,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
+    stop.defer()
     with (
         builder.unless_published(),
         Claims(builder.parts_folder, lease_seconds=config.lease_seconds) as claims,
@@ -214,12 +216,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         example="python -m psl.label teacher=runs/teacher audio=data/balanced "
         "out=data/labels_2s chunk_seconds=2",
     )
+    end_with_launcher()
     stop = StopRequest(config.out, watch_file=False)
-    stop.listen()
+    stop.listen(at_once=True)
     try:
         print(label(config, stop))
     finally:
-        stop.ignore()
+        stop.restore()
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def start(
 
 def step_reached(run_dir: Path) -> int:
     """The last step that rank 0 has finished."""
-    return last_holder(run_dir).step
+    holder = last_holder(run_dir)
+    return holder.step if holder else 0
 
 
 def _train(

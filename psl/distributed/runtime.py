@@ -45,6 +45,11 @@ def rank_and_world_size() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """The rank of this process among those of this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def restart_count() -> int:
     """How often torchrun started the processes of this job anew (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

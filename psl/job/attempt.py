@@ -25,28 +25,31 @@ from pydantic.dataclasses import dataclass
 from psl.config import STRICT
 from psl.distributed import collectives, runtime
 from psl.job.faults import Faults
+from psl.job.launcher import end_with_launcher
 from psl.job.lock import RunLock, last_holder
 from psl.job.status import (
     EXIT_OF,
     Status,
-    begin,
     ended,
     read_status,
+    started,
     state_of,
     with_step,
     write_status,
 )
 from psl.job.stop import StopRequest, name_of
-from psl.job.watchdog import Watchdog
-from psl.weights.checkpoint import newest_step
+from psl.job.watchdog import Cause, Watchdog
+from psl.weights.checkpoint import FOLDER_NAME, newest_step
 from shards.system.exits import (
     EXIT_FAILED,
     EXIT_PREEMPTED,
     EXIT_STUCK,
     JobError,
     exit_status,
-    one_line,
+    message_of,
 )
+from shards.system.files import remove_leftovers
+from shards.system.threads import ending_by, leave_now, limit_last_words
 
 PEER_SECONDS = 3.0
 """How long to look for the rank whose end made a collective fail."""
@@ -80,38 +83,52 @@ class Attempt:
         self._rank, self._world_size = runtime.rank_and_world_size()
         self._stop = StopRequest(run_dir, watch_file=self._rank == 0)
         self._faults = Faults.from_environment(
-            rank=self._rank, start=runtime.restart_count()
+            rank=self._rank, restart=runtime.restart_count()
         )
         self._lock: RunLock | None = None
         self._status: Status | None = None
         self._watchdog: Watchdog | None = None
         self._ending = threading.Lock()
+        self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Rank 0 takes the folder; JobError if another job has it, or it is stuck."""
+        """Rank 0 takes the folder; JobError if another job has it, or it is stuck.
+
+        From now on the process ends with its launcher, and with any of our threads.
+        """
+        end_with_launcher(self._end_without_launcher)
+        self._cleanup.enter_context(ending_by(self._end_without_thread))
         if self._rank == 0:
-            reached = last_holder(self._run_dir).step
-            self._lock = RunLock(self._run_dir)
             try:
-                self._open(reached)
+                self._take()
             except BaseException as error:
                 self._write_end(exit_status(error), str(error))
                 self._release()
                 raise
         return self
 
+    def _take(self) -> None:
+        """Lock the folder and clear away what killed writers left in it."""
+        last = last_holder(self._run_dir)
+        self._lock = RunLock(self._run_dir)
+        for folder in (self._run_dir, self._run_dir / FOLDER_NAME):
+            remove_leftovers(folder)
+        self._open(last.step if last else 0)
+
     def _open(self, reached: int) -> None:
-        """Write the first status, or refuse; ``reached`` is the last step of the run
-        before.
-        """
+        """Write the first status, or refuse; the start before ended at ``reached``."""
         before = read_status(self._run_dir)
         if before and self._config.retry_stuck:
             before = replace(before, futile_starts=0)
-        self._status = begin(before, newest_step(self._run_dir))
-        if runtime.restart_count() and before:
-            # torchrun starts all processes again after any status but 0
-            if before.state in ("preempted", "bad_config", "stuck"):
-                raise JobError.ending_with(EXIT_OF[before.state], before.message)
+        self._status = started(before, newest_step(self._run_dir))
+        # torchrun starts all processes again after any status except 0
+        final = before is not None and before.state in (
+            "preempted",
+            "bad_config",
+            "stuck",
+        )
+        if before is not None and final and runtime.restart_count():
+            raise JobError.ending_with(EXIT_OF[before.state], before.message)
         if self._status.futile_starts > self._config.max_futile_starts:
             raise JobError.ending_with(EXIT_STUCK, self._why_stuck(before, reached))
         if not runtime.restart_count():
@@ -130,15 +147,16 @@ class Attempt:
             batch = f"cannot be named: {error}"
         last = f" ({before.message})" if before and before.message else ""
         return (
-            f"{self._run_dir}: {number} starts in a row got no checkpoint after step "
-            f"{start}; the last one ended after step {reached}{last}; batch of step "
-            f"{reached + 1}: {batch}; mend the cause, then start once with "
+            f"{self._run_dir}: {number} consecutive starts made no checkpoint past "
+            f"step {start}; the last one ended after step {reached}{last}; batch of "
+            f"step {reached + 1}: {batch}; fix the cause, then start once with "
             "attempt.retry_stuck=true"
         )
 
     def join(self, accelerator: Accelerator) -> None:
         """Watch the other processes and listen to signals from now on. Collective."""
-        self._stop.listen()
+        # several ranks agree at their first step
+        self._stop.listen(at_once=accelerator.num_processes == 1)
         self._watchdog = Watchdog(
             accelerator.process_index,
             accelerator.num_processes,
@@ -163,6 +181,7 @@ class Attempt:
 
     def mark(self, place: str, step: int) -> None:
         """Only the note of ``at``."""
+        self._stop.defer()
         if self._watchdog is not None:
             self._watchdog.mark(place, step)
 
@@ -197,7 +216,7 @@ class Attempt:
         raise JobError.ending_with(
             EXIT_PREEMPTED,
             f"stopped by {name_of(reason)} with a checkpoint at step {step}; run the "
-            "same command again to go on",
+            "same command again to resume",
         )
 
     def __exit__(
@@ -214,8 +233,7 @@ class Attempt:
         if error is None:
             self._write_end(0, "")
         else:
-            line = one_line(error) or repr(error)
-            self._write_end(exit_status(error), line.removeprefix("error: "))
+            self._write_end(exit_status(error), message_of(error) or repr(error))
         self._release()
 
     def _end_with_others(self, error: BaseException, watchdog: Watchdog) -> NoReturn:
@@ -225,33 +243,44 @@ class Attempt:
             watchdog.stop()
             with contextlib.suppress(RuntimeError):
                 collectives.wait_for_all()
-            self._leave(str(error) if self._rank == 0 else None, status)
+            leave_now(str(error) if self._rank == 0 else None, status)
         # what a library raises may be only an echo of another rank's end
         is_echo = isinstance(error, RuntimeError) and not isinstance(error, JobError)
         cause = watchdog.cause_elsewhere(PEER_SECONDS) if is_echo else None
-        line = one_line(error)
-        if cause is None and (line is None or os.environ.get("PSL_DEBUG") == "1"):
+        message = message_of(error)
+        if cause is not None:
+            self._end_hard(*watchdog.blame(cause))
+        if message is None or os.environ.get("PSL_DEBUG") == "1":
             traceback.print_exception(error)
-        text = cause or f"rank {self._rank}: {_bare(line or repr(error))}"
-        self._end_hard(*watchdog.blame(text), status=EXIT_FAILED if cause else status)
+        own = Cause(f"rank {self._rank}: {message or repr(error)}")
+        self._end_hard(*watchdog.blame(own), status=status)
 
-    def _end_hard(self, cause: str, ours: bool, status: int = EXIT_FAILED) -> NoReturn:
+    def _end_without_launcher(self, message: str) -> NoReturn:
+        self._end_hard(Cause(message), self._is_first_here)
+
+    def _end_without_thread(self, message: str) -> NoReturn:
+        cause = Cause(f"rank {self._rank}: {message}")
+        blame = self._watchdog.blame if self._watchdog else None
+        self._end_hard(*(blame(cause) if blame else (cause, True)))
+
+    @property
+    def _is_first_here(self) -> bool:
+        """Whether this is the first rank of its machine, to speak for the others."""
+        return runtime.local_rank() == 0
+
+    def _end_hard(
+        self, cause: Cause, ours: bool, status: int = EXIT_FAILED
+    ) -> NoReturn:
         """End this process at once, whatever its other threads are doing.
 
         A normal exit would wait for a reading thread, or abort in gloo's destructors.
         """
         with self._ending:
-            if self._status is None and ours and "rank 0 (" in cause:
+            limit_last_words()
+            if self._status is None and ours and 0 in cause.silent:
                 self._status = read_status(self._run_dir)  # rank 0 cannot write it
-            self._write_end(status, cause)
-            self._leave(f"error: {cause}" if ours else None, status)
-
-    def _leave(self, line: str | None, status: int) -> NoReturn:
-        if line is not None:
-            print(line, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+            self._write_end(status, cause.message)
+            leave_now(f"error: {cause.message}" if ours else None, status)
 
     def _write_end(self, status: int, message: str) -> None:
         """status.json, where there is room on the disk to say it."""
@@ -263,14 +292,13 @@ class Attempt:
             if state == "preempted":
                 self._stop.clear()
         except OSError as error:
-            print(f"{self._run_dir}: no status written: {error}", file=sys.stderr)
+            line = message_of(error)
+            with contextlib.suppress(OSError):
+                print(f"{self._run_dir}: no status written: {line}", file=sys.stderr)
 
     def _release(self) -> None:
-        self._stop.ignore()
+        self._cleanup.close()
+        self._stop.restore()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-def _bare(line: str) -> str:
-    return line.removeprefix("error: ")

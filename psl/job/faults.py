@@ -4,8 +4,8 @@ Owns the environment variable PSL_FAULT, unset in real life:
 
     PSL_FAULT="rank=1,step=7,point=checkpoint.inside,action=kill"
 
-``rank``, ``step`` (optimizer step, from 1) and ``start`` (how often torchrun restarted
-the job in place, from 0) may be left out and then match any.
+``rank``, ``step`` (optimizer step, from 1) and ``restart`` (how often torchrun has
+restarted the job in place, from 0) may be left out and then match any.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ POINTS = (
     "checkpoint.after",
 )
 ACTIONS = ("kill", "stop", "exception", "nan", "hang")
-"""SIGKILL, SIGSTOP, an exception, targets that are NaN, waiting for ever."""
+"""SIGKILL, SIGSTOP, an exception, targets that are NaN, waiting forever."""
 _FORM = "rank=1,step=7,point=step,action=kill"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do to whom, where and when; None matches any."""
+    """What to do to which rank, where and when; None matches any."""
 
     point: str
     action: str
     rank: int | None = None
     step: int | None = None
-    start: int | None = None
+    restart: int | None = None
 
 
 def parse_fault(text: str) -> Fault:
@@ -54,7 +54,7 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"PSL_FAULT={text}: action {action!r}, expected of {ACTIONS}")
     if action == "nan" and point != "step":
         raise ValueError(f"PSL_FAULT={text}: nan is for point=step")
-    if unknown := set(words) - {"rank", "step", "start"}:
+    if unknown := set(words) - {"rank", "step", "restart"}:
         raise ValueError(f"PSL_FAULT={text}: unknown {sorted(unknown)}; see {_FORM}")
     if wrong := [word for word in words.values() if not word.isdecimal()]:
         raise ValueError(f"PSL_FAULT={text}: {wrong}: expected whole numbers")
@@ -69,17 +69,17 @@ class Faults:
         self._fault = fault
 
     @staticmethod
-    def from_environment(*, rank: int, start: int) -> Faults:
-        """What PSL_FAULT has in store for ``rank`` in its ``start``-th restart."""
+    def from_environment(*, rank: int, restart: int) -> Faults:
+        """The fault PSL_FAULT sets for ``rank`` in its ``restart``-th restart."""
         text = os.environ.get("PSL_FAULT")
         if text is None:
             return Faults()
         fault = parse_fault(text)
-        meant = fault.rank in (None, rank) and fault.start in (None, start)
+        meant = fault.rank in (None, rank) and fault.restart in (None, restart)
         return Faults(fault if meant else None)
 
     def at(self, point: str, step: int) -> bool:
-        """Do what is asked for at ``point``; True if the loss shall be NaN."""
+        """Do what is asked for at ``point``; True to request a NaN loss."""
         assert point in POINTS
         fault = self._fault
         if fault is None or fault.point != point or fault.step not in (None, step):

@@ -17,19 +17,21 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from psl.config import read_words
-from psl.job.lock import last_holder
+from psl.job.lock import is_alive, last_holder
+from shards.errors import ShardError
 from shards.system.exits import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_PREEMPTED,
+    EXIT_RUNNING,
     EXIT_STUCK,
 )
-from shards.system.files import write_atomic
+from shards.system.files import read_bounded, write_atomic
 
 STATUS_NAME = "status.json"
+MAX_STATUS_BYTES = 1 << 20
 State = Literal["running", "done", "preempted", "failed", "stuck", "bad_config"]
-EXIT_RUNNING = 3
 EXIT_OF: dict[State, int] = {
     "done": EXIT_DONE,
     "failed": EXIT_FAILED,
@@ -70,7 +72,7 @@ def state_of(status: int) -> State:
     return next((state for state, code in EXIT_OF.items() if code == status), "failed")
 
 
-def begin(before: Status | None, step: int, epoch: int = 0) -> Status:
+def started(before: Status | None, step: int, epoch: int = 0) -> Status:
     """The status of a run that is started when ``before`` was its last one.
 
     A start counts as futile until there is a checkpoint beyond ``step``. One that was
@@ -122,9 +124,9 @@ def write_status(run_dir: str | Path, status: Status) -> None:
 def read_status(run_dir: str | Path) -> Status | None:
     """The status of a run; None if there is none, or it cannot be read."""
     try:
-        text = Path(run_dir, STATUS_NAME).read_text(encoding="utf-8")
-        return TypeAdapter(Status).validate_json(text)
-    except (OSError, ValidationError):
+        data = read_bounded(Path(run_dir, STATUS_NAME), MAX_STATUS_BYTES)
+        return TypeAdapter(Status).validate_json(data)
+    except (OSError, ShardError, ValidationError):
         return None
 
 
@@ -140,11 +142,11 @@ def note_bad_config(words: Sequence[str], message: str) -> None:
             run_dir = read_words([word]).get("run_dir", run_dir)
         except ValueError:
             continue
-    if not isinstance(run_dir, str) or last_holder(run_dir).alive:
+    if not isinstance(run_dir, str) or is_alive(run_dir):
         return
     before = read_status(run_dir)
     step, epoch = (before.step, before.epoch) if before else (0, 0)
-    status = begin(before, step, epoch)
+    status = started(before, step, epoch)
     write_status(run_dir, ended(status, "bad_config", message))
 
 
@@ -161,9 +163,11 @@ def report(run_dir: str | Path) -> tuple[State, str]:
         at = f"at step {status.step}, epoch {status.epoch}"
         return status.state, f"{at}: {status.message}".rstrip(": ")
     holder = last_holder(run_dir)
-    if holder.alive:
+    if holder is None:
+        return "failed", f"{run_dir}: its lock file is missing or damaged"
+    if is_alive(run_dir):
         return "running", f"at step {holder.step}, by {holder.name}"
     return "failed", (
-        f"killed without a word at step {holder.step}, by {holder.name}; the newest "
-        f"checkpoint is of step {status.step}"
+        f"killed at step {holder.step} without reporting an error ({holder.name}); "
+        f"newest checkpoint: step {status.step}"
     )

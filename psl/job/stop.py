@@ -7,12 +7,14 @@ the step is made (psl/training/step.py).
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from shards.system.exits import EXIT_PREEMPTED, JobError
+from shards.system.processes import seconds_alive
 
 FILE_NAME = "PREEMPT"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -21,7 +23,11 @@ LOOK_SECONDS = 1.0
 
 
 class StopRequest:
-    """Catches the signals from ``listen`` to ``ignore``; they interrupt nothing."""
+    """Catches the signals from ``listen`` to ``restore``.
+
+    They interrupt nothing, unless asked to, until ``defer``: a program that has not
+    begun its work yet has nothing to save, and may be blocked in a read.
+    """
 
     def __init__(self, run_dir: str | Path, *, watch_file: bool) -> None:
         """One process is enough to ``watch_file``."""
@@ -29,21 +35,37 @@ class StopRequest:
         self._next_look = 0.0
         self._number: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._at_once = False
 
-    def listen(self) -> None:
-        """Catch signals from now on. Those that are ignored, as by nohup, stay so."""
+    def listen(self, *, at_once: bool = False) -> None:
+        """Catch signals from now on. Those that are ignored, as by nohup, stay so.
+
+        With ``at_once`` they raise JobError in the main thread, until ``defer``.
+        """
+        self._at_once = at_once
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._take)
 
-    def ignore(self) -> None:
-        """Leave signals to whoever had them before."""
+    def defer(self) -> None:
+        """Only note signals from now on: there is work that can be saved."""
+        self._at_once = False
+
+    def restore(self) -> None:
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self._number = number
+        if self._at_once:
+            self._at_once = False  # a second signal must not interrupt the end
+            raise JobError.ending_with(
+                EXIT_PREEMPTED,
+                f"stopped by {name_of(number)} before any work; run the same command "
+                "again to resume",
+            )
 
     @property
     def is_made(self) -> bool:
@@ -73,19 +95,8 @@ class StopRequest:
             return
         with contextlib.suppress(FileNotFoundError):
             age = time.time() - self._file.stat().st_mtime
-            if age > _seconds_alive():
+            if age > seconds_alive():
                 self._file.unlink(missing_ok=True)
-
-
-def _seconds_alive() -> float:
-    """How long this process has been running; 0 where the system does not tell."""
-    try:
-        # field 22 of proc_pid_stat(5): clock ticks after boot. The name may hold blanks
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    except (OSError, AttributeError):
-        return 0.0
 
 
 def name_of(reason: int) -> str:

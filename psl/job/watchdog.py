@@ -1,9 +1,9 @@
-"""Nobody waits for ever: ends this process when its job cannot go on.
+"""Watchdog thread: ends the process once the job can make no progress.
 
-Owns a thread that sees what the main thread, blocked in a collective or in a read,
-cannot: that a rank of this machine is dead, that another rank has said why it fails,
-or that this rank has not got anywhere for too long. Ranks talk through the store they
-met at, so that one message names who is to blame.
+It sees what the main thread, blocked in a collective or in a read, cannot: that a rank
+of this machine is dead, that another rank has said why it fails, or that this rank has
+made no progress for too long. Ranks talk through the store they met at, so that one
+message names the rank at fault.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from shards.system.processes import Process
+from shards.system.threads import start_thread
 
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 5.0
@@ -26,12 +29,21 @@ STORE_ERRORS_ALLOWED = 5
 """Polls in a row without an answer after which the store counts as gone."""
 _PREFIX = "psl/watchdog/"
 _PLACES = {
-    "start": "before any step but",
+    "start": "at start-up, after step",
     "step": "in step",
     "data": "waiting for the batch of step",
     "evaluate": "in the validation after step",
     "checkpoint": "in the checkpoint after step",
 }
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a job ends."""
+
+    message: str
+    silent: tuple[int, ...] = ()
+    """Ranks that can no longer speak for themselves: dead, stopped or cut off."""
 
 
 class Watchdog:
@@ -44,7 +56,7 @@ class Watchdog:
         store: Any,
         *,
         timeout_seconds: float,
-        end: Callable[[str, bool], None],
+        end: Callable[[Cause, bool], object],
     ) -> None:
         """``store``: that of the process group, None if there is no group.
 
@@ -57,20 +69,20 @@ class Watchdog:
         self._beat = 0
         self._place = ("start", 0, time.monotonic())
         self._stopped = threading.Event()
-        self._peers: dict[int, dict] = {}
+        self._peers: dict[int, _Peer] = {}
 
     def start(self) -> None:
         """Introduce this process to the others and begin to watch. Collective."""
         if self._store is not None:
-            me = {"pid": os.getpid(), "host": socket.gethostname(), "space": _space()}
-            self._store.set(f"{_PREFIX}who/{self._rank}", json.dumps(me))
+            me = _Peer(socket.gethostname(), Process.of(os.getpid()))
+            self._store.set(f"{_PREFIX}who/{self._rank}", json.dumps(asdict(me)))
             for rank in range(self._world_size):
-                told = self._store.get(f"{_PREFIX}who/{rank}")
-                self._peers[rank] = json.loads(told)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+                told = json.loads(self._store.get(f"{_PREFIX}who/{rank}"))
+                self._peers[rank] = _Peer(told["host"], Process(**told["process"]))
+        start_thread(self._watch, name="watchdog")
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stopped.set()
         faulthandler.cancel_dump_traceback_later()
 
@@ -79,22 +91,21 @@ class Watchdog:
         assert place in _PLACES
         self._place = (place, step, time.monotonic())
 
-    def blame(self, cause: str) -> tuple[str, bool]:
+    def blame(self, cause: Cause) -> tuple[Cause, bool]:
         """The cause the job ends with, and whether it is ours to report.
 
         The first cause that any rank gives counts.
         """
         if self._store is None:
             return cause, True
-        mine = f"{self._rank}\n{cause}"
-        with contextlib.suppress(
-            Exception
-        ):  # without the store, each speaks for itself
-            won = self._store.compare_set(f"{_PREFIX}cause", "", mine).decode()
-            return won.partition("\n")[2], won == mine
+        mine = json.dumps([self._rank, asdict(cause)])
+        # without the store, each speaks for itself
+        with contextlib.suppress(Exception):
+            first = self._store.compare_set(f"{_PREFIX}cause", "", mine).decode()
+            return _read_cause(first), first == mine
         return cause, True
 
-    def cause_elsewhere(self, wait_seconds: float) -> str | None:
+    def cause_elsewhere(self, wait_seconds: float) -> Cause | None:
         """Why a collective failed here: what another rank said, or that it is dead."""
         deadline = time.monotonic() + wait_seconds
         while self._store is not None and time.monotonic() < deadline:
@@ -119,7 +130,7 @@ class Watchdog:
             except Exception:  # the store's own errors differ among versions
                 failures += 1
             if cause is None and failures > STORE_ERRORS_ALLOWED:
-                cause = "the launcher that holds the rendezvous is gone"
+                cause = Cause("the launcher that holds the rendezvous is gone")
             if cause is not None:
                 if not self._stopped.wait(GRACE_SECONDS):
                     self._end(*self.blame(cause))
@@ -142,22 +153,25 @@ class Watchdog:
         told = json.dumps([self._beat, place, step])
         self._store.set(f"{_PREFIX}beat/{self._rank}", told)
 
-    def _told(self) -> str | None:
+    def _told(self) -> Cause | None:
         """The cause another rank gave."""
         key = f"{_PREFIX}cause"
         if self._store is None or not self._store.check([key]):
             return None
-        return self._store.get(key).decode().partition("\n")[2]
+        return _read_cause(self._store.get(key).decode())
 
-    def _dead_peer(self) -> str | None:
-        """A rank of this machine whose process is gone."""
-        space = _space()
+    def _dead_peer(self) -> Cause | None:
+        """That a rank of this machine is gone."""
         for rank, peer in self._peers.items():
-            if peer["space"] == space and _is_dead(peer["pid"]):
-                return f"{self._name(rank)} is gone: killed, or crashed without a word"
+            if peer.process.is_dead:
+                return Cause(
+                    f"{self._name(rank)} exited without reporting an error (killed or "
+                    "crashed)",
+                    silent=(rank,),
+                )
         return None
 
-    def _diagnosis(self) -> str:
+    def _diagnosis(self) -> Cause:
         """Who keeps this rank waiting, as far as the beats of all ranks tell.
 
         Takes two beats: a rank whose beat does not change meanwhile is silent.
@@ -177,13 +191,15 @@ class Watchdog:
         ]
         if silent:
             names = ", ".join(self._name(rank) for rank in silent)
-            return f"{names} gives no sign of life {_where(here)}: stopped or cut off"
+            message = f"{names} gives no sign of life {_where(here)}"
+            return Cause(f"{message}: stopped or cut off", silent=tuple(silent))
         hungry = [rank for rank, beat in after.items() if beat[1] == "data"]
         if hungry:
             names = ", ".join(self._name(rank) for rank in hungry)
-            return f"{names} got no data for {seconds}, {_where(after[hungry[0]])}"
+            where = _where(after[hungry[0]])
+            return Cause(f"{names} got no data for {seconds}, {where}")
         places = ", ".join(f"rank {r} {_where(b)}" for r, b in sorted(after.items()))
-        return f"no progress for {seconds}: {places}"
+        return Cause(f"no progress for {seconds}: {places}")
 
     def _beats(self) -> Iterator[tuple[int, list]]:
         """The last beat of each rank that has one."""
@@ -197,26 +213,23 @@ class Watchdog:
         peer = self._peers.get(rank)
         if peer is None:
             return f"rank {rank}"
-        return f"rank {rank} (process {peer['pid']} on {peer['host']})"
+        return f"rank {rank} (process {peer.process.pid} on {peer.host})"
+
+
+@dataclass(frozen=True)
+class _Peer:
+    """Where a rank runs."""
+
+    host: str
+    process: Process
+
+
+def _read_cause(text: str) -> Cause:
+    """The cause in what ``blame`` stored."""
+    _, fields = json.loads(text)
+    return Cause(fields["message"], tuple(fields["silent"]))
 
 
 def _where(beat: list) -> str:
     _, place, step = beat
     return f"{_PLACES[place]} {step}"
-
-
-def _space() -> str:
-    """Names the kernel and namespace in which our process id means something."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return f"unknown {os.getpid()}"
-
-
-def _is_dead(pid: int) -> bool:
-    """Whether a process of our namespace ended; its parent may not have noticed yet."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] in ("Z", "X")

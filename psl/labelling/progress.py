@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from psl.data.labels import count_unlabelled
-from psl.job.status import EXIT_RUNNING
 from shards import __version__
 from shards.dataset.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 from shards.errors import ShardError
 from shards.format.index import INDEX_NAME, Index, read_index
 from shards.remote.places import is_url
 from shards.system.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
-from shards.system.exits import EXIT_DONE, EXIT_FAILED
+from shards.system.exits import EXIT_DONE, EXIT_FAILED, EXIT_RUNNING
 from shards.system.files import file_system_time, write_atomic
 
 JOB_NAME = "job.json"

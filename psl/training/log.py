@@ -24,6 +24,7 @@ from psl.config import parse, read_yaml, to_yaml
 from psl.distributed.collectives import sum_over_ranks
 from shards import __version__
 from shards.system.files import write_atomic
+from shards.system.writing import naming_write
 
 CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
 FREE_TO_CHANGE = (
@@ -166,7 +167,10 @@ class RunLog:
         """Write values to metrics.jsonl, TensorBoard and the progress bar."""
         if self._board is None:
             return
-        with open(self._path, "a", encoding="utf-8") as stream:
+        with (
+            naming_write(self._path),
+            open(self._path, "a", encoding="utf-8") as stream,
+        ):
             stream.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)

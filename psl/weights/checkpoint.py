@@ -10,9 +10,6 @@ version, sha256 of the others).
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -31,7 +28,7 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import Index
 from shards.system.exits import JobError
-from shards.system.files import TEMPORARY_MARK, sha256_of, sync_folder
+from shards.system.files import folder_atomic, remove_folder, sha256_of, write_synced
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""
@@ -88,9 +85,9 @@ def save_checkpoint(
 ) -> None:
     """Write ``folder`` aside, then give it its name. One rank only.
 
-    ``model`` must be whole, ``optimizer`` as psl/training/optim.py's ``optimizer_tensors``.
-    ``trained`` is what training goes on with, if not ``model``. ``before_last`` is
-    called when only the manifest is missing.
+    ``model`` must be whole, ``optimizer`` as ``optimizer_tensors`` of
+    psl/training/optim.py gives it. ``trained`` is what training continues with, if not
+    ``model``. ``before_last`` is called when only the manifest is missing.
     """
     files = {_MODEL: save(_contiguous(model.state_dict())), _OPTIMIZER: save(optimizer)}
     if trained is not None:
@@ -105,34 +102,11 @@ def save_checkpoint(
         "format_version": FORMAT_VERSION,
         "sha256": {name: sha256_of(data) for name, data in files.items()},
     }
-    aside = folder.with_name(f".{folder.name}{TEMPORARY_MARK}{secrets.token_hex(8)}")
-    aside.mkdir(parents=True)
-    try:
+    with folder_atomic(folder) as aside:
         for name, data in files.items():
-            _write_synced(aside / name, data)
+            write_synced(aside / name, data)
         before_last()
-        _write_synced(aside / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        sync_folder(aside)
-        _remove(folder)
-        os.rename(aside, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint so that a kill halfway leaves no damaged one."""
-    if folder.exists():
-        doomed = folder.with_name(f".{folder.name}{TEMPORARY_MARK}old")
-        os.rename(folder, doomed)
-        shutil.rmtree(doomed)
+        write_synced(aside / _MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -298,9 +272,7 @@ def prune_checkpoints(
     best = {checkpoint_folder(run_dir, step) for step in best_steps(history, keep_best)}
     for folder in list_checkpoints(run_dir)[:-2]:
         if folder not in best:
-            _remove(folder)
-    for leftover in Path(run_dir, FOLDER_NAME).glob(f".*{TEMPORARY_MARK}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            remove_folder(folder)
 
 
 def assert_finite(model: nn.Module) -> None:

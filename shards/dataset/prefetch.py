@@ -14,6 +14,7 @@ from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.remote.places import Stopped
 from shards.system.exits import JobError
+from shards.system.threads import start_thread
 
 NUM_THREADS = 4
 """Shards on their way at a time; one connection rarely fills a line."""
@@ -36,15 +37,11 @@ class Prefetcher:
         self._version = 0
         self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, daemon=True, name="psl-prefetch")
-            for _ in range(NUM_THREADS)
-        ]
 
     def __enter__(self) -> Self:
         if any(reader.any_remote for reader in self.readers):
-            for thread in self._threads:
-                thread.start()
+            for _ in range(NUM_THREADS):
+                start_thread(self._work, name="prefetch")
         return self
 
     def __exit__(self, *_: object) -> None:

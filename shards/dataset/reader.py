@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import mmap
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from shards.audio import members
-from shards.dataset.cache import ShardCache, num_open_shards
+from shards.dataset.cache import ShardCache, num_open_shards, raise_file_limit
 from shards.errors import ClipError, ShardError
 from shards.format.index import Index
 from shards.format.label_codec import LabelForm, expand_labels, open_labels
 from shards.remote.places import is_url
+from shards.system.files import open_plain
 
 
 class MemberReader:
@@ -38,6 +40,7 @@ class MemberReader:
             if is_url(place)
         }
         self.cache.check_fits(tuple(self._remote.values()), where=index.where)
+        raise_file_limit()
         self._open_local = functools.lru_cache(num_open_shards())(_map_file)
         self._open: Callable[[str], np.ndarray] = (
             self._open_any if self._remote else self._open_local
@@ -151,7 +154,9 @@ class MemberReader:
         table, places, pieces = self.index.table, self.index.places, []
         origin = table.offset[rows] + members.BARE_WAV_BYTES
         columns = table.shard[rows], origin + 2 * starts, origin + 2 * stops
-        for shard, first, last in zip(*(column.tolist() for column in columns)):
+        for shard, first, last in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
             data = self._open(places[shard])
             if last > len(data):
                 break
@@ -205,6 +210,6 @@ class MemberReader:
 
 def _map_file(path: str) -> np.ndarray:
     """The bytes of a file [N] uint8; slices of an array cost less than of memory."""
-    with open(path, "rb") as stream:
+    with open_plain(*os.path.split(path)) as stream:
         pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(pages, np.uint8)

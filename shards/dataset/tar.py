@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.errors import ShardError
+from shards.system.files import open_regular
 
 BLOCK_BYTES = 512
 MAX_EXTENSION_BYTES = 1 << 16
@@ -66,7 +67,7 @@ def read_members(path: str | Path, *, refuse_names: bool = True) -> Iterator[Mem
     member or a tar that is cut off, anything after the end mark.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             num_bytes = os.fstat(stream.fileno()).st_size
             yield from _walk(stream, num_bytes, str(path), refuse_names)
     except OSError as error:

@@ -150,6 +150,8 @@ class DatasetBuilder:
         if self.finished():
             return False
         path = self.parts_folder / SETTINGS_NAME
+        for folder in (self.folder, self.parts_folder):
+            remove_leftovers(folder)
         with self.unless_published():
             if not path.exists():
                 create_atomic(path, json.dumps(self._settings()))

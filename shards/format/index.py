@@ -7,13 +7,14 @@ make them (writer.py) or compare datasets (join.py).
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shards.errors import ShardError
+from shards.errors import ShardError, naming
 from shards.format.classes import MAX_CLASS_LIST_BYTES, Classes, parse_classes
 from shards.format.label_codec import LabelForm
 from shards.format.meta import (
@@ -25,8 +26,15 @@ from shards.format.meta import (
 )
 from shards.format.schema import MAX_CLIP_SECONDS
 from shards.format.table import MAX_TABLE_BYTES, Table, check_table, read_table
-from shards.remote.places import RetryPolicy, check_place, is_url, join_place, read_url
-from shards.system.files import read_bounded, sha256_of, write_atomic
+from shards.remote.places import (
+    RetryPolicy,
+    check_place,
+    is_url,
+    join_place,
+    read_url,
+    resolve_location,
+)
+from shards.system.files import plain_size, read_plain, sha256_of, write_atomic
 
 INDEX_NAME = "index.json"
 TABLE_NAME = "clips.npz"
@@ -179,29 +187,20 @@ def _find_tars(home: str, location: str | None, *, where: str) -> str:
     """The folder or URL of the tars of a dataset whose index.json is in ``home``."""
     if location is None:
         return home
-    if is_url(location):
-        return check_place(location)
-    if is_url(home):
-        # a path of the machine that wrote it means nothing here
-        if location.startswith("/") or ".." in location.split("/"):
-            raise ShardError(
-                f"{where}: location {location!r} leaves the dataset; expected a folder "
-                "below it, or a URL"
-            )
-        return join_place(home, location.rstrip("/"))
-    return str(Path(home) / location)
+    with naming(where):
+        return resolve_location(home, location)
 
 
 def _read(place: str, max_bytes: int, retry: RetryPolicy) -> bytes:
     """A whole file of the index; ShardError if it cannot be read."""
     if is_url(place):
         return read_url(place, max_bytes=max_bytes, retry=retry)
-    return read_bounded(place, max_bytes)
+    return read_plain(*os.path.split(place), max_bytes=max_bytes)
 
 
 def check_size(path: Path, num_bytes: int) -> None:
-    """ShardError if a shard is absent or not ``num_bytes`` long."""
-    found = path.stat().st_size if path.is_file() else None
+    """ShardError if a shard is absent, elsewhere or not ``num_bytes`` long."""
+    found = plain_size(path.parent, path.name)
     if found != num_bytes:
         what = "missing" if found is None else f"{found} bytes"
         raise ShardError(

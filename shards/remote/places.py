@@ -1,4 +1,4 @@
-"""Places that are URLs: which are allowed, and their bytes, fetched with patience.
+"""Places that are URLs: which are allowed, and their bytes, fetched with retries.
 
 Owns the rules for URLs, and trying again. Keeps nothing (cache.py does); transport.py
 speaks to servers.
@@ -80,13 +80,45 @@ def check_place(place: str | Path) -> str:
             f"{url}: unknown protocol {protocol!r}; expected a folder or one of "
             + ", ".join(PROTOCOLS)
         )
-    if protocol in ("http", "https"):
-        if not urllib.parse.urlsplit(url).hostname or re.search(r"[\s?#@]", rest):
-            raise ShardError(
-                f"{url}: expected http(s)://HOST[:PORT]/FOLDER without user, query, "
-                "fragment or blank"
-            )
+    if protocol in ("http", "https") and not _is_plain_http(url, rest):
+        raise ShardError(
+            f"{url}: expected http(s)://HOST[:PORT]/FOLDER without user, query, "
+            "fragment or blank"
+        )
     return url.rstrip("/")
+
+
+def _is_plain_http(url: str, rest: str) -> bool:
+    try:
+        hostname = urllib.parse.urlsplit(url).hostname
+    except ValueError:  # such as http://[::1
+        return False
+    return bool(hostname) and not re.search(r"[\s?#@]", rest)
+
+
+def resolve_location(home: str, location: str) -> str:
+    """The folder or URL that ``location`` names in an index that lies at ``home``.
+
+    An index from a URL may name a URL or a folder below its own, never a local file:
+    the folders of those who wrote it are none of ours. Raises ShardError.
+    """
+    if is_url(location):
+        place = check_place(location)
+        if is_url(home) and not is_url(place):
+            raise _leaves(location)
+        return place
+    if not is_url(home):
+        return str(Path(home) / location)
+    if location.startswith("/") or {"", ".."} & set(location.rstrip("/").split("/")):
+        raise _leaves(location)
+    return join_place(home, location.rstrip("/"))
+
+
+def _leaves(location: str) -> ShardError:
+    return ShardError(
+        f"location {location!r} leaves the dataset; expected a folder below it, or a "
+        "URL"
+    )
 
 
 def join_place(folder: str, name: str) -> str:
@@ -160,12 +192,12 @@ def _with_retries(
         try:
             return attempt()
         except Unreachable as error:
-            went_on = position() - start >= retry.progress_bytes
-            failures = 1 if went_on else failures + 1
+            progressed = position() - start >= retry.progress_bytes
+            failures = 1 if progressed else failures + 1
             if failures >= retry.attempts:
                 raise JobError(
                     f"{url}: {error}; gave up at byte {position()} after {failures} "
-                    "tries, run the same command again when the server is well"
+                    "tries; run the same command again when the server responds"
                 ) from None
         if (stop or threading.Event()).wait(retry.delay_seconds(failures)):
             raise Stopped

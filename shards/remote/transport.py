@@ -1,7 +1,7 @@
 """One try at the bytes of a URL from a position on.
 
 Owns how each protocol is spoken, and which failures may pass. Tries nothing twice
-(remote.py does), and never runs a command.
+(places.py does), and never runs a command.
 
 HTTP is spoken with the standard library rather than through fsspec: one response is
 read as a stream, so that a silent or dropped connection is noticed at once, a server
@@ -14,16 +14,17 @@ import functools
 import http.client
 import queue
 import re
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from http.client import HTTPMessage
+from typing import IO, Any, TypeVar
 
 from shards import __version__
 from shards.errors import ShardError
+from shards.system.threads import start_thread
 
 Result = TypeVar("Result")
 
@@ -61,7 +62,7 @@ class Unreachable(Exception):
 
 
 class WrongContent(Exception):
-    """The file is not the one expected; another try at the same range is no use."""
+    """The file is not the one expected; retrying the same range cannot help."""
 
 
 def read_blocks(
@@ -102,6 +103,25 @@ def read_blocks(
             mark, mark_time = at, now
 
 
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to HTTP(S), and to nothing else."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not newurl.lower().startswith(("http://", "https://")):
+            raise ShardError(
+                f"{req.full_url}: redirected to {newurl!r}, which is not HTTP; refused"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 @functools.cache
 def _http_opener() -> urllib.request.OpenerDirector:
     """Speaks HTTP(S), through the environment's proxies, and nothing else."""
@@ -110,7 +130,7 @@ def _http_opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _WebOnly(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.UnknownHandler(),
@@ -204,8 +224,9 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:
-    """``function()``; Unreachable if it takes longer. Its thread is then left alone,
-    as there is no way to end it.
+    """``function()``; Unreachable if it takes longer.
+
+    Its thread is then left alone, as there is no way to end it.
     """
     results: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
@@ -215,7 +236,7 @@ def _within(seconds: float, function: Callable[[], Result]) -> Result:
         except Exception as error:
             results.put((None, error))
 
-    threading.Thread(target=call, daemon=True, name="psl-fetch").start()
+    start_thread(call, name="fetch")
     try:
         result, error = results.get(timeout=seconds)
     except queue.Empty:

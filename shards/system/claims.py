@@ -7,7 +7,8 @@ once where that is plain to see, else when it was not refreshed for the holder's
 
 Relied on, of a network file system: exclusive create and rename are atomic; opening a
 file shows its newest content and times. Ages are differences of two times of the file
-system, so no machine's clock matters. A claim saves work and decides nothing: a process
+system, so no machine's clock matters. Claims avoid duplicate work; correctness does not
+depend on them: a process
 that was frozen past its lease may believe for a moment that it holds what another one
 has, so what claims guard must be written whole, and the same by whoever writes it.
 """
@@ -26,17 +27,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from shards.system.processes import Process
+from shards.system.threads import start_thread
+from shards.system.writing import naming_write
+
 CLAIM_SUFFIX = ".claim"
 WORKER_SUFFIX = ".worker"
 BEATS_PER_LEASE = 6
 STALL_LEASES = 5
-"""A process that gets nowhere for so many leases stops refreshing: it hangs."""
+"""Leases without progress after which a process stops refreshing (assumed hung)."""
 UNKNOWN_LEASE_SECONDS = 60.0
-"""Of a claim whose holder died between creating and writing it."""
+"""The lease of a claim whose holder died between creating and writing it."""
 LOCK_SECONDS = 10.0
 """A claim is locked for the instant in which it is replaced or removed; older locks
 are of processes that died in it."""
 LOCK_TRIES = 100
+MAX_BYTES = 4096
+"""A longer claim is not one of ours."""
 
 Item = TypeVar("Item")
 
@@ -46,7 +53,7 @@ class ClaimLost(Exception):
 
 
 @dataclass(frozen=True)
-class Holder:
+class Claimant:
     """A process that claims things; what its files say."""
 
     token: str
@@ -54,13 +61,13 @@ class Holder:
     host: str
     pid: int
     boot: str
-    """The start of its machine and the pid namespace in which ``pid`` counts."""
+    """``processes.this_machine()`` where ``pid`` counts."""
     started: int
-    """When it started, in clock ticks since that boot: a pid may be given again."""
+    """When it started, in clock ticks since that boot: a pid may be reused."""
     since: float
     """When it joined, file-system time, s."""
     lease_seconds: float
-    """After which its claims are free, if it does not refresh them."""
+    """After this long without a refresh its claims are free."""
 
     @property
     def name(self) -> str:
@@ -70,22 +77,14 @@ class Holder:
     @property
     def is_dead(self) -> bool:
         """Whether it is known to have ended; False for any on another machine."""
-        if not self.boot or self.boot != _boot():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # another user's, whose /proc may be hidden from us
-            pass
-        return _started(self.pid) not in (None, self.started)
+        return Process(self.pid, self.boot, self.started).is_dead
 
 
 @dataclass(frozen=True)
 class Held:
     """A claim or worker file as found."""
 
-    holder: Holder | None
+    holder: Claimant | None
     """None if the file was not written to its end."""
     age: float
     """Since it was last refreshed, s."""
@@ -142,23 +141,26 @@ class Claims:
         self._held: dict[str, Claim] = {}
         self._mutex, self._ended = threading.Lock(), threading.Event()
         self._last_progress = time.monotonic()
-        self._me: Holder
-        self._thread = threading.Thread(target=self._keep, name="claims", daemon=True)
+        self._me: Claimant
+        self._thread: threading.Thread
 
     def __enter__(self) -> Self:
-        self._worker.touch()
+        with naming_write(self._worker, "who labels here"):
+            self._worker.touch()
         since = self._worker.stat().st_mtime
-        self._me = Holder(
+        me = Process.of(os.getpid())
+        self._me = Claimant(
             token=self._token,
             host=socket.gethostname(),
-            pid=os.getpid(),
-            boot=_boot(),
-            started=_started(os.getpid()) or 0,
+            pid=me.pid,
+            boot=me.machine,
+            started=me.started,
             since=since,
             lease_seconds=self.lease_seconds,
         )
-        self._worker.write_text(json.dumps(asdict(self._me)))
-        self._thread.start()
+        with naming_write(self._worker, "who labels here"):
+            self._worker.write_text(json.dumps(asdict(self._me)))
+        self._thread = start_thread(self._keep, name="claims")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,7 +200,7 @@ class Claims:
     def has(self, name: str) -> bool:
         """Whether the file says that this process has ``name``."""
         with contextlib.suppress(FileNotFoundError):
-            return _read_holder(self._path(name))[0] == self._me
+            return _read_claimant(self._path(name))[0] == self._me
         return False
 
     def give_back(self, claim: Claim) -> None:
@@ -206,7 +208,7 @@ class Claims:
         with self._mutex:
             self._held.pop(claim.name, None)
         path = self._path(claim.name)
-        with contextlib.suppress(FileNotFoundError):  # the folder has served its end
+        with contextlib.suppress(FileNotFoundError):  # the folder was already removed
             for _ in range(LOCK_TRIES):
                 with self._locked(path) as locked:
                     if locked:
@@ -221,11 +223,12 @@ class Claims:
     def _create(self, path: Path) -> bool:
         """Make our claim, whole or not at all; False if there is one."""
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            with naming_write(path, "a claim"):
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         try:
-            with os.fdopen(handle, "w") as stream:
+            with naming_write(path, "a claim"), os.fdopen(handle, "w") as stream:
                 stream.write(json.dumps(asdict(self._me)))
         except BaseException:
             path.unlink(missing_ok=True)
@@ -236,7 +239,7 @@ class Claims:
         """A claim and its age; None if there is none."""
         os.utime(self._worker)
         try:
-            holder, time_of = _read_holder(path)
+            holder, time_of = _read_claimant(path)
         except FileNotFoundError:
             return None
         return Held(holder, self._worker.stat().st_mtime - time_of)
@@ -251,8 +254,9 @@ class Claims:
             if found is None or not found.is_stale:
                 return False
             ours = path.with_name(f"{path.name}.{self._token}")
-            ours.write_text(json.dumps(asdict(self._me)))
-            os.rename(ours, path)
+            with naming_write(ours, "a claim"):
+                ours.write_text(json.dumps(asdict(self._me)))
+                os.rename(ours, path)
             return True
 
     @contextlib.contextmanager
@@ -295,36 +299,35 @@ def list_held(folder: Path, suffix: str, *, now: float) -> dict[str, Held]:
     found = {}
     for path in folder.glob(f"*{suffix}"):
         with contextlib.suppress(FileNotFoundError):
-            holder, time_of = _read_holder(path)
+            holder, time_of = _read_claimant(path)
             found[path.name.removesuffix(suffix)] = Held(holder, now - time_of)
     return found
 
 
-def _read_holder(path: Path) -> tuple[Holder | None, float]:
-    """Who wrote a file, and when it was last refreshed."""
-    with open(path, "rb") as stream:  # opened anew: on NFS, a bare stat may be old
-        data, time_of = stream.read(), os.fstat(stream.fileno()).st_mtime
+def _read_claimant(path: Path) -> tuple[Claimant | None, float]:
+    """Who wrote a file, and when it was last refreshed.
+
+    Opened each time: on NFS, a bare stat may be old.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as stream:
+        data, time_of = stream.read(MAX_BYTES), os.fstat(handle).st_mtime
     try:
-        holder = Holder(**json.loads(data))
-        return (holder if 0 < int(holder.pid) < 1 << 31 else None), time_of
-    except (ValueError, TypeError):
+        claimant = Claimant(**json.loads(data))
+    except (ValueError, TypeError, RecursionError):
         return None, time_of
+    return (claimant if _is_right(claimant) else None), time_of
 
 
-def _boot() -> str:
-    """Names this start of this machine and our pid namespace; "" where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> int | None:
-    """When a process of this machine started; 0 if it has ended, None if unknown."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return 0 if state in "ZX" else int(fields[18])
+def _is_right(claimant: Claimant) -> bool:
+    """Whether each field is of its type and in its range."""
+    texts = (claimant.token, claimant.host, claimant.boot)
+    seconds = (claimant.since, claimant.lease_seconds)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(value) in (int, float) and 0 <= value < 1e15 for value in seconds)
+        and type(claimant.pid) is int
+        and 0 < claimant.pid < 1 << 31
+        and type(claimant.started) is int
+        and 0 <= claimant.started < 1 << 63
+    )

@@ -15,6 +15,8 @@ from shards.errors import ShardError
 EXIT_DONE = 0
 EXIT_FAILED = 1
 """Something went wrong that running again may mend: a machine, a disk, a lost rank."""
+EXIT_RUNNING = 3
+"""What psl.status and psl.label --status exit with for a job that runs."""
 EXIT_PREEMPTED = 75
 """Stopped when asked, with a checkpoint; run again to go on. EX_TEMPFAIL."""
 EXIT_BAD_INPUT = 78
@@ -72,11 +74,17 @@ def one_line(error: BaseException) -> str | None:
     """What to print for ``error``; None for a mistake of ours, which needs more."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; run the same command again to go on"
+    message = message_of(error)
     if isinstance(error, JobError) and error.status == EXIT_PREEMPTED:
-        return " ".join(str(error).split("\n"))
+        return message
+    return None if message is None else f"error: {message}"
+
+
+def message_of(error: BaseException) -> str | None:
+    """What ``error`` says, in one line; None for a mistake of ours."""
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"error: {place}{error.strerror or error}"
+        return f"{place}{error.strerror or error}"
     if isinstance(error, (ShardError, ValueError, JobError)):
-        return "error: " + " ".join(str(error).split("\n"))
+        return " ".join(str(error).split("\n"))
     return None

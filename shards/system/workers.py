@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from shards.system.exits import JobError
+from shards.system.threads import start_thread
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def run_tasks(
     """The results of ``tasks``, in order, made by ``workers`` processes.
 
     The first exception ends the work: what is running is finished, the rest is not
-    begun. Raises JobError if a worker dies.
+    started. Raises JobError if a worker dies.
     """
     check_workers(workers)
     spawn = multiprocessing.get_context("spawn")
@@ -62,8 +62,8 @@ def run_tasks(
                 bar.update(futures[future].size)
         except BrokenProcessPool:
             raise JobError(
-                "a worker process died, perhaps for want of memory; run again with "
-                "fewer --workers"
+                "a worker process died, possibly out of memory; run again with fewer "
+                "--workers"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -80,4 +80,4 @@ def _end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    start_thread(wait, name="parent")

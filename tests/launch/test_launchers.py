@@ -108,7 +108,7 @@ def test_torchrun_starts_a_lost_job_again_and_it_goes_on_by_itself(
         timeout=240,
         env={
             **os.environ,
-            "PSL_FAULT": "rank=1,step=5,start=0,point=step,action=kill",
+            "PSL_FAULT": "rank=1,step=5,restart=0,point=step,action=kill",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # torch 2.13 hangs without
         },
     )

@@ -165,7 +165,7 @@ def test_a_killed_rank_is_named_and_the_next_start_repeats_the_losses(
     assert job.output.count("error:") == 1 and message in job.output
     ended = read_status(tmp_path / "run")
     assert ended is not None and ended.state == "failed"
-    assert "is gone: killed" in ended.message
+    assert "exited without reporting an error (killed" in ended.message
     again = start(tmp_path, words, ranks=2)
     assert again.wait() == [0, 0], again.output
     assert losses(tmp_path / "run") == losses(whole[2])
@@ -218,7 +218,7 @@ def test_a_run_that_gets_nowhere_is_stuck_until_somebody_says_retry(
     plan = TrainingData.open([str(dataset)], None, chunk_seconds=1.0, alpha=1.0)
     rows, _ = list(plan.plan(8, seed=0).steps(1))[0]
     assert keys[1].split(", ") == [plan.audio.index.key(int(row)) for row in rows]
-    assert "2 starts in a row got no checkpoint after step 6" in job.output
+    assert "2 consecutive starts made no checkpoint past step 6" in job.output
     with pytest.raises(JobError, match="attempt.retry_stuck=true"):
         train.main(words)
     train.main([*words, "attempt.retry_stuck=true"])
@@ -448,7 +448,7 @@ def test_a_typo_overwrites_what_an_earlier_start_said(
     """A script would read "preempted" and start the typo again and again."""
     words = tiny_config(tmp_path, dataset, "epochs=1")
     (tmp_path / "run").mkdir()
-    before = replace(status.begin(None, 0), state="preempted")
+    before = replace(status.started(None, 0), state="preempted")
     status.write_status(tmp_path / "run", before)
     with pytest.raises(ValueError, match="did you mean"):
         train.main([*words, "epoch=3"])
@@ -463,7 +463,7 @@ def test_the_reader_prints_the_state_and_exits_with_its_status(
     tmp_path: Path, ended: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Torchrun turns every status into 1; scripts could not tell what to do."""
-    told = replace(status.begin(None, 12), state=ended, message="why")  # type: ignore
+    told = replace(status.started(None, 12), state=ended, message="why")  # type: ignore
     status.write_status(tmp_path, told)
     with pytest.raises(SystemExit) as end:
         status_command.main([str(tmp_path)])

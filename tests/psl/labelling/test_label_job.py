@@ -38,7 +38,7 @@ from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import open_index
 from shards.format.label_codec import DENSE
-from shards.system.claims import Held, Holder
+from shards.system.claims import Claimant, Held
 from shards.system.exits import JobError
 from shards.verify import verify
 from tests.conftest import Run, write_source
@@ -126,7 +126,7 @@ def names(folder: Path) -> set[str]:
 
 def claim_elsewhere(out: Path, name: str, *, age: float = 0.0) -> None:
     """Claim a shard for a process of another machine, last heard of ``age`` s ago."""
-    holder = Holder("feed", "elsewhere", 1, "another boot", 1, 0.0, 60.0)
+    holder = Claimant("feed", "elsewhere", 1, "another boot", 1, 0.0, 60.0)
     path = out / ".parts" / f"{name}.claim"
     path.write_text(json.dumps(vars(holder)))
     os.utime(path, (time.time() - age,) * 2)
@@ -328,7 +328,7 @@ def test_progress_counts_what_is_done_claimed_and_left_and_how_fast() -> None:
     """Nobody could say when a job of a month ends, or that half of it is dead."""
     now = time.time()
     sizes = {f"{n}.tar": 100 for n in range(10)}
-    living = Holder("a", "one", 7, "another boot", 1, now - 50, 60.0)
+    living = Claimant("a", "one", 7, "another boot", 1, now - 50, 60.0)
     held = {
         "1.tar": Held(living, 3.0),
         "2.tar": Held(living, 61.0),

@@ -574,7 +574,9 @@ def test_the_least_recently_used_shard_goes_first_and_foreign_files_stay(
     for number, shard in enumerate([0, 1, 0, 2]):
         assert cache.fetch(index.places[shard], index.shards[shard], stop)
         for path in tmp_path.glob("[0-9a-f]*"):  # clocks of files are coarse
-            os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9 * (4 - number)))
+            status = path.stat()
+            used = status.st_atime_ns - 10**9 * (4 - number)
+            os.utime(path, ns=(used, status.st_mtime_ns))
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {index.shards[0].sha256, index.shards[2].sha256, "thesis.tar"}
     assert index.shards[1].sha256 not in names
@@ -604,7 +606,7 @@ def test_a_shard_removed_between_opening_and_locking_is_not_taken_for_kept(
     path = tmp_path / ("0" * 64)
     path.write_bytes(b"shard")
 
-    def lock_late(stream: object, kind: int) -> bool:
+    def lock_late(stream: object, *, shared: bool) -> bool:
         path.unlink()
         return True
 

@@ -22,7 +22,7 @@ from tests.learning import REPOSITORY
 HOLDER = """
 import sys, time
 from pathlib import Path
-from shards.claims import Claims, ClaimLost
+from shards.system.claims import Claims, ClaimLost
 with Claims(Path(sys.argv[1]), lease_seconds=float(sys.argv[2])) as claims:
     claim = claims.take("a")
     print("taken", flush=True)
@@ -178,7 +178,7 @@ def forge_as_elsewhere(path: Path, mine: Claims) -> bool:
     """Hide that the holder is on this machine: what is left is its heartbeat."""
     fields = json.loads(path.read_text()) | {"boot": "another"}
     path.write_text(json.dumps(fields))
-    mine._me = claims.Holder(**fields)
+    mine._me = claims.Claimant(**fields)
     return True
 
 
