@@ -16,8 +16,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from psl.config import STRICT
-from psl.data.chunking import Chunking
 from psl.data.views import Augmentation, RollFill, crop_starts
+from shards.format.chunking import Chunking
 from shards.format.meta import MAX_GAIN_DB
 
 MixupLabels = Literal["mixed", "heard"]

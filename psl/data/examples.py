@@ -18,7 +18,6 @@ from psl.data.augment import TrainAugmentConfig, WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
 from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
-from psl.data.chunking import Chunking
 from psl.data.labels import (
     LabelLayout,
     Setting,
@@ -31,6 +30,7 @@ from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
 from shards.order.balance import sampling_weights
 from shards.order.plan import Plan

@@ -21,10 +21,10 @@ from pydantic.dataclasses import dataclass
 from psl.config import STRICT
 from psl.data.batch import Batch
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.distributed.runtime import default_threads, num_local_processes
 from shards.dataset.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 
 Item = TypeVar("Item")
 

@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.loader import read_chunks
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.classes import Classes
 from shards.format.index import open_index
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from psl.data.batch import mix_targets
-from psl.data.chunking import Chunking
 from psl.evaluation.metrics import d_prime, evaluate_scores
 from psl.training.loss import psl_loss
 from psl.training.optim import OptimConfig, learning_rate
+from shards.format.chunking import Chunking
 
 
 def test_the_loss_of_one_half_against_anything_is_log_two() -> None:

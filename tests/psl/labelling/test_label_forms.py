@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from psl import label, train
 from psl.data.batch import Batch
-from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.views import Augmentation, AugmentConfig, choose_views
 from psl.labelling import worker
@@ -29,6 +28,7 @@ from shards.dataset.reader import MemberReader
 from shards.dataset.rebuild import rebuild
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.label_codec import (
     MAX_EXPANDED_BYTES,

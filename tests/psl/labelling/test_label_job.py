@@ -27,7 +27,6 @@ import torch
 
 from psl import label, train
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
@@ -36,6 +35,7 @@ from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import open_index
 from shards.format.label_codec import DENSE
 from shards.system.claims import Held, Holder

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from psl import train
-from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.weights.checkpoint import load_newest
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.index import open_index
 from shards.order.balance import balanced_weights, sampling_weights
 from shards.order.plan import Plan
