@@ -74,5 +74,5 @@ def label_layout(config: LabelConfig, audio: Index) -> LabelLayout:
             "nothing without them"
         )
     config.augment.check_used()
-    chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
+    chunking = Chunking.from_seconds(config.chunk_seconds, rate, config.hop_seconds)
     return LabelLayout(chunking, form, augmentation)

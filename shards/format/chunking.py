@@ -31,7 +31,7 @@ class Chunking:
             )
 
     @staticmethod
-    def of(
+    def from_seconds(
         chunk_seconds: float, sample_rate: int, hop_seconds: float | None = None
     ) -> Chunking:
         """Chunks every ``hop_seconds``; None for chunks side by side, as in the paper

@@ -77,7 +77,7 @@ class Audio:
     @functools.cached_property
     def chunking(self) -> Chunking:
         """Chunks of CHUNK_SECONDS."""
-        return Chunking.of(CHUNK_SECONDS, self.wav.properties["sample_rate"])
+        return Chunking.from_seconds(CHUNK_SECONDS, self.wav.properties["sample_rate"])
 
     @functools.cached_property
     def chunk_bounds(self) -> list[tuple[str, int, int]]:

@@ -165,9 +165,9 @@ def turns(
         work = Work(
             reader=MemberReader(index),
             layout=LabelLayout(
-                Chunking.of(2.0, index.properties["sample_rate"]),
+                Chunking.from_seconds(2.0, index.properties["sample_rate"]),
                 LabelForm(),
-                Augmentation.of({}),
+                Augmentation.from_properties({}),
             ),
             builder=DatasetBuilder(
                 folder / f"turn{turn}", "labels", index.classes, {}, {}

@@ -392,9 +392,9 @@ def test_chunks_lie_in_the_clip_and_leave_less_than_half_a_chunk(
 def test_a_hop_past_the_chunk_is_refused(tmp_path: Path, dataset: Path) -> None:
     """Audio between chunks would be heard by nobody."""
     with pytest.raises(ValueError, match="hop of 24000 and chunks of 16000 samples"):
-        Chunking.of(1.0, 16000, 1.5)
+        Chunking.from_seconds(1.0, 16000, 1.5)
     with pytest.raises(ValueError, match="a hop of one sample at least"):
-        Chunking.of(1.0, 16000, 1e-6)
+        Chunking.from_seconds(1.0, 16000, 1e-6)
     with pytest.raises(ValueError, match="hop of 24000"):
         train.main(tiny_config(tmp_path, dataset, "data.hop_seconds=1.5"))
 

@@ -522,7 +522,7 @@ def test_a_lost_shard_is_no_clip_that_does_not_decode(
         (folder / "000007.tar").unlink()
     else:
         os.truncate(folder / "000007.tar", int(index.table.offset[14]) + 100)
-    layout = LabelLayout(Chunking(4000, 4000), DENSE, Augmentation.of({}))
+    layout = LabelLayout(Chunking(4000, 4000), DENSE, Augmentation.from_properties({}))
     batch = ChunkBatch(np.array([14, 14]), np.array([0, 1]), np.array([0, 0]))
     with pytest.raises((ShardError, FileNotFoundError), match=r"000007\.tar"):
         read_batch(MemberReader(index), batch, layout, BatchMemory(), forgive=True)
