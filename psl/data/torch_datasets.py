@@ -338,8 +338,9 @@ def open_chunks(
 
 def _folders(places: str | Path | Sequence[str | Path]) -> list[str]:
     """One folder or several, as a list."""
-    single = isinstance(places, str | Path)
-    return [str(place) for place in ([places] if single else places)]
+    if isinstance(places, str | Path):
+        return [str(places)]
+    return [str(place) for place in places]
 
 
 def _open(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import pickle
 from pathlib import Path
@@ -44,16 +43,12 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 """Options of data that go to open_chunks, to order(), and those of augment."""
 
 
-@functools.cache
-def three_views(dataset: Path, folder: Path) -> Path:
-    index = open_index(dataset, kind="audio")
-    return write_labels(folder / "views", index, LabelForm(views=3))
-
-
 @pytest.fixture(scope="session")
 def views(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Labels of three views of each chunk."""
-    return three_views(dataset, tmp_path_factory.mktemp("labels"))
+    folder = tmp_path_factory.mktemp("labels") / "views"
+    index = open_index(dataset, kind="audio")
+    return write_labels(folder, index, LabelForm(views=3))
 
 
 @pytest.fixture(params=OPTIONS)

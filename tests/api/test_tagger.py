@@ -134,7 +134,7 @@ def test_a_wrong_input_is_refused_with_what_to_do(run_dir: Path, what: str) -> N
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_says_how_far_apart_its_frames_are(name: str) -> None:
     """Else frames of another family are drawn at the wrong times."""
-    model = psl.build_model(name, num_classes=3, **TINY[name])
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name])
     tagger = Tagger(model, classes=CLASSES, sample_rate=RATE, device="cpu")
     # frames that clips of 40 s and 120 s reach tell the distance, up to rounding
     few, many = model.num_frames(torch.tensor([40 * RATE, 120 * RATE])).tolist()

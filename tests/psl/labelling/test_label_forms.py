@@ -744,7 +744,7 @@ def test_training_refuses_labels_of_another_setting_than_its_config_names(
         train.main(
             tiny_config(tmp_path, dataset, *words, "data.label_settings.top_k=3")
         )
-    with pytest.raises(ValueError, match="label_settings without stored labels"):
+    with pytest.raises(ValueError, match="label_settings has no effect without"):
         train.main(tiny_config(tmp_path, dataset, "data.label_settings.top_k=3"))
 
 
