@@ -1,9 +1,9 @@
-"""What training does to its inputs: the configuration, and the part in samples.
+"""What training does to the samples of its examples.
 
-Owns which options belong together, and the window, level and place in time of each
-example, a pure function of (run seed, step, key of the clip, number of the chunk): it
-is the same on any rank, in any number of processes, after any resume. Mixtures are
-psl/data/mixup.py's, masks psl/data/spec_augment.py's, and stored views psl/data/views.py's.
+Owns window, level and shift in time of each example, a pure function of (run seed,
+step, key of the clip, number of the chunk): it is the same on any rank, in any number
+of processes, after any resume. Mixtures are psl/data/mixup.py's, masks
+psl/data/spec_augment.py's, and stored views psl/data/views.py's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from psl.config import STRICT
-from psl.data.chunking import Chunking
 from psl.data.views import Augmentation, RollFill, crop_starts
+from shards.format.chunking import Chunking
 from shards.format.meta import MAX_GAIN_DB
 
 MixupLabels = Literal["mixed", "heard"]
@@ -83,14 +83,16 @@ _TOGETHER = (
 
 @dataclass(frozen=True)
 class WaveAugment:
-    """Window, level and place in time of the examples of a run."""
+    """Window, level and shift in time of the examples of a run."""
 
     moves: Augmentation
-    """Gain and roll; its views are steps, which are counted from 1."""
+    """Gain and roll. Its views are optimizer steps, counted from 1."""
     crop: bool
 
     @staticmethod
-    def of(config: TrainAugmentConfig, *, seed: int, sample_rate: int) -> WaveAugment:
+    def from_config(
+        config: TrainAugmentConfig, *, seed: int, sample_rate: int
+    ) -> WaveAugment:
         """For a run of ``seed`` at ``sample_rate`` Hz."""
         roll = config.roll_seconds
         moves = Augmentation(
@@ -129,7 +131,7 @@ class WaveAugment:
         chunks: np.ndarray,
         step: int,
     ) -> None:
-        """Change level and place in time of ``pcm`` [B, N] int16, in place."""
+        """Change level and shift in time of ``pcm`` [B, N] int16, in place."""
         if self.moves.is_on:
             steps = np.full(len(chunks), step)
             self.moves.apply(pcm, lengths, keys=keys, chunks=chunks, views=steps)

@@ -1,7 +1,7 @@
-"""A batch of examples, and what a teacher prepares of one.
+"""A batch of examples, and what a teacher prepares of it.
 
-Owns the tensors that pass from the loader to the training step; which chunks they are is
-psl/data/examples.py's.
+Owns the tensors that pass from the loader to the training step. psl/data/examples.py
+says which chunks they are.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 class Group:
     """Chunks of a batch that go through a model together."""
 
-    places: Tensor
-    """[n] int64, where they are in the batch."""
+    positions: Tensor
+    """[n] int64, which examples of the batch they are."""
     inputs: dict[str, Tensor]
     """What the model takes, by argument; n is their first size."""
     whole: bool
-    """Whether they have the one shape that most chunks have: that of whole ones."""
+    """Whether they have the shape of whole chunks, which most chunks have."""
 
 
 Prepared = list[list[Group] | None]
-"""What Ensemble.prepare gives: for each member what it computed on the host, if any."""
+"""What Ensemble.prepare returns: what each member computed on the host, if anything."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Batch:
     targets: Tensor
     """[B, C] float32 in [0, 1]."""
     prepared: Prepared | None = None
-    """What an online teacher has computed of these very chunks, until it is asked."""
+    """What an online teacher has computed of these chunks on the host."""
 
     @property
     def waveform(self) -> Tensor:
@@ -49,12 +49,12 @@ class Batch:
         return to_waveform(self.pcm)
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """A tensor on ``device``; the copy to a GPU does not wait for what runs there."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == "cuda" and not tensor.is_cuda:
         return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    return tensor.to(device)
 
 
 def to_waveform(pcm: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Datasets of a run, joined -> its plan, and batches with their targets.
 
-Owns what an example of training is: a chunk, the view of it that is shown, and what
-the student is asked for. Threads and devices are psl/data/loader.py's, the order
+Owns what an example of training is: a chunk, the view of it that is shown, and its
+target. Threads and devices are psl/data/loader.py's, the order
 shards/order/plan.py's.
 """
 
@@ -18,7 +18,6 @@ from psl.data.augment import TrainAugmentConfig, WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
 from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
-from psl.data.chunking import Chunking
 from psl.data.labels import (
     LabelLayout,
     Setting,
@@ -31,6 +30,7 @@ from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
 from shards.order.balance import sampling_weights
 from shards.order.plan import Plan
@@ -51,7 +51,7 @@ class TrainingData:
     memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
     """What batches are written to."""
     layout: LabelLayout | None = None
-    """Of the labels, if there are any."""
+    """Chunks, form and views of the labels, if there are any."""
     wave_augment: WaveAugment | None = None
     """What is done to the samples of each example; None for nothing."""
 
@@ -70,9 +70,9 @@ class TrainingData:
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit.
 
-        Up to ``max_unlabelled`` of the clips may have a label row of no chunks; they
-        are left out of the plan. With ``online`` a teacher makes the targets of what
-        this gives (psl/training/online.py), and no weak label is needed.
+        Up to the fraction ``max_unlabelled`` of the clips may have a label row without
+        chunks; they are left out of the plan. With ``online`` a teacher makes the
+        targets (psl/training/online.py), and no weak label is needed.
         """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
@@ -93,17 +93,17 @@ class TrainingData:
             labels, chunking = MemberReader(index, cache), layout.chunking
         else:
             rate = audio.properties["sample_rate"]
-            chunking = Chunking.of(chunk_seconds, rate, hop_seconds)
+            chunking = Chunking.from_seconds(chunk_seconds, rate, hop_seconds)
             if max_unlabelled:
                 raise ValueError(
-                    f"data.max_unlabelled = {max_unlabelled:g} without stored labels, "
-                    "which alone leave clips out; name label folders in data.labels, "
-                    "or leave data.max_unlabelled out"
+                    f"data.max_unlabelled = {max_unlabelled:g} has no effect without "
+                    "stored labels; name label folders in data.labels, or leave "
+                    "data.max_unlabelled out"
                 )
             if label_settings:
                 raise ValueError(
-                    "data.label_settings without stored labels; name label folders in "
-                    "data.labels, or leave data.label_settings out"
+                    "data.label_settings has no effect without stored labels; name "
+                    "label folders in data.labels, or leave data.label_settings out"
                 )
         return TrainingData(
             audio=MemberReader(audio, cache),
@@ -116,11 +116,12 @@ class TrainingData:
         )
 
     def augmented(self, config: TrainAugmentConfig, *, seed: int) -> TrainingData:
-        """The same, with what ``config`` does to samples; ValueError if it cannot."""
+        """The same with the augmentation of ``config``; ValueError if it cannot be."""
         if config.crop is not None and self.labels is not None:
             raise ValueError(
-                "augment.crop: stored labels belong to chunks, not to windows anywhere "
-                "in a clip; leave it out, or use data.labels=online or weak labels"
+                "augment.crop: stored labels are for fixed chunks, not for windows "
+                "anywhere in a clip; leave it out, or use data.labels=online or weak "
+                "labels"
             )
         longest = self.audio.index.table.count.max(initial=0)
         if config.crop is not None and longest <= self.chunking.chunk_samples:
@@ -129,7 +130,7 @@ class TrainingData:
                 "data.chunk_seconds, or leave it out"
             )
         rate = self.audio.index.properties["sample_rate"]
-        wave_augment = WaveAugment.of(config, seed=seed, sample_rate=rate)
+        wave_augment = WaveAugment.from_config(config, seed=seed, sample_rate=rate)
         return dataclasses.replace(self, wave_augment=wave_augment)
 
     def plan(
@@ -142,7 +143,7 @@ class TrainingData:
         mix: Sequence[float] | None = None,
         held_out: np.ndarray | None = None,
     ) -> Plan:
-        """The order in which training visits the chunks but those of rows ``held_out``.
+        """The order in which training visits the chunks, except of rows ``held_out``.
 
         Raises ValueError if there are too few chunks, if ``mix`` does not fit the
         folders, or if there is no label to balance by.
@@ -150,9 +151,7 @@ class TrainingData:
         index = self.audio.index
         if balance is not None:
             check_has_labels(index, "balance")
-        num_chunks = self.chunking.num_chunks(index.table.count)
-        if self.labels is not None:
-            num_chunks[self.labels.index.table.count == 0] = 0
+        num_chunks = self.num_chunks
         if held_out is not None:
             num_chunks[held_out] = 0
         return Plan(
@@ -192,19 +191,27 @@ class TrainingData:
                 yield chunks
 
     def _check_window(self, prefetcher: Prefetcher, shards: np.ndarray) -> None:
-        """ValueError unless ``shards``, read in turns, can be in the cache together.
+        """ValueError unless ``shards``, read in turns, fit in the cache together.
 
-        Else almost every read would fetch a shard anew.
+        Otherwise almost every read would fetch a shard again.
         """
         needed = sum(prefetcher.num_bytes(int(shard)) for shard in shards)
         if needed > prefetcher.max_bytes:
             enough = 1.01 * needed * num_local_processes()
             raise ValueError(
                 f"{open_cache(self.loader).folder}: {len(shards)} shards of "
-                f"{needed / 1e9:.3g} GB are read at a time, but each process of this "
-                f"machine has {prefetcher.max_bytes / 1e9:.3g} GB of the cache; set "
+                f"{needed / 1e9:.3g} GB are read at the same time, but each process on "
+                f"this machine has {prefetcher.max_bytes / 1e9:.3g} GB of cache; set "
                 f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
             )
+
+    @property
+    def num_chunks(self) -> np.ndarray:
+        """Chunks of every clip [R] int64; 0 of clips that could not be labelled."""
+        num_chunks = self.chunking.num_chunks(self.audio.index.table.count)
+        if self.labels is not None:
+            num_chunks[self.labels.index.table.count == 0] = 0
+        return num_chunks
 
     @property
     def num_unlabelled(self) -> int:
@@ -213,7 +220,7 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> str:
-        """What says whether two runs see the same examples."""
+        """Hash of the data, to tell whether two runs see the same examples."""
         labels = self.labels.index.fingerprint if self.labels else "weak"
         audio = self.audio.index.fingerprint
         return f"{audio}+{labels}+{self.alpha}+{self.chunking}"
@@ -221,7 +228,7 @@ class TrainingData:
     def choose_views(
         self, rows: np.ndarray, chunks: np.ndarray, *, seed: int, epoch: int
     ) -> np.ndarray | None:
-        """The view [B] in which an epoch shows each chunk; None if there is but one."""
+        """The view [B] in which an epoch shows each chunk; None if they have one."""
         if self.layout is None or self.layout.form.views == 1:
             return None
         num_views = self.layout.form.views
@@ -233,20 +240,19 @@ class TrainingData:
         chunks: np.ndarray,
         device: torch.device,
         views: np.ndarray | None = None,
-        step: int = 0,
+        step: int | None = None,
     ) -> Batch:
         """The chunks ``chunks`` [B] of clips ``rows`` [B] with their targets.
 
-        Both as in ``views`` [B] of the labels; None for the chunks as they are. What
-        the run does to samples comes on top of that, for optimizer step ``step`` (from
-        1); 0 for nothing.
+        Both as in ``views`` [B] of the labels; None for the chunks as they are. The
+        run's augmentation of samples comes on top, for optimizer step ``step`` (from
+        1); None for no augmentation.
         """
         keys = self.audio.index.table.key[rows]
-        wave_augment = self.wave_augment if step else None
         counts = self.audio.index.table.count[rows]
         bounds = self.chunking.bounds(chunks, counts)
-        if wave_augment is not None:
-            bounds = wave_augment.bounds(
+        if self.wave_augment is not None and step is not None:
+            bounds = self.wave_augment.bounds(
                 self.chunking, chunks, counts, keys=keys, step=step
             )
         pcm, lengths = read_windows(
@@ -258,8 +264,8 @@ class TrainingData:
             self.layout.augmentation.apply(
                 pcm, lengths, keys=keys, chunks=chunks, views=views
             )
-        if wave_augment is not None:
-            wave_augment.apply(pcm, lengths, keys=keys, chunks=chunks, step=step)
+        if self.wave_augment is not None and step is not None:
+            self.wave_augment.apply(pcm, lengths, keys=keys, chunks=chunks, step=step)
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from psl.data.chunking import Chunking
 from psl.data.views import Augmentation
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.format.join import check_join, open_indexes
 from shards.format.label_codec import LabelForm, encode_labels
@@ -31,13 +31,15 @@ class LabelLayout:
     augmentation: Augmentation
 
     @staticmethod
-    def of(labels: Index) -> LabelLayout | None:
+    def from_index(labels: Index) -> LabelLayout | None:
         """Of an index; None if it does not say how its chunks were cut."""
         found = labels.properties
         if "chunk_samples" not in found or "hop_samples" not in found:
             return None
         chunking = Chunking(found["chunk_samples"], found["hop_samples"])
-        return LabelLayout(chunking, LabelForm.of(found), Augmentation.of(found))
+        return LabelLayout(
+            chunking, LabelForm.of(found), Augmentation.from_properties(found)
+        )
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -76,9 +78,9 @@ def open_labels(
     labels = open_indexes(folders, kind="labels")
     check_join(audio, labels)
     check_settings(labels, settings or {})
-    layout = LabelLayout.of(labels)
+    layout = LabelLayout.from_index(labels)
     rate = audio.properties["sample_rate"]
-    asked = Chunking.of(chunk_seconds, rate, hop_seconds)
+    asked = Chunking.from_seconds(chunk_seconds, rate, hop_seconds)
     if layout and hop_seconds is None:
         hop_samples = min(layout.chunking.hop_samples, asked.chunk_samples)
         asked = Chunking(asked.chunk_samples, hop_samples)

@@ -21,14 +21,12 @@ from pydantic.dataclasses import dataclass
 from psl.config import STRICT
 from psl.data.batch import Batch
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.distributed.runtime import default_threads, num_local_processes
 from shards.dataset.cache import DEFAULT_LIMIT_BYTES, ShardCache
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
 
@@ -83,11 +81,13 @@ def read_windows(
     """
     starts, stops = bounds
     pieces, lengths = reader.pcm_bytes(rows, starts, stops), stops - starts
-    if (lengths < num_samples).any():
-        silence = np.zeros(2 * num_samples, np.uint8)
-        pieces = [x for piece in pieces for x in (piece, silence[len(piece) :])]
     waveform = memory.take((len(rows), num_samples))
-    np.concatenate(pieces, out=waveform.view(np.uint8).reshape(-1))
+    if (lengths == num_samples).all():  # one call for all: faster than one for each
+        np.concatenate(pieces, out=waveform.view(np.uint8).reshape(-1))
+        return waveform, lengths
+    for line, piece, length in zip(waveform, pieces, lengths.tolist(), strict=True):
+        line[:length] = piece.view(np.int16)
+        line[length:] = 0
     return waveform, lengths
 
 

@@ -75,7 +75,7 @@ class Augmentation:
         )
 
     @staticmethod
-    def of(properties: Mapping[str, Any]) -> Augmentation:
+    def from_properties(properties: Mapping[str, Any]) -> Augmentation:
         """The augmentation that the properties of a label index record."""
         return Augmentation(
             seed=properties.get("augment_seed", 0),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.data.chunking import Chunking
 from psl.label_report.events import Events
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 
 

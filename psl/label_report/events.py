@@ -17,8 +17,8 @@ from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from psl.data.chunking import Chunking
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")

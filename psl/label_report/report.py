@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from psl.data.chunking import Chunking
 from psl.data.labels import check_counts
 from psl.label_report import quality
 from psl.label_report.clip import find_clip, view_clip
@@ -25,6 +24,7 @@ from psl.label_report.events import Events, read_events
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.join import check_join
 from shards.system.files import write_atomic

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from psl.data.chunking import Chunking
 from psl.label_report.events import Events, events_in_chunks
 from psl.label_report.score_counts import ScoreCounts
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 
 ABSENT, PRESENT, UNKNOWN = 0, 1, 2

@@ -6,12 +6,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from psl.config import STRICT
-from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation, AugmentConfig
 from psl.distributed.launch import Precision
 from psl.teachers.config import TeacherList
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.format.label_codec import MAX_VIEWS, LabelForm, Tail
 
@@ -74,5 +74,5 @@ def label_layout(config: LabelConfig, audio: Index) -> LabelLayout:
             "nothing without them"
         )
     config.augment.check_used()
-    chunking = Chunking.of(config.chunk_seconds, rate, config.hop_seconds)
+    chunking = Chunking.from_seconds(config.chunk_seconds, rate, config.hop_seconds)
     return LabelLayout(chunking, form, augmentation)

@@ -13,12 +13,12 @@ import numpy as np
 
 from psl.data.batch import Prepared
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import read_chunks
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import Row
 from shards.errors import ClipError, ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.system.exits import JobError
 

@@ -103,6 +103,11 @@ class AST(nn.Module):
         longest = self.config.max_frames
         return ((2 * frames + longest) // (2 * longest)).clamp(min=1)
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples from the start of one window to the start of the next."""
+        return self.config.max_frames * self.config.front_end.hop_samples
+
     def _cut(self, features: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Windows [B * K, frames, F] of [B, 1, F, T], and what of each [B, K] is real.
 

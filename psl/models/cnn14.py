@@ -90,6 +90,11 @@ class Cnn14(nn.Module):
         frames = self.config.front_end.num_frames(num_samples)
         return (frames // _STRIDE).clamp(min=1)
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples from the start of one output frame to the start of the next."""
+        return _STRIDE * self.config.front_end.hop_length
+
     def _embed(self, log_mel: Tensor) -> Tensor:
         """[B, 1, F, T] -> [B, D, T / 32]."""
         # published as BatchNorm2d of [B, F, 1, T]; torch 2.13 has wrong gradients of

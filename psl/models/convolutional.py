@@ -81,6 +81,11 @@ class ConvTagger(nn.Module):
         frames = self.config.front_end.num_frames(num_samples) + self._added
         return (frames // STRIDE).clamp(min=1)
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples from the start of one output frame to the start of the next."""
+        return STRIDE * self.config.front_end.hop_length
+
 
 def at_least(features: Tensor, num_frames: int) -> Tensor:
     """[B, 1, F, T] with the last frame repeated up to ``num_frames``."""

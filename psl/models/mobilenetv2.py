@@ -83,6 +83,11 @@ class MobileNetV2(nn.Module):
         frames = self.config.front_end.num_frames(num_samples)
         return (frames + self.config.time_stride - 1) // self.config.time_stride
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples from the start of one output frame to the start of the next."""
+        return self.config.time_stride * self.config.front_end.hop_length
+
 
 def _features(config: MobileNetV2Config) -> nn.Sequential:
     """The convolutions: [B, 1, F, T] -> [B, last_channels, F / 32, T / time_stride]."""

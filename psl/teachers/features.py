@@ -37,7 +37,7 @@ class ExtractorFeatures:
             found.setdefault(shapes, []).append((place, features))
         return [
             Group(
-                places=torch.tensor([place for place, _ in group]),
+                positions=torch.tensor([place for place, _ in group]),
                 inputs={
                     name: torch.cat([features[name] for _, features in group])
                     for name in group[0][1]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psl.data.batch import Group
+from psl.data.batch import Group, to_device
 from psl.features._torchaudio import torchaudio
 from psl.teachers.config import Activation
 from shards.format.classes import Classes
@@ -106,13 +106,13 @@ class FittedMember(nn.Module):
             device = waveform.device
             scores = [
                 self._score(
-                    {name: _put(x, device) for name, x in group.inputs.items()},
+                    {name: to_device(x, device) for name, x in group.inputs.items()},
                     whole=group.whole,
                 )
                 for group in groups
             ]
-            places = _put(torch.cat([group.places for group in groups]), device)
-            probs = torch.cat(scores)[places.argsort()]
+            positions = torch.cat([group.positions for group in groups])
+            probs = torch.cat(scores)[to_device(positions, device).argsort()]
         return self._checked(_activated(probs, self._activation))
 
     def _score(self, inputs: dict[str, Tensor], *, whole: bool) -> Tensor:
@@ -142,13 +142,6 @@ def _activated(scores: Tensor, activation: Activation) -> Tensor:
     if activation == "softmax":
         return scores.softmax(dim=1)
     return scores.sigmoid() if activation == "sigmoid" else scores
-
-
-def _put(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``; the copy to a GPU does not wait for what runs there."""
-    if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def resample(

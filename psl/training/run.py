@@ -128,11 +128,11 @@ def begin_run(
         rate = config.model.front_end.sample_rate
         check_fits(index, sample_rate=rate, classes=classes, what="the model")
     check_possible(config, plan, accelerator)
-    mixup = Mixup.of(
+    mixup = Mixup.from_config(
         config.augment,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
-        places=plan.local_slice(accelerator.process_index, accelerator.num_processes),
+        share=plan.local_slice(accelerator.process_index, accelerator.num_processes),
     )
     # before the seed, as building a model draws random numbers
     online = _open_teacher(config, data.audio.index, accelerator.device)

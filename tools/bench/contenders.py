@@ -25,12 +25,12 @@ import torch
 import webdataset
 
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
 from shards.audio.members import encode
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
 from shards.format.schema import ClipInfo
@@ -77,7 +77,7 @@ class Audio:
     @functools.cached_property
     def chunking(self) -> Chunking:
         """Chunks of CHUNK_SECONDS."""
-        return Chunking.of(CHUNK_SECONDS, self.wav.properties["sample_rate"])
+        return Chunking.from_seconds(CHUNK_SECONDS, self.wav.properties["sample_rate"])
 
     @functools.cached_property
     def chunk_bounds(self) -> list[tuple[str, int, int]]:

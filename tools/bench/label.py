@@ -26,7 +26,6 @@ from torch import Tensor
 
 from psl.data.batch import to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation
@@ -39,6 +38,7 @@ from shards.audio.members import encode
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
+from shards.format.chunking import Chunking
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm
@@ -165,9 +165,9 @@ def turns(
         work = Work(
             reader=MemberReader(index),
             layout=LabelLayout(
-                Chunking.of(2.0, index.properties["sample_rate"]),
+                Chunking.from_seconds(2.0, index.properties["sample_rate"]),
                 LabelForm(),
-                Augmentation.of({}),
+                Augmentation.from_properties({}),
             ),
             builder=DatasetBuilder(
                 folder / f"turn{turn}", "labels", index.classes, {}, {}

@@ -22,10 +22,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psl.data.chunking import Chunking
 from psl.features.log_mel import LogMelConfig, log_mel
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import INDEX_NAME, Index, open_index
 from shards.format.join import check_join
 from shards.system.exits import run_main

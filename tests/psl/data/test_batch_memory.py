@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.loader import read_chunks
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.classes import Classes
 from shards.format.index import open_index
 
@@ -66,7 +66,9 @@ def write_clips(
 def read_all(reader: MemberReader) -> tuple[np.ndarray, np.ndarray]:
     """All five chunks of 1 s, last clip first."""
     rows, chunks = np.array([2, 1, 1, 0, 0]), np.array([0, 0, 1, 0, 1])
-    return read_chunks(reader, rows, chunks, Chunking.of(1.0, RATE), BatchMemory())
+    return read_chunks(
+        reader, rows, chunks, Chunking.from_seconds(1.0, RATE), BatchMemory()
+    )
 
 
 EXTRA = b"LIST\x06\0\0\0abcdef"

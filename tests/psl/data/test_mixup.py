@@ -17,9 +17,9 @@ from tests.learning import losses, tiny_config
 WHOLE = slice(0, 64)
 
 
-def mixup(*, places: slice = WHOLE, **changes: float) -> Mixup:
+def mixup(*, share: slice = WHOLE, **changes: float) -> Mixup:
     options = {"alpha": 1.0, "probability": 1.0, **changes}
-    return Mixup(seed=3, global_batch_size=64, places=places, **options)
+    return Mixup(seed=3, global_batch_size=64, share=share, **options)
 
 
 def batch_of_three() -> Batch:
@@ -69,7 +69,7 @@ def test_nobody_is_mixed_with_itself_and_everybody_once() -> None:
     """Else mixtures are none, or some examples are heard more than others."""
     for size in (2, 3, 64):
         for step in range(1, 30):
-            _, partners = mixup(places=slice(0, size)).draw(step)
+            _, partners = mixup(share=slice(0, size)).draw(step)
             assert sorted(partners) == list(range(size))
             assert (partners != np.arange(size)).all()
     all_partners = {tuple(mixup().draw(step)[1]) for step in range(1, 30)}
@@ -79,17 +79,17 @@ def test_nobody_is_mixed_with_itself_and_everybody_once() -> None:
 def test_shares_do_not_depend_on_how_many_processes_share_the_batch() -> None:
     """Else a run on more GPUs mixes more, or less. Partners stay within a rank."""
     whole, _ = mixup().draw(7)
-    parts = [mixup(places=slice(at, at + 16)).draw(7) for at in range(0, 64, 16)]
+    parts = [mixup(share=slice(at, at + 16)).draw(7) for at in range(0, 64, 16)]
     np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), whole)
     assert len({tuple(partners) for _, partners in parts}) == 4
     assert len(set(whole)) == 64 and not np.array_equal(whole, mixup().draw(8)[0])
-    other = Mixup(1.0, 1.0, seed=4, global_batch_size=64, places=WHOLE).draw(7)
+    other = Mixup(1.0, 1.0, seed=4, global_batch_size=64, share=WHOLE).draw(7)
     assert not np.array_equal(whole, other[0])
 
 
 def test_each_batch_is_mixed_by_the_number_of_its_step() -> None:
     """Else a resumed run mixes other examples than it was going to."""
-    three = Mixup(1.0, 1.0, seed=0, global_batch_size=3, places=slice(0, 3))
+    three = Mixup(1.0, 1.0, seed=0, global_batch_size=3, share=slice(0, 3))
     whole = [three.mix(batch_of_three(), step) for step in range(1, 6)]
     rest = [three.mix(batch_of_three(), step) for step in (4, 5)]
     for expected, found in zip(whole[3:], rest, strict=True):

@@ -314,7 +314,7 @@ def test_stored_labels_go_with_gain_roll_mixup_and_masks(
     for plain, changed in zip(ear.student[:6], ear.student[6:], strict=True):
         assert torch.equal(plain.targets, changed.targets)
         assert not (plain.pcm == changed.pcm).all(dim=1).any()
-    with pytest.raises(ValueError, match="augment.crop: stored labels belong to chunk"):
+    with pytest.raises(ValueError, match="augment.crop: stored labels are for fixed chunk"):
         train.main([*config, "augment.crop=random"])
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from psl.data.batch import mix_targets
-from psl.data.chunking import Chunking
 from psl.evaluation.metrics import d_prime, evaluate_scores
 from psl.training.loss import psl_loss
 from psl.training.optim import OptimConfig, learning_rate
+from shards.format.chunking import Chunking
 
 
 def test_the_loss_of_one_half_against_anything_is_log_two() -> None:
@@ -164,7 +164,7 @@ def test_a_clip_has_as_many_chunks_as_the_rule_says(
 
 def test_chunks_cover_the_clip_in_order_and_never_leave_it() -> None:
     """A label would be trained on another part of the clip."""
-    chunking = Chunking.of(2.0, 10)
+    chunking = Chunking.from_seconds(2.0, 10)
     assert [chunking.bounds(k, 53) for k in range(3)] == [(0, 20), (20, 40), (40, 53)]
     assert chunking.bounds(0, 7) == (0, 7)
 

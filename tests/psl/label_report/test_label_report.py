@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from psl import label_report
-from psl.data.chunking import Chunking
 from psl.label_report.clip import view_clip
 from psl.label_report.events import events_in_chunks, read_events
 from psl.label_report.score_counts import (
@@ -28,6 +27,7 @@ from psl.label_report.score_counts import (
 from psl.label_report.tally import Block, localise, tally, telling_by_events
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.label_codec import encode_labels
 from shards.verify import verify

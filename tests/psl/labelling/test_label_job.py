@@ -27,7 +27,6 @@ import torch
 
 from psl import label, train
 from psl.data.batch_memory import BatchMemory
-from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
@@ -36,6 +35,7 @@ from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
+from shards.format.chunking import Chunking
 from shards.format.index import open_index
 from shards.format.label_codec import DENSE
 from shards.system.claims import Claimant, Held
@@ -522,7 +522,7 @@ def test_a_lost_shard_is_no_clip_that_does_not_decode(
         (folder / "000007.tar").unlink()
     else:
         os.truncate(folder / "000007.tar", int(index.table.offset[14]) + 100)
-    layout = LabelLayout(Chunking(4000, 4000), DENSE, Augmentation.of({}))
+    layout = LabelLayout(Chunking(4000, 4000), DENSE, Augmentation.from_properties({}))
     batch = ChunkBatch(np.array([14, 14]), np.array([0, 1]), np.array([0, 0]))
     with pytest.raises((ShardError, FileNotFoundError), match=r"000007\.tar"):
         read_batch(MemberReader(index), batch, layout, BatchMemory(), forgive=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from psl import train
-from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.weights.checkpoint import load_newest
 from shards.dataset.reader import MemberReader
+from shards.format.chunking import Chunking
 from shards.format.index import open_index
 from shards.order.balance import balanced_weights, sampling_weights
 from shards.order.plan import Plan
@@ -255,7 +255,7 @@ def test_balancing_without_labels_is_refused(tmp_path: Path, run: Run) -> None:
     source.segments.write_text("\n".join(bare) + "\n")
     assert not run("shards.pack", *source.pack_arguments(tmp_path / "o")).returncode
     reader = MemberReader(open_index(tmp_path / "o", kind="audio"))
-    data = TrainingData(reader, None, Chunking.of(1.0, 16000), 1.0, (8,))
+    data = TrainingData(reader, None, Chunking.from_seconds(1.0, 16000), 1.0, (8,))
     with pytest.raises(ValueError, match="no clip has a label, so nothing to balance"):
         data.plan(4, 0, balance=1.0)
 

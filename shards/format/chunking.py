@@ -1,4 +1,4 @@
-"""The one place that cuts a clip into chunks.
+"""The only rule for cutting a clip into chunks.
 
 Owns the rule: chunks start every hop; what is left after the last whole chunk is a
 further chunk if it is at least half a chunk long, and a clip always has at least one.
@@ -31,7 +31,7 @@ class Chunking:
             )
 
     @staticmethod
-    def of(
+    def from_seconds(
         chunk_seconds: float, sample_rate: int, hop_seconds: float | None = None
     ) -> Chunking:
         """Chunks every ``hop_seconds``; None for chunks side by side, as in the paper

@@ -1,0 +1,160 @@
+"""A trained model as a function from waveforms to probabilities.
+
+Owns the public ``psl.load`` and ``Tagger``: what they accept, and what they give back.
+psl/weights/checkpoint.py reads the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psl.distributed.runtime import place
+from psl.evaluation.scoring import MIN_SECONDS
+from psl.features.log_mel import float_samples
+from psl.weights.checkpoint import load_checkpoint
+from shards.format.classes import Classes
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+MAX_AMPLITUDE = 8.0
+"""Louder samples are taken for unscaled integers; mixing a few signals stays below."""
+
+
+class Tagger:
+    """A model in evaluation mode, called with waveforms.
+
+    >>> tagger = psl.load("runs/psl_2s")
+    >>> clip_probs, frame_probs = tagger(waveform)  # [B, N] float in [-1, 1]
+    >>> best = clip_probs[0].argmax()
+    >>> tagger.classes.names[best]
+    'Speech'
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        classes: Classes,
+        sample_rate: int,
+        device: str | torch.device | None = None,
+    ) -> None:
+        """``device`` None is the GPU, if there is one."""
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        """Where the model computes."""
+        self.model = place(model, self.device).eval().requires_grad_(False)
+        """[B, N] and lengths [B] -> clip and frame probabilities; psl.build_model."""
+        self.classes = classes
+        """``.names`` and ``.mids``, in the order of the probabilities."""
+        self.sample_rate = sample_rate
+        """Rate that waveforms must have, Hz."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Tagger {type(self.model).__name__}: {len(self.classes)} classes, "
+            f"{self.sample_rate} Hz, {self.device}>"
+        )
+
+    @property
+    def frame_seconds(self) -> float | None:
+        """Seconds from the start of one frame of ``frame_probs`` to the next.
+
+        None if the model does not say. An AST's frames are its windows, 10 s long by
+        default.
+        """
+        samples = getattr(self.model, "frame_samples", None)
+        return None if samples is None else samples / self.sample_rate
+
+    @torch.inference_mode()
+    def __call__(
+        self, waveform: Array, lengths: Array | None = None
+    ) -> tuple[Array, Array]:
+        """``clip_probs`` [B, C] and ``frame_probs`` [B, T, C], float32 in [0, 1].
+
+        ``waveform`` [B, N] holds floats in [-1, 1], mono at ``sample_rate``: NumPy or
+        torch, and so are the results, a tensor's on the tensor's device. ``lengths``
+        [B] are the samples before the padding of each, where a batch is padded; frames
+        of padding do not count in ``clip_probs``. A waveform shorter than 0.5 s is
+        padded, as psl.evaluate does.
+
+        Raises ValueError for integers, another shape, samples that are not finite or
+        far outside [-1, 1], and lengths outside 1 to N.
+        """
+        given = _as_tensor(waveform)
+        samples = float_samples(given).to(self.device)
+        _check_samples(samples)
+        num_samples = _check_lengths(lengths, samples)
+        missing = max(0, round(MIN_SECONDS * self.sample_rate) - samples.shape[1])
+        samples = nn.functional.pad(samples, (0, missing))
+        clip_probs, frame_probs = self.model(samples, num_samples)
+        if isinstance(waveform, np.ndarray):
+            return clip_probs.cpu().numpy(), frame_probs.cpu().numpy()
+        return clip_probs.to(given.device), frame_probs.to(given.device)
+
+
+def _as_tensor(waveform: np.ndarray | Tensor) -> Tensor:
+    """A tensor that shares no memory with an array, which may be of any layout."""
+    if isinstance(waveform, np.ndarray) and waveform.dtype.kind == "f":
+        return torch.from_numpy(np.array(waveform, np.float32, order="C"))
+    return torch.as_tensor(waveform)
+
+
+def _check_samples(samples: Tensor) -> None:
+    """ValueError unless samples [B, N] look like audio in [-1, 1]."""
+    if not samples.numel():
+        raise ValueError(
+            f"waveforms of shape {list(samples.shape)} hold no samples; expected "
+            "[B, N] with B and N of 1 or more"
+        )
+    largest = float(samples.abs().amax())
+    if not largest <= MAX_AMPLITUDE:  # also where it is NaN
+        raise ValueError(
+            f"waveforms have samples of magnitude {largest:g}; expected finite floats "
+            "in [-1, 1]; divide int16 by 32768"
+        )
+
+
+def _check_lengths(lengths: np.ndarray | Tensor | None, samples: Tensor) -> Tensor:
+    """[B] int64 on the device of ``samples`` [B, N]; N where there are no lengths."""
+    batch, longest = samples.shape
+    if lengths is None:
+        return torch.full((batch,), longest, device=samples.device)
+    found = torch.as_tensor(lengths)
+    if found.shape != (batch,) or found.is_floating_point() or found.is_complex():
+        raise ValueError(
+            f"lengths are {found.dtype} {list(found.shape)}; expected integers "
+            f"[{batch}], the samples of each waveform"
+        )
+    if found.dtype == torch.bool or not ((found >= 1) & (found <= longest)).all():
+        raise ValueError(
+            f"lengths are {found.tolist()}; expected 1 to {longest}, the samples "
+            "before the padding of each waveform"
+        )
+    return found.to(samples.device, torch.int64)
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None) -> Tagger:
+    """The tagger that a training run made.
+
+    ``path`` is a run folder, which stands for its average if it has one and else for
+    its best checkpoint, or a checkpoint folder. ``device`` None is the GPU, if there
+    is one.
+
+    >>> tagger = psl.load("runs/psl_2s", device="cpu")
+
+    Raises ShardError if there is no checkpoint or it is damaged, ValueError if another
+    version of this program wrote it.
+    """
+    checkpoint = load_checkpoint(path)
+    return Tagger(
+        checkpoint.build_model(),
+        classes=checkpoint.classes,
+        sample_rate=checkpoint.model_config.front_end.sample_rate,
+        device=device,
+    )
