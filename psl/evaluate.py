@@ -22,7 +22,7 @@ from psl.data.checks import check_has_labels, check_rate
 from psl.data.loader import LoaderConfig
 from psl.distributed import launch, runtime
 from psl.evaluation.metrics import Metrics, evaluate_scores
-from psl.evaluation.scoring import score_clips
+from psl.evaluation.scoring import CLIPS_AT_A_TIME, score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
 from shards.format.classes import Classes
@@ -45,7 +45,7 @@ class EvaluateConfig:
     classes: Literal["same", "shared"] = "same"
     """same refuses audio of other classes than the checkpoint's; shared measures those
     that both have, matched by mid, and leaves out the others."""
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: int = Field(default=CLIPS_AT_A_TIME, gt=0)
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()
 
@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     scores = score_clips(
-        runtime.place(
+        runtime.move_model(
             InClassesOfAudio(checkpoint.build_model(), shared, len(index.classes)),
             accelerator.device,
         ).eval(),
@@ -108,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
         "out=runs/student/eval",
     )
-    accelerator = launch.start()
+    accelerator = launch.join_job()
     evaluate(config, accelerator)
-    launch.finish(accelerator)
+    launch.leave_job(accelerator)
 
 
 if __name__ == "__main__":
