@@ -1,6 +1,6 @@
-"""Score a dataset's whole clips with a checkpoint and measure.
+"""Score a dataset's whole clips with a checkpoint, and compute metrics.
 
-Owns exactly-once scoring at any world size, and the files of an evaluation.
+Owns the files of an evaluation: metrics.json, strict JSON, and per_class.csv.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
         name = classes.names[c]
         writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], ap])
     write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
-    summary = json.dumps(metrics.summary(), indent=1)
+    summary = json.dumps(metrics.summary(), indent=1, allow_nan=False)
     write_atomic(Path(out, "metrics.json"), summary + "\n")
 
 
@@ -94,7 +94,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             print(f"{what}: {len(shared.classes)} classes in common: {names}")
-        print(json.dumps(metrics.summary()))
+        print(json.dumps(metrics.summary(), allow_nan=False))
     return metrics
 
 

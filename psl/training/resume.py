@@ -64,6 +64,8 @@ consent: what follows differs from the run as it was begun; accept_changes must 
 length: free under a constant learning rate, which knows no end; else as consent.
 fixed: refused; it would be another run.
 """
+CHANGEABLE: tuple[Rule, ...] = ("consent", "length")
+"""Rules under which accept_changes matters."""
 
 
 @dataclass(frozen=True)
