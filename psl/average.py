@@ -18,12 +18,13 @@ from pydantic.dataclasses import dataclass
 from psl.config import STRICT, from_command_line, parse, read_yaml
 from psl.data.validation import open_validation
 from psl.distributed import launch
+from psl.distributed.collectives import from_main
 from psl.job.launcher import end_with_launcher
-from psl.training.averages import average_best, describe
+from psl.training.averages import average_best, describe_average
 from psl.training.config import TrainConfig
 from psl.training.log import CONFIG_NAME
-from psl.weights.checkpoint import check_checkpoint_fits, load_newest
-from psl.weights.result import Average, read_result, write_result
+from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_newest
+from psl.weights.result import Average, Result, read_result, write_result
 from shards.errors import ShardError
 from shards.format.join import open_indexes
 from shards.system.exits import run_main
@@ -41,14 +42,7 @@ class AverageConfig:
 
 def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
     """Average the best checkpoints of a finished run. Collective."""
-    result, newest = read_result(config.run), load_newest(config.run)
-    if result is None or newest is None:
-        raise ShardError(
-            f"{config.run}: not a finished run, as it has no result.json; finish it "
-            "first"
-        )
-    path = Path(config.run, CONFIG_NAME)
-    train_config = parse(TrainConfig, read_yaml(path), where=str(path))
+    result, newest, train_config = from_main(lambda: _read_run(config.run))
     data = train_config.data
     audio = open_indexes(data.audio, kind="audio")
     valid = open_validation(data.valid, data.held_out_share, audio)
@@ -63,8 +57,20 @@ def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
     )
     if accelerator.is_main_process:
         write_result(config.run, dataclasses.replace(result, average=average))
-        print(describe(config.run, average))
+        print(describe_average(config.run, average))
     return average
+
+
+def _read_run(run_dir: str) -> tuple[Result, Checkpoint, TrainConfig]:
+    """The result of a finished run, its newest checkpoint without weights, its config."""
+    result, newest = read_result(run_dir), load_newest(run_dir)
+    if result is None or newest is None:
+        raise ShardError(
+            f"{run_dir}: not a finished run, as it has no result.json; finish it first"
+        )
+    path = Path(run_dir, CONFIG_NAME)
+    train_config = parse(TrainConfig, read_yaml(path), where=str(path))
+    return result, dataclasses.replace(newest, weights={}), train_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,9 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         example="python -m psl.average run=runs/student k=4",
     )
     end_with_launcher()
-    accelerator = launch.start()
+    accelerator = launch.join_job()
     average_run(config, accelerator)
-    launch.finish(accelerator)
+    launch.leave_job(accelerator)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Score a dataset's whole clips with a checkpoint and measure.
+"""Score a dataset's whole clips with a checkpoint, and compute metrics.
 
-Owns exactly-once scoring at any world size, and the files of an evaluation.
+Owns the files of an evaluation: metrics.json, strict JSON, and per_class.csv.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from psl.data.checks import check_has_labels, check_rate
 from psl.data.loader import LoaderConfig
 from psl.distributed import launch, runtime
 from psl.evaluation.metrics import Metrics, evaluate_scores
-from psl.evaluation.scoring import score_clips
+from psl.evaluation.scoring import CLIPS_AT_A_TIME, score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.job.launcher import end_with_launcher
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
@@ -46,7 +46,7 @@ class EvaluateConfig:
     classes: Literal["same", "shared"] = "same"
     """same refuses audio of other classes than the checkpoint's; shared measures those
     that both have, matched by mid, and leaves out the others."""
-    batch_size: int = Field(default=32, gt=0)
+    batch_size: int = Field(default=CLIPS_AT_A_TIME, gt=0)
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()
 
@@ -61,7 +61,7 @@ def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
         name = classes.names[c]
         writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], ap])
     write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
-    summary = json.dumps(metrics.summary(), indent=1)
+    summary = json.dumps(metrics.summary(), indent=1, allow_nan=False)
     write_atomic(Path(out, "metrics.json"), summary + "\n")
 
 
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     scores = score_clips(
-        runtime.place(
+        runtime.move_model(
             InClassesOfAudio(checkpoint.build_model(), shared, len(index.classes)),
             accelerator.device,
         ).eval(),
@@ -95,7 +95,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             print(f"{what}: {len(shared.classes)} classes in common: {names}")
-        print(json.dumps(metrics.summary()))
+        print(json.dumps(metrics.summary(), allow_nan=False))
     return metrics
 
 
@@ -110,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "out=runs/student/eval",
     )
     end_with_launcher()
-    accelerator = launch.start()
+    accelerator = launch.join_job()
     evaluate(config, accelerator)
-    launch.finish(accelerator)
+    launch.leave_job(accelerator)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         return f"{config.out}: already labelled with these settings"
     progress.note_job(builder, index)
     device = runtime.local_device()
-    runtime.place(teacher.model, device)
+    runtime.move_model(teacher.model, device)
     work = Work(
         reader=MemberReader(index, cache),
         layout=layout,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psl.distributed.runtime import place
+from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
 from psl.weights.checkpoint import load_checkpoint
@@ -48,7 +48,7 @@ class Tagger:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         """Where the model computes."""
-        self.model = place(model, self.device).eval().requires_grad_(False)
+        self.model = move_model(model, self.device).eval().requires_grad_(False)
         """[B, N] and lengths [B] -> clip and frame probabilities; psl.build_model."""
         self.classes = classes
         """``.names`` and ``.mids``, in the order of the probabilities."""

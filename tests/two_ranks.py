@@ -16,17 +16,23 @@ from shards.system.exits import JobError
 
 def main() -> None:
     """Collective."""
-    accelerator = launch.start()
+    accelerator = launch.join_job()
     rank = accelerator.process_index
+    tensors = [torch.full((2, 3), float(rank)), torch.tensor(2.0 + rank)]
+    collectives.mean_over_ranks(tensors)
+    assert (tensors[0] == 0.5).all() and tensors[1] == 2.5
+    print("means are taken over the ranks")
+    assert collectives.from_main(lambda: f"rank {rank} read") == "rank 0 read"
+    try:
+        collectives.from_main(lambda: open("nowhere"))
+    except FileNotFoundError as error:
+        assert error.filename == "nowhere"
+        print("what rank 0 cannot read, none can")
     model = build_model(num_classes=2)
-    window = model.get_buffer("front_end.0.spectrogram.window").clone()
     model.get_buffer("features.0.1.running_mean").fill_(float(rank))
-    model.get_buffer("features.0.1.running_var").fill_(2.0 + rank)
-    collectives.average_norm_statistics(model)
-    assert (model.get_buffer("features.0.1.running_mean") == 0.5).all()
-    assert (model.get_buffer("features.0.1.running_var") == 2.5).all()
-    assert torch.equal(model.get_buffer("front_end.0.spectrogram.window"), window)
-    print("statistics are averaged, other buffers untouched")
+    collectives.weights_from_main(model)
+    assert (model.get_buffer("features.0.1.running_mean") == 0).all()
+    print("weights are those of rank 0")
     collectives.check_agreement(accelerator, "the same")
     try:
         collectives.check_agreement(accelerator, f"epoch {rank}")
@@ -43,7 +49,7 @@ def main() -> None:
     assert online.bad_chunks.any() == bool(rank)
     assert online.blame() == "bad (member 1 of 2)"
     print("a member that fails on one rank is known to both")
-    launch.finish(accelerator)
+    launch.leave_job(accelerator)
 
 
 class Loudness(nn.Module):

@@ -5,6 +5,7 @@ The only word is the strategy.
 
 from __future__ import annotations
 
+import math
 import sys
 
 import torch
@@ -22,10 +23,12 @@ from tests.learning import TINY_MODEL
 def main() -> None:
     """Collective."""
     strategy: launch.Strategy = sys.argv[1]  # type: ignore[assignment]
-    accelerator = launch.start(strategy=strategy, global_batch_size=4)
+    accelerator = launch.join_job(strategy=strategy, global_batch_size=4)
     model = build_model(num_classes=2, **TINY_MODEL)
     bias = model.get_parameter("classifier.1.bias")
-    model, optimizer = accelerator.prepare(model, build_optimizer(model, OptimConfig()))
+    optimizer = build_optimizer(model, OptimConfig())
+    if strategy != "ddp":
+        model, optimizer = accelerator.prepare(model, optimizer)
     step = Stepper(
         accelerator,
         model,
@@ -44,14 +47,14 @@ def main() -> None:
     before = _whole(model)
     handle = bias.register_hook(_infinite if accelerator.process_index else _same)
     outcome = step(batch, 1, learning_rate=0.1, stop=False)
-    assert torch.isfinite(outcome.loss) and torch.equal(_whole(model), before)
+    assert math.isfinite(outcome.loss) and torch.equal(_whole(model), before)
     print(f"problem: {outcome.problem}")
     handle.remove()
     assert step(batch, 2, learning_rate=0.1, stop=False).problem is None
     assert not torch.equal(_whole(model), before)
     print("then it goes on")
     del model, optimizer, step, bias, handle
-    launch.finish(accelerator)
+    launch.leave_job(accelerator)
 
 
 def _whole(model: nn.Module) -> Tensor:

@@ -1,14 +1,28 @@
-"""The few collective operations that ranks use to talk to each other."""
+"""The few collective operations that ranks use to talk to each other.
+
+Owns also the one way in which ranks learn what is on a disk that one of them writes:
+rank 0 reads, and tells the others. A barrier would not do, since a network file system
+may show other machines an old folder for a minute.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from shards.errors import ShardError
 from shards.system.exits import JobError
 from shards.system.files import sha256_of
+
+Value = TypeVar("Value")
+
+_TOLD_ERRORS = (OSError, ValueError, ShardError, JobError)
+"""What rank 0 may find wrong with files; all ranks then fail alike."""
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -18,14 +32,70 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Replace float32 ``tensors`` by their means over the ranks. Collective.
+
+    In one flat all-reduce, whose order of sums depends only on the sizes and on the
+    number of ranks: the same tensors give the same bits in every step of every start.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.div_(dist.get_world_size()).split([t.numel() for t in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
 def largest_over_ranks(number: int) -> int:
     """The largest of the ranks' whole numbers. Collective."""
     if not dist.is_initialized():
         return number
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(number, device=device)
+    tensor = torch.tensor(number, device=_device())
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return int(tensor.item())
+
+
+def from_main(make: Callable[[], Value]) -> Value:
+    """What ``make()`` gives on rank 0, the only one to call it. Collective.
+
+    For small values. If ``make`` raises what a user can cause, all ranks raise it.
+    """
+    if not dist.is_initialized():
+        return make()
+    told: list[tuple[Value | None, Exception | None]] = [(None, None)]
+    if dist.get_rank() == 0:
+        try:
+            told = [(make(), None)]
+        except _TOLD_ERRORS as error:
+            told = [(None, error)]
+    dist.broadcast_object_list(told, device=_device())
+    value, problem = told[0]
+    if problem is not None:
+        raise problem
+    return value  # type: ignore[return-value]
+
+
+def tensors_from_main(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rank 0's ``tensors``, on the CPU of every rank. Collective."""
+    if not dist.is_initialized():
+        return dict(tensors)
+    forms = from_main(lambda: [(n, t.shape, t.dtype) for n, t in tensors.items()])
+    found: dict[str, Tensor] = {}
+    for name, shape, dtype in forms:
+        if dist.get_rank() == 0:
+            tensor = tensors[name].detach().to(_device()).contiguous()
+        else:
+            tensor = torch.empty(shape, dtype=dtype, device=_device())
+        dist.broadcast(tensor, src=0)
+        found[name] = tensor.cpu()
+    return found
+
+
+def weights_from_main(model: nn.Module) -> None:
+    """Give ``model`` the parameters and buffers that it has on rank 0. Collective."""
+    if dist.is_initialized():
+        model.load_state_dict(tensors_from_main(model.state_dict()))
 
 
 def wait_for_all() -> None:
@@ -37,7 +107,7 @@ def wait_for_all() -> None:
 def check_agreement(accelerator: Accelerator, what: str) -> None:
     """JobError on all ranks unless all give the same ``what``. Collective.
 
-    Ranks that read different files would otherwise part ways, and hang, later.
+    Ranks that read different files would otherwise diverge, and hang, later.
     """
     digest = int(sha256_of(what.encode())[:15], 16)
     mine = torch.tensor([digest], device=accelerator.device)
@@ -45,23 +115,11 @@ def check_agreement(accelerator: Accelerator, what: str) -> None:
     if len(set(everybody)) > 1:
         odd = [rank for rank, value in enumerate(everybody) if value != everybody[0]]
         raise JobError(
-            f"ranks {odd} see other data or checkpoints than rank 0; give all nodes "
-            f"the same files (this is rank {accelerator.process_index}: {what})"
+            f"ranks {odd} see other data than rank 0; give all nodes the same files "
+            f"(this is rank {accelerator.process_index}: {what})"
         )
 
 
-def average_norm_statistics(model: nn.Module) -> None:
-    """Give all ranks the mean of their BatchNorm statistics. Collective.
-
-    Every rank's statistics follow its own share of the batches; this must precede any
-    use of them, in evaluation or in a checkpoint.
-    """
-    names = ("running_mean", "running_var")
-    buffers = [b for n, b in model.named_buffers() if n.split(".")[-1] in names]
-    if not dist.is_initialized() or not buffers:
-        return
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    dist.all_reduce(flat)
-    parts = (flat / dist.get_world_size()).split([b.numel() for b in buffers])
-    for buffer, part in zip(buffers, parts, strict=True):
-        buffer.copy_(part.view_as(buffer))
+def _device() -> torch.device:
+    """Where the process group moves tensors: the GPU of this rank, or the CPU."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

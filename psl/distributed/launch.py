@@ -18,7 +18,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import (
     DeepSpeedPlugin,
-    DistributedDataParallelKwargs,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     KwargsHandler,
@@ -59,8 +58,8 @@ def agreed_precision(precision: Precision | None) -> Precision:
 def agreed_strategy(strategy: Strategy | None) -> Strategy:
     """What the config says, else accelerate launch, else ddp.
 
-    Raises ValueError if both say something and differ, or the launcher asks for what
-    there is not.
+    Raises ValueError if both say something and differ, or the launcher asks for
+    something unsupported.
     """
     for other in ("FSDP", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{other}", "false").lower() == "true":
@@ -80,7 +79,7 @@ def agreed_strategy(strategy: Strategy | None) -> Strategy:
     return asked
 
 
-def start(
+def join_job(
     *,
     precision: Precision | None = None,
     strategy: Strategy | None = None,
@@ -93,11 +92,11 @@ def start(
 
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
     gloo. DeepSpeed reads its own configuration only: that of ``accelerate launch``, or
-    one made here, where what ours says is written in. ``timeout_seconds`` is that of
-    psl/job/watchdog.py, which names whom a rank waits for; the process group's own, which
-    cannot, is longer.
+    one made here, completed with the values given here. ``timeout_seconds`` is that of
+    psl/job/watchdog.py, which names whom a rank waits for; the process group's own timeout,
+    which cannot, is longer.
 
-    Raises ValueError if the launcher asks for what is not supported or contradicts the
+    Raises ValueError if the launcher asks for something unsupported or contradicts the
     config, and JobError if its world is not the one accelerate sees.
     """
     precision, strategy = agreed_precision(precision), agreed_strategy(strategy)
@@ -106,13 +105,9 @@ def start(
     _check_device(cuda)
     if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # accelerate 1.15 passes the name that torch 2.13 deprecates
-    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     # DeepSpeed 0.19 calls them at every step of ZeRO-3
     warnings.filterwarnings("ignore", message="`torch.distributed.*` is deprecated")
-    handlers: list[KwargsHandler] = [
-        DistributedDataParallelKwargs(broadcast_buffers=False)
-    ]
+    handlers: list[KwargsHandler] = []
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
         backend = "nccl" if cuda else "gloo"
         timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
@@ -130,7 +125,7 @@ def start(
             clip_grad_norm=clip_grad_norm,
             bf16=precision == "bf16",
         )
-    # cpu=True would make accelerate drop DeepSpeed without a word
+    # cpu=True would make accelerate drop DeepSpeed silently
     accelerator = Accelerator(
         cpu=not cuda and plugin is None,
         mixed_precision="no",  # psl.training.step has an autocast of its own
@@ -149,7 +144,7 @@ def start(
 def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
     """What accelerate launch says of DeepSpeed, or ``strategy`` with all defaults."""
     if not is_deepspeed_available():
-        raise ValueError(  # not mended by running again
+        raise ValueError(  # running again does not help
             f"strategy {strategy} needs DeepSpeed; install the extra: "
             "pip install -e '.[deepspeed]', or set strategy=ddp"
         )
@@ -165,7 +160,7 @@ def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
 
 
 def _check_launcher(accumulation_steps: int) -> None:
-    """ValueError if accelerate launch asks for what the config contradicts."""
+    """ValueError if accelerate launch and the config contradict each other."""
     asked = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if asked not in ("1", "auto", str(accumulation_steps)):
         raise ValueError(
@@ -206,8 +201,8 @@ def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
         )
 
 
-def finish(accelerator: Accelerator) -> None:
-    """Part cleanly. Collective; drop every reference to a prepared model first.
+def leave_job(accelerator: Accelerator) -> None:
+    """End the process group cleanly. Collective; drop every reference to a prepared model first.
 
     A gloo job that skips any of these steps aborts at exit about every other time.
     """

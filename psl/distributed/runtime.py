@@ -51,7 +51,7 @@ def local_rank() -> int:
 
 
 def restart_count() -> int:
-    """How often torchrun started the processes of this job anew (--max-restarts)."""
+    """How often torchrun restarted the processes of this job (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -71,10 +71,10 @@ def local_device() -> torch.device:
     return torch.device("cuda", rank % torch.cuda.device_count())
 
 
-def place(
+def move_model(
     model: nn.Module, device: torch.device, *, channels_last: bool = True
 ) -> nn.Module:
-    """Move ``model`` to ``device``, convolution weights channels-last.
+    """``model`` on ``device``, convolution weights channels-last.
 
     That is faster for a MobileNet on CPU and GPU, and changes nothing beyond rounding.
     DeepSpeed, which views weights as bytes, cannot have it.

@@ -7,12 +7,15 @@ Classes without a positive clip have no AP, AUC or recall and stay out of the me
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 RECALL_THRESHOLD = 0.2
+NO_AUC = "no class has both clips with it and clips without it"
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,12 @@ class Metrics:
     num_positives: np.ndarray
     """[C] positive clips per class."""
 
-    def summary(self) -> dict[str, float]:
-        """The scalars, by the names they are logged under."""
-        return {
+    def summary(self) -> dict[str, Any]:
+        """The scalars, by the names they are logged under, as strict JSON has them.
+
+        One that is not a finite number is None, and ``undefined`` gives the reason.
+        """
+        values: dict[str, Any] = {
             "mAP": self.mean_ap,
             "AUC": self.mean_auc,
             "d_prime": self.d_prime,
@@ -44,6 +50,13 @@ class Metrics:
             "num_clips": self.num_clips,
             "num_classes_with_positives": self.num_classes_with_positives,
         }
+        reasons = {}
+        if math.isnan(self.mean_auc):
+            reasons = dict.fromkeys(("AUC", "d_prime"), NO_AUC)
+        elif math.isinf(self.d_prime):
+            reasons = {"d_prime": f"infinite, since AUC is {self.mean_auc:g}"}
+        values |= dict.fromkeys(reasons)
+        return {**values, "undefined": reasons} if reasons else values
 
 
 def evaluate_scores(targets: np.ndarray, scores: np.ndarray) -> Metrics:

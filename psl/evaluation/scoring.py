@@ -17,6 +17,9 @@ from shards.dataset.reader import MemberReader
 from shards.format.index import Index
 from shards.order.plan import visit_batches
 
+CLIPS_AT_A_TIME = 32
+"""Clips that a process scores at a time, unless told otherwise; their scores do not
+depend on it."""
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
 
@@ -33,7 +36,7 @@ def score_clips(
 ) -> np.ndarray:
     """Probabilities [len(rows), C] float32 of clips, on every rank. Collective.
 
-    Of all clips, if there are no ``rows``. ``model`` must be in evaluation mode and the
+    Without ``rows``, those of all clips. ``model`` must be in evaluation mode and the
     same on all ranks. ``before_batch`` is called equally often on all ranks, so that it
     may be collective. Raises RuntimeError unless every clip was scored exactly once.
     """
@@ -76,12 +79,11 @@ def score_clips(
     return result[:, :-1]
 
 
-def measure(
+def evaluate_model(
     model: nn.Module,
     index: Index,
     accelerator: Accelerator,
     *,
-    batch_size: int,
     loader: LoaderConfig,
     rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
@@ -95,7 +97,7 @@ def measure(
         model,
         index,
         accelerator,
-        batch_size=batch_size,
+        batch_size=CLIPS_AT_A_TIME,
         loader=loader,
         rows=rows,
         before_batch=before_batch,

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from psl.data.loader import LoaderConfig
 from psl.data.validation import Validation
-from psl.distributed import runtime
-from psl.evaluation.scoring import measure
+from psl.distributed import collectives, runtime
+from psl.evaluation.scoring import evaluate_model
+from psl.models.families import ModelConfig, build_from_config
+from psl.training.norm_statistics import is_averaged
 from psl.weights.checkpoint import (
     AVERAGE_NAME,
     FOLDER_NAME,
+    Checkpoint,
     TrainingState,
     best_steps,
     checkpoint_folder,
@@ -30,11 +33,6 @@ from psl.weights.checkpoint import (
 )
 from psl.weights.result import Average, read_result
 from shards.errors import ShardError
-
-AVERAGED_BUFFERS = ("running_mean", "running_var")
-"""BatchNorm's. They follow the trained weights, whose activations they describe, so
-they are averaged as those are (timm's ModelEma does the same); buffers of other names
-are copied."""
 
 
 def decay_at(decay: float, step: int) -> float:
@@ -47,7 +45,12 @@ def decay_at(decay: float, step: int) -> float:
 
 
 class MovingAverage:
-    """Keeps ``model``, in evaluation mode, the moving average of another model."""
+    """Keeps ``model``, in evaluation mode, the moving average of another model.
+
+    BatchNorm's running mean and variance follow the trained weights, whose activations
+    they describe, so they are averaged as those are (timm's ModelEma does the same);
+    other buffers are copied.
+    """
 
     def __init__(self, model: nn.Module, trained: nn.Module, decay: float) -> None:
         """``model`` is a copy of ``trained``, or what a checkpoint has of the average.
@@ -62,7 +65,7 @@ class MovingAverage:
         self._copied: list[tuple[Tensor, Tensor]] = []
         buffers = dict(trained.named_buffers())
         for name, buffer in self.model.named_buffers():
-            if name.rpartition(".")[2] in AVERAGED_BUFFERS:
+            if is_averaged(name):
                 averaged[name], sources[name] = buffer, buffers[name]
             else:
                 self._copied.append((buffer, buffers[name]))
@@ -76,10 +79,6 @@ class MovingAverage:
         torch._foreach_lerp_(self._averages, self._sources, share)
         for buffer, source in self._copied:
             buffer.copy_(source)
-
-
-BATCH_SIZE = 32
-"""Clips scored at a time; their scores do not depend on it."""
 
 
 def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:
@@ -117,38 +116,28 @@ def average_best(
 ) -> Average:
     """Make checkpoints/average of the ``k`` best checkpoints, and measure it.
 
-    Collective. What result.json says of the same average is taken from there. Raises
-    ShardError if one of the checkpoints is gone or damaged.
+    Collective; only rank 0 reads and writes the run folder. If result.json has the same
+    average already, it is taken from there. Raises ShardError if one of the checkpoints
+    is gone or damaged.
     """
     steps = tuple(best_steps(training.history, k))
-    result = read_result(run_dir)
-    folder = Path(run_dir, FOLDER_NAME, AVERAGE_NAME)
-    done = result.average if result is not None else None
-    if done is not None and done.steps == steps and folder.exists():
-        return done
-    folders = [checkpoint_folder(run_dir, step) for step in steps]
-    for missing in (path for path in folders if not path.exists()):
-        raise ShardError(
-            f"{missing}: no longer there, so that the best {k} checkpoints cannot be "
-            "averaged; train with keep_best that large, or average fewer"
-        )
-    best = load_checkpoint(folders[0])
-    averaged = dataclasses.replace(best, weights=mean_weights(folders))
-    model = runtime.place(averaged.build_model(), accelerator.device)
-    if accelerator.is_main_process:
-        save_checkpoint(
-            folder,
-            model=model,
-            optimizer={},
-            model_config=best.model_config,
-            classes=best.classes,
-            training=training,
-        )
-    metrics = measure(
-        model,
+    known = collectives.from_main(lambda: _find(run_dir, steps))
+    if known is not None:
+        return known
+    made: list[Checkpoint] = []  # on rank 0
+
+    def make() -> tuple[ModelConfig, int]:
+        made.append(_make(run_dir, training, steps))
+        return made[0].model_config, len(made[0].classes)
+
+    model = build_from_config(*collectives.from_main(make))
+    if made:
+        model.load_state_dict(made[0].weights)
+    collectives.weights_from_main(model)
+    metrics = evaluate_model(
+        runtime.move_model(model, accelerator.device).eval(),
         valid.index,
         accelerator,
-        batch_size=BATCH_SIZE,
         loader=loader,
         rows=valid.rows,
         before_batch=before_batch,
@@ -156,11 +145,47 @@ def average_best(
     return Average(steps, metrics.mean_ap)
 
 
-def describe(run_dir: str | Path, average: Average) -> str:
+def _find(run_dir: str | Path, steps: tuple[int, ...]) -> Average | None:
+    """The average of ``steps``, if it is in the run folder and was measured."""
+    result = read_result(run_dir)
+    average = result.average if result is not None else None
+    if average is None or average.steps != steps or not _folder(run_dir).exists():
+        return None
+    return average
+
+
+def _make(
+    run_dir: str | Path, training: TrainingState, steps: tuple[int, ...]
+) -> Checkpoint:
+    """Write checkpoints/average, the mean of the checkpoints of ``steps``."""
+    folders = [checkpoint_folder(run_dir, step) for step in steps]
+    missing = next((folder for folder in folders if not folder.exists()), None)
+    if missing is not None:
+        raise ShardError(
+            f"{missing}: no longer there, so that the best {len(steps)} checkpoints "
+            "cannot be averaged; train with keep_best that large, or average fewer"
+        )
+    best = load_checkpoint(folders[0])
+    averaged = dataclasses.replace(best, weights=mean_weights(folders))
+    save_checkpoint(
+        _folder(run_dir),
+        model=averaged.build_model(),
+        optimizer={},
+        model_config=best.model_config,
+        classes=best.classes,
+        training=training,
+    )
+    return averaged
+
+
+def _folder(run_dir: str | Path) -> Path:
+    return Path(run_dir, FOLDER_NAME, AVERAGE_NAME)
+
+
+def describe_average(run_dir: str | Path, average: Average) -> str:
     """One line for people."""
     steps = ", ".join(map(str, average.steps))
-    folder = Path(run_dir, FOLDER_NAME, AVERAGE_NAME)
     return (
-        f"{folder}: validation mAP {100 * average.valid_mAP:.2f} % of the average of "
-        f"steps {steps}"
+        f"{_folder(run_dir)}: validation mAP {100 * average.valid_mAP:.2f} % of the "
+        f"average of steps {steps}"
     )

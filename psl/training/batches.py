@@ -1,4 +1,4 @@
-"""The batches of a run: fetched ahead, mixed, and taught by an online teacher.
+"""The batches of a run: fetched ahead, mixed, and labelled by an online teacher.
 
 Owns the order of these, and what happens in which thread.
 """
@@ -18,7 +18,7 @@ from shards.system.exits import JobError
 
 
 def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
-    """This rank's batches of the rest of the epoch, not taught yet."""
+    """This rank's batches of the rest of the epoch, without an online teacher's targets."""
     order = run.data.steps(
         run.plan,
         state.epoch,
@@ -26,7 +26,8 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
     )
-    device, first = run.accelerator.device, run.steps_done(state) + 1
+    device = run.accelerator.device
+    first = run.schedule.steps_done(state) + 1
 
     def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
         step, chosen = item
@@ -58,7 +59,7 @@ def _hears_mixtures(config: TrainConfig) -> bool:
 
 
 def check_teacher(run: Run, step: int) -> None:
-    """JobError naming clip and teacher if the targets of a step were no probabilities.
+    """JobError naming clip and teacher if targets of a step were not probabilities.
 
     Collective.
     """
@@ -68,8 +69,8 @@ def check_teacher(run: Run, step: int) -> None:
     if 1 in bad:
         epoch, done = divmod(step - 1, run.plan.num_steps)
         rows, _ = next(run.plan.steps(epoch, start=done))
-        place = run.data.audio.index.place(int(rows[bad.index(1)]))
+        clip = run.data.audio.index.place(int(rows[bad.index(1)]))
         raise JobError(
-            f"{place}: from teacher {run.online.blame()}: no probabilities (step "
-            f"{step}); use another teacher, or leave the clip out"
+            f"{clip}: teacher {run.online.blame()} returned values outside [0, 1] at "
+            f"step {step}; use another teacher, or drop the clip"
         )

@@ -1,4 +1,4 @@
-"""What a run is refused for before its first step, beside wrong keys and data.
+"""Checks that reject a configuration before step 1.
 
 Owns the checks of options against each other, and against the job they run in.
 """
@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from psl.distributed import runtime
 from psl.training.config import TrainConfig
+from psl.training.resume import CHANGEABLE, ON_RESUME
 from shards.order.plan import Plan
 
 
@@ -23,10 +24,17 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
             f"of {world_size} processes has of global_batch_size "
             f"{config.global_batch_size}"
         )
+    for name in config.accept_changes:
+        if name.partition(".")[0] not in ON_RESUME:
+            keys = ", ".join(key for key in ON_RESUME if ON_RESUME[key] in CHANGEABLE)
+            raise ValueError(
+                f"accept_changes: unknown key {name!r}, expected one of {keys}, or a "
+                "key below one of them, such as optim.learning_rate"
+            )
     if config.average_best and config.average_best > config.keep_best:
         raise ValueError(
             f"average_best {config.average_best} of keep_best {config.keep_best} "
-            "checkpoints; raise keep_best"
+            "checkpoints: raise keep_best"
         )
     if config.sync_batch_norm and accelerator.device.type != "cuda":
         raise ValueError(

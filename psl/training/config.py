@@ -120,3 +120,6 @@ class TrainConfig:
     sync_batch_norm: bool = False
     """Take BatchNorm statistics over the whole global batch; GPUs only."""
     attempt: AttemptConfig = AttemptConfig()
+    accept_changes: list[str] = Field(default_factory=list)
+    """Keys that a resumed run may change although the rest of the run then differs from
+    its beginning, such as [epochs] or [optim.learning_rate]."""

@@ -1,4 +1,4 @@
-"""The datasets of a run, opened together, and who is in a batch.
+"""The datasets of a run, opened together, and the clips of a batch.
 
 Owns which options of the data fit each other.
 """
@@ -26,10 +26,7 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
             "neither"
         )
     if config.augment.mixup_labels is not None and not online:
-        raise ValueError(
-            "augment.mixup_labels is for the teacher of data.labels=online; leave it "
-            "out"
-        )
+        raise ValueError("augment.mixup_labels needs data.labels=online; remove it")
     data = TrainingData.open(
         config.data.audio,
         None if config.data.labels == "online" else config.data.labels,
@@ -64,7 +61,7 @@ def batch_keys(
 ) -> str:
     """The keys in the batch of optimizer step ``step`` (from 1), by rank.
 
-    Of ``ranks`` only, unless there are none.
+    Only those of ``ranks``, if any are given.
     """
     epoch, done = divmod(step - 1, plan.num_steps)
     rows, _ = next(plan.steps(epoch, start=done))

@@ -9,59 +9,22 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
-import yaml
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from psl.config import parse, read_yaml, to_yaml
-from psl.distributed.collectives import sum_over_ranks
+from psl.config import to_yaml
 from shards import __version__
 from shards.system.files import write_atomic
 from shards.system.writing import naming_write
 
-CONFIG_NAME, METRICS_NAME = "config.yaml", "metrics.jsonl"
-FREE_TO_CHANGE = (
-    *("run_dir", "data", "loader", "log_every", "save_every", "keep_best"),
-    *(
-        "average_best",
-        "accumulation_steps",
-        "nonfinite",
-        "max_skipped_steps",
-        "attempt",
-        "strategy",
-    ),
-)
-"""Keys that may differ when a run is resumed: they do not change its result, or no more
-than another number of processes does. Where the data lies may change; what it holds is
-in the fingerprint of the plan."""
-
-
-def check_same_config(run_dir: str | Path, config: Any) -> None:
-    """ValueError if ``run_dir`` was begun with a config that gives another result."""
-    path = Path(run_dir, CONFIG_NAME)
-    if not path.exists():
-        return
-    # parsed, so that a key that is newer than the run has its default
-    before, now = parse(type(config), read_yaml(path), where=str(path)), config
-    before, now = _as_read(before), _as_read(now)
-    for key in (key for key in now if key not in FREE_TO_CHANGE):
-        if before.get(key) != now[key]:
-            raise ValueError(
-                f"{path}: this run was begun with {key} = {before.get(key)}, not "
-                f"{now[key]}; go on as before, or choose another run_dir, for which "
-                f"start={run_dir} takes the weights of this one"
-            )
-
-
-def _as_read(config: Any) -> dict[str, Any]:
-    return yaml.safe_load(to_yaml(config))
+CONFIG_NAME, FACTS_NAME, METRICS_NAME = "config.yaml", "run.json", "metrics.jsonl"
 
 
 def write_first_files(run_dir: str | Path, config: Any, world_size: int) -> None:
@@ -76,8 +39,25 @@ def write_first_files(run_dir: str | Path, config: Any, world_size: int) -> None
         "world_size": world_size,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    write_config(run_dir, config)
+    write_atomic(Path(run_dir, FACTS_NAME), json.dumps(facts, indent=1) + "\n")
+
+
+def write_config(run_dir: str | Path, config: Any) -> None:
+    """config.yaml: the configuration in force, every key."""
     write_atomic(Path(run_dir, CONFIG_NAME), to_yaml(config))
-    write_atomic(Path(run_dir, "run.json"), json.dumps(facts, indent=1) + "\n")
+
+
+def note_changes(run_dir: str | Path, step: int, changes: Sequence[Any]) -> None:
+    """Add to run.json that keys of the configuration differ after ``step``.
+
+    ``changes`` are dataclasses of JSON values.
+    """
+    path = Path(run_dir, FACTS_NAME)
+    facts = json.loads(path.read_bytes()) if path.exists() else {}
+    noted = [{"after_step": step, **asdict(change)} for change in changes]
+    facts["changes"] = [*facts.get("changes", []), *noted]
+    write_atomic(path, json.dumps(facts, indent=1) + "\n")
 
 
 def _commit() -> str | None:
@@ -92,49 +72,31 @@ def _commit() -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class LossSummary:
-    """What happened since the last record."""
+class Speed:
+    """How fast steps are done, and how much of that is waiting for data."""
 
-    loss: float
-    """Mean over steps and ranks."""
-    steps_per_second: float
-    wait_share: float
-    """Share of the time spent waiting for data, in [0, 1]."""
-
-
-class LossWindow:
-    """The steps between two records. Losses stay on the device until it closes."""
-
-    def __init__(self, waited_seconds: float, world_size: int) -> None:
+    def __init__(self, waited_seconds: float) -> None:
         """``waited_seconds``: time spent waiting for data so far, s."""
-        self._world_size = world_size
-        self._open(waited_seconds)
+        self._restart(waited_seconds)
 
-    def _open(self, waited_seconds: float) -> None:
-        self._losses: list[Tensor] = []
+    def _restart(self, waited_seconds: float) -> None:
         self._start, self._waited_before = time.perf_counter(), waited_seconds
+        self._steps = 0
 
-    @property
-    def num_steps(self) -> int:
-        """Steps taken since it opened."""
-        return len(self._losses)
+    def step_done(self) -> None:
+        """Count a step that made an update."""
+        self._steps += 1
 
-    def add(self, loss: Tensor) -> None:
-        """Take this rank's loss of one step."""
-        self._losses.append(loss)
+    def read(self, waited_seconds: float) -> tuple[float, float]:
+        """Steps per second, and the share of the time spent waiting for data.
 
-    def close(self, waited_seconds: float) -> LossSummary:
-        """Sum up and begin anew. Collective."""
-        total = sum_over_ranks(torch.stack(self._losses).mean()).item()
+        Since the last reading, or since the start.
+        """
         seconds = time.perf_counter() - self._start
-        summary = LossSummary(
-            loss=total / self._world_size,
-            steps_per_second=len(self._losses) / seconds,
-            wait_share=(waited_seconds - self._waited_before) / seconds,
-        )
-        self._open(waited_seconds)
-        return summary
+        waited = waited_seconds - self._waited_before
+        rates = self._steps / seconds, waited / seconds
+        self._restart(waited_seconds)
+        return rates
 
 
 class RunLog:
@@ -167,11 +129,12 @@ class RunLog:
         """Write values to metrics.jsonl, TensorBoard and the progress bar."""
         if self._board is None:
             return
+        line = json.dumps({"step": step, **values}, allow_nan=False)
         with (
             naming_write(self._path),
             open(self._path, "a", encoding="utf-8") as stream,
         ):
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+            stream.write(line + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         shown = {name: f"{value:.4g}" for name, value in values.items()}

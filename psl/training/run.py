@@ -1,12 +1,12 @@
-"""What a run is made of, opened, checked and taken up where it stopped.
+"""Build a run from its configuration, or resume it from its newest checkpoint.
 
-Owns everything before the first step.
+Owns everything before the first step, and what stays the same from then on.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -26,29 +26,25 @@ from psl.training.averages import MovingAverage
 from psl.training.checks import check_possible
 from psl.training.config import TrainConfig
 from psl.training.datasets import open_data
-from psl.training.log import RunLog, check_same_config, write_first_files
+from psl.training.log import RunLog, note_changes, write_config, write_first_files
 from psl.training.online import OnlineTeacher
 from psl.training.optim import (
     build_optimizer,
-    learning_rate,
     optimizer_tensors,
     put_optimizer_tensors,
 )
+from psl.training.resume import Saved, read_saved, shared_words
+from psl.training.schedule import Schedule
 from psl.training.step import Stepper
-from psl.weights.checkpoint import (
-    Checkpoint,
-    TrainingState,
-    best_steps,
-    load_newest,
-    load_optimizer,
-    load_trained,
-)
+from psl.weights.checkpoint import TrainingState
+from psl.weights.result import remove_result
 from psl.weights.start import start_from, write_record
+from shards.format.classes import Classes
 from shards.format.index import Index
 from shards.order.plan import Plan
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Run:
     """What stays the same from the first step to the last."""
 
@@ -58,6 +54,7 @@ class Run:
     data: TrainingData
     valid: Validation
     plan: Plan
+    schedule: Schedule
     step: Stepper
     log: RunLog
     online: OnlineTeacher | None
@@ -71,25 +68,20 @@ class Run:
         return self.accelerator.unwrap_model(self.step.model)
 
     def whole_model(self) -> nn.Module:
-        """The model with all weights, BatchNorm statistics of all ranks. Collective.
+        """The model that is trained, with all weights. Collective.
 
         A copy where ranks hold a part each: they could run their own only in step,
         and in validation they have unequal numbers of batches.
         """
-        model = self.bare_model
-        collectives.average_norm_statistics(model)
         if not runtime.splits_weights(self.accelerator):
-            return model
+            return self.bare_model
         whole = build_from_config(self.config.model, len(self.valid.index.classes))
-        whole.load_state_dict(zero.gather_weights(model))
-        return runtime.place(whole, self.accelerator.device)
+        whole.load_state_dict(zero.gather_weights(self.bare_model))
+        return runtime.move_model(whole, self.accelerator.device)
 
     def used_model(self) -> nn.Module:
         """What is validated, saved and used. Collective."""
-        if self.average is None:
-            return self.whole_model()
-        collectives.average_norm_statistics(self.average.model)
-        return self.average.model
+        return self.average.model if self.average else self.whole_model()
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The whole state of the optimizer, as a checkpoint keeps it. Collective.
@@ -101,71 +93,30 @@ class Run:
             return zero.gather_optimizer(self.bare_model, optimizer, keep=keep)
         return optimizer_tensors(optimizer) if keep else {}
 
-    def learning_rate(self, step: int) -> float:
-        """Of optimizer step number ``step`` (from 1)."""
-        total_steps = self.config.epochs * self.plan.num_steps
-        return learning_rate(self.config.optim, step - 1, total_steps)
 
-    def is_validated_after(self, step: int) -> bool:
-        """Whether a validation is due after optimizer step number ``step``."""
-        every = self.config.valid_every or self.plan.num_steps
-        return step % every == 0 or step == self.config.epochs * self.plan.num_steps
-
-    def steps_done(self, state: TrainingState) -> int:
-        """Optimizer steps of the whole run up to ``state``."""
-        return state.epoch * self.plan.num_steps + state.step_in_epoch
-
-
-def begin_run(
+def open_run(
     config: TrainConfig, accelerator: Accelerator, attempt: Attempt
 ) -> tuple[Run, TrainingState]:
-    """Open everything, check that it fits, and take up the newest checkpoint."""
-    data, valid, plan = open_data(config)
-    if accelerator.is_main_process:
-        _announce(config, data)
-    classes = data.audio.index.classes
-    for index in (data.audio.index, valid.index):
-        rate = config.model.front_end.sample_rate
-        check_fits(index, sample_rate=rate, classes=classes, what="the model")
-    check_possible(config, plan, accelerator)
-    mixup = Mixup.from_config(
-        config.augment,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        share=plan.local_slice(accelerator.process_index, accelerator.num_processes),
-    )
-    # before the seed, as building a model draws random numbers
+    """Open everything, check that it fits, and resume if there is a checkpoint.
+
+    Collective. Raises ValueError, ShardError or JobError, on all ranks, if something
+    does not fit or cannot be read.
+    """
+    data, valid, plan = _open_fitting_data(config, accelerator)
+    schedule = Schedule(config, plan.num_steps)
+    mixup = _open_mixup(config, plan, accelerator)
     online = _open_teacher(config, data.audio.index, accelerator.device)
-    torch.manual_seed(config.seed)
-    model = _build_model(config, len(classes), accelerator)
-    optimizer = build_optimizer(model, config.optim)
     targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
     fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
-    checkpoint = _load(config, model, fingerprint)
-    started = None
-    if checkpoint is None and config.start is not None:
-        started = start_from(config.start, model, config.model, classes)
-    state = checkpoint.training if checkpoint else TrainingState(0, 0, (), fingerprint)
-    tensors: dict[str, Tensor] = {}
-    if checkpoint is not None and not is_done(state, config):
-        tensors = load_optimizer(checkpoint)
-    begun = started and started[1]["weights_sha256"]
-    collectives.check_agreement(accelerator, f"{fingerprint} {state} {begun}")
-    if accelerator.is_main_process and not state.history:
-        write_first_files(config.run_dir, config, accelerator.num_processes)
-    if started is not None and accelerator.is_main_process:
-        write_record(config.run_dir, *started)
-    done = state.epoch * plan.num_steps + state.step_in_epoch
+    collectives.check_agreement(accelerator, f"{fingerprint} {shared_words(config)}")
+    saved = read_saved(schedule, fingerprint)
+    step, average = _build_step(config, accelerator, data.audio.index.classes, saved)
+    state = saved.training if saved else TrainingState(0, 0, (), fingerprint)
+    done = schedule.steps_done(state)
+    if accelerator.is_main_process:
+        is_over = schedule.is_over(state)
+        _write_config(config, accelerator, saved, done, is_over=is_over)
     attempt.saved(done, state.epoch)
-    log = RunLog(
-        config.run_dir,
-        main=accelerator.is_main_process,
-        start=done,
-        total=config.epochs * plan.num_steps,
-    )
-    step, average = _build_step(
-        config, accelerator, model, optimizer, tensors, checkpoint
-    )
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -173,8 +124,14 @@ def begin_run(
         data=data,
         valid=valid,
         plan=plan,
+        schedule=schedule,
         step=step,
-        log=log,
+        log=RunLog(
+            config.run_dir,
+            main=accelerator.is_main_process,
+            start=done,
+            total=schedule.total_steps,
+        ),
         online=online,
         mixup=mixup,
         average=average,
@@ -182,11 +139,101 @@ def begin_run(
     return run, state
 
 
+def _open_fitting_data(
+    config: TrainConfig, accelerator: Accelerator
+) -> tuple[TrainingData, Validation, Plan]:
+    """The datasets, as far as they fit the model, the options and the processes."""
+    data, valid, plan = open_data(config)
+    if accelerator.is_main_process:
+        _announce(config, data)
+    for index in (data.audio.index, valid.index):
+        check_fits(
+            index,
+            sample_rate=config.model.front_end.sample_rate,
+            classes=data.audio.index.classes,
+            what="the model",
+        )
+    check_possible(config, plan, accelerator)
+    return data, valid, plan
+
+
+def _announce(config: TrainConfig, data: TrainingData) -> None:
+    """Say what a user may not expect of the data."""
+    if left_out := data.num_unlabelled:
+        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
+    if config.data.valid == TRAIN:
+        print("validation on the training clips: its mAP says little about new ones")
+
+
+def _open_teacher(
+    config: TrainConfig, audio: Index, device: torch.device
+) -> OnlineTeacher | None:
+    """Who makes the targets, on ``device``, if labels are made online."""
+    if config.data.teacher is None:
+        return None
+    cache = open_cache(config.loader)
+    teacher = load_teacher(config.data.teacher, audio, cache=cache)
+    runtime.move_model(teacher.model.requires_grad_(False), device)
+    return OnlineTeacher(teacher, alpha=config.data.alpha)
+
+
+def _open_mixup(
+    config: TrainConfig, plan: Plan, accelerator: Accelerator
+) -> Mixup | None:
+    return Mixup.from_config(
+        config.augment,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        share=plan.local_slice(accelerator.process_index, accelerator.num_processes),
+    )
+
+
+def _build_step(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    classes: Classes,
+    saved: Saved | None,
+) -> tuple[Stepper, MovingAverage | None]:
+    """Model and optimizer as they were saved, or new, and the average. Collective."""
+    torch.manual_seed(config.seed)  # here, as opening a teacher draws random numbers
+    model = _build_model(config, len(classes), accelerator)
+    if saved is not None:
+        model.load_state_dict(saved.trained)
+    else:
+        if config.start is not None:
+            collectives.from_main(lambda: _start_from(config, model, classes))
+        collectives.weights_from_main(model)
+    averaged = None
+    if config.optim.ema_decay is not None:
+        averaged = copy.deepcopy(model)  # before it is wrapped
+        if saved is not None:
+            averaged.load_state_dict(saved.used)
+    step = Stepper(
+        accelerator,
+        *_prepare(
+            accelerator,
+            model,
+            build_optimizer(model, config.optim),
+            saved.optimizer if saved else {},
+        ),
+        seed=config.seed,
+        precision=config.precision,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        accumulation_steps=config.accumulation_steps,
+        nonfinite=config.nonfinite,
+        compile_model=config.compile,
+    )
+    if averaged is None or config.optim.ema_decay is None:
+        return step, None
+    trained = accelerator.unwrap_model(step.model)
+    return step, MovingAverage(averaged, trained, config.optim.ema_decay)
+
+
 def _build_model(
     config: TrainConfig, num_classes: int, accelerator: Accelerator
 ) -> nn.Module:
     """The model with fresh weights on the device, masking as the config says."""
-    model = runtime.place(
+    model = runtime.move_model(
         build_from_config(config.model, num_classes),
         accelerator.device,
         channels_last=not runtime.is_deepspeed(accelerator),
@@ -202,70 +249,11 @@ def _build_model(
     return model
 
 
-def _announce(config: TrainConfig, data: TrainingData) -> None:
-    """Say what a user may not expect of the data."""
-    if left_out := data.num_unlabelled:
-        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
-    if config.data.valid == TRAIN:
-        print("validation on the training clips: its mAP says little about new ones")
-
-
-def _build_step(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-    tensors: dict[str, Tensor],
-    checkpoint: Checkpoint | None,
-) -> tuple[Stepper, MovingAverage | None]:
-    """Model and optimizer, prepared, and the average of the weights. Collective."""
-    average, decay = None, config.optim.ema_decay
-    averaged = None if decay is None else copy.deepcopy(model)  # before it is wrapped
-    step = Stepper(
-        accelerator,
-        *_prepare(accelerator, model, optimizer, tensors),
-        seed=config.seed,
-        precision=config.precision,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        accumulation_steps=config.accumulation_steps,
-        nonfinite=config.nonfinite,
-        compile_model=config.compile,
-    )
-    if averaged is not None and decay is not None:
-        if checkpoint is not None:
-            averaged.load_state_dict(checkpoint.weights)
-        average = MovingAverage(averaged, accelerator.unwrap_model(step.model), decay)
-    return step, average
-
-
-def _open_teacher(
-    config: TrainConfig, audio: Index, device: torch.device
-) -> OnlineTeacher | None:
-    """Who makes the targets, on ``device``, if labels are made online."""
-    if config.data.teacher is None:
-        return None
-    cache = open_cache(config.loader)
-    teacher = load_teacher(config.data.teacher, audio, cache=cache)
-    runtime.place(teacher.model.requires_grad_(False), device)
-    return OnlineTeacher(teacher, alpha=config.data.alpha)
-
-
-def _load(config: TrainConfig, model: nn.Module, fingerprint: str) -> Checkpoint | None:
-    """The checkpoint to go on from, its weights put into ``model``; None if there is
-    none.
-    """
-    checkpoint = load_newest(config.run_dir)
-    if checkpoint is None:
-        return None
-    check_same_config(config.run_dir, config)
-    if checkpoint.training.plan_fingerprint != fingerprint:
-        raise ValueError(
-            f"{checkpoint.folder}: was trained on other data or in another order "
-            f"(plan {checkpoint.training.plan_fingerprint[:12]}, now "
-            f"{fingerprint[:12]}); restore the data, or choose another run_dir"
-        )
-    model.load_state_dict(load_trained(checkpoint))
-    return checkpoint
+def _start_from(config: TrainConfig, model: nn.Module, classes: Classes) -> None:
+    """Put the weights that config.start names into ``model``; keep a record of it."""
+    assert config.start is not None
+    taken, record = start_from(config.start, model, config.model, classes)
+    write_record(config.run_dir, taken, record)
 
 
 def _prepare(
@@ -274,20 +262,32 @@ def _prepare(
     optimizer: optim.Optimizer,
     tensors: dict[str, Tensor],
 ) -> tuple[nn.Module, optim.Optimizer]:
-    """Both, wrapped for the strategy, the optimizer with ``tensors``. Collective."""
-    model, optimizer = accelerator.prepare(model, optimizer)
-    if runtime.is_deepspeed(accelerator):
-        bare_model = accelerator.unwrap_model(model)
-        zero.deal_out_optimizer(tensors, bare_model, optimizer)
-    else:
+    """Both for the strategy, the optimizer with ``tensors``. Collective."""
+    if not runtime.is_deepspeed(accelerator):
         put_optimizer_tensors(tensors, optimizer)
+        return model, optimizer
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare_model = accelerator.unwrap_model(model)
+    zero.deal_out_optimizer(tensors, bare_model, optimizer)
     return model, optimizer
 
 
-def is_done(state: TrainingState, config: TrainConfig) -> bool:
-    """Whether all epochs are done, or patience is at its end."""
-    if state.epoch >= config.epochs or not state.history:
-        return state.epoch >= config.epochs
-    best = best_steps(state.history, 1)[0]
-    since_best = sum(step > best for step, _ in state.history)
-    return config.patience is not None and since_best >= config.patience
+def _write_config(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    saved: Saved | None,
+    done: int,
+    *,
+    is_over: bool,
+) -> None:
+    """What a reader of the run folder must know of the run and of its changes."""
+    if saved is None:
+        write_first_files(config.run_dir, config, accelerator.num_processes)
+        return
+    if saved.changes:
+        note_changes(config.run_dir, done, saved.changes)
+        keys = ", ".join(change.key for change in saved.changes)
+        print(f"{config.run_dir}: changed from step {done + 1} on: {keys}")
+    write_config(config.run_dir, config)
+    if not is_over:  # a finished run may be made longer
+        remove_result(config.run_dir)

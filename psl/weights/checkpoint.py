@@ -52,6 +52,9 @@ class TrainingState:
     """Of the order of chunks; another order cannot be resumed."""
     skipped_steps: int = 0
     """Steps so far that updated nothing, their loss or gradient not being finite."""
+    loss_sum: float = 0.0
+    """Of the losses of the ``loss_steps`` updates since the last record of the loss."""
+    loss_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,11 @@ def write_result(run_dir: str | Path, result: Result) -> None:
     write_atomic(Path(run_dir, RESULT_NAME), text)
 
 
+def remove_result(run_dir: str | Path) -> None:
+    """Take the mark of a finished run away, if it is there."""
+    Path(run_dir, RESULT_NAME).unlink(missing_ok=True)
+
+
 def read_result(run_dir: str | Path) -> Result | None:
     """The result of a finished run; None for one that is not finished.
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 import psl
 import shards
 from psl.data.loader import LoaderConfig
-from psl.distributed.runtime import place
+from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import score_clips
 from psl.models.families import FAMILIES
 from psl.tagger import Tagger
@@ -53,7 +53,7 @@ def test_a_clip_has_the_probabilities_that_psl_evaluate_scores(
     """Else the notebook and the reported mAP are of two different models."""
     index = open_index(dataset, kind="audio")
     scores = score_clips(
-        place(load_checkpoint(run_dir).build_model(), torch.device("cpu")),
+        move_model(load_checkpoint(run_dir).build_model(), torch.device("cpu")),
         index,
         Accelerator(cpu=True),
         batch_size=1,

@@ -46,11 +46,13 @@ def test_accelerate_launch_starts_two_processes_on_a_cpu(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["world_size"] == 2
 
 
-def test_ranks_share_norm_statistics_and_notice_when_they_disagree() -> None:
+def test_ranks_share_what_they_must_and_notice_when_they_disagree() -> None:
     """Each rank would evaluate another model; or all would hang, hours later."""
     result = torchrun(2, "tests.two_ranks")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("statistics are averaged") == 2
+    assert result.stdout.count("means are taken over the ranks") == 2
+    assert result.stdout.count("what rank 0 cannot read, none can") == 2
+    assert result.stdout.count("weights are those of rank 0") == 2
     assert result.stdout.count("disagreement is an error") == 2
     assert result.stdout.count("a member that fails on one rank is known to both") == 2
 
@@ -63,7 +65,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_how_many_there_are(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="local rank 2 needs GPU 2, .* shows 2; start"):
-        launch.start()
+        launch.join_job()
 
 
 def test_a_killed_rank_ends_the_job_and_the_next_goes_on_to_the_same_losses(

@@ -22,7 +22,7 @@ from torch._dynamo.utils import counters
 
 from psl import label, train
 from psl.data.examples import TrainingData
-from psl.distributed.runtime import place
+from psl.distributed.runtime import move_model
 from psl.models.families import build_from_config
 from psl.training.optim import put_optimizer_tensors
 from psl.weights.checkpoint import (
@@ -459,7 +459,7 @@ def test_a_resumed_optimizer_is_laid_out_in_memory_as_the_weights_are(
     """
     train.main(tiny_config(tmp_path, dataset, "epochs=1"))
     checkpoint = load_checkpoint(tmp_path / "run")
-    model = place(checkpoint.build_model(), torch.device("cpu"))
+    model = move_model(checkpoint.build_model(), torch.device("cpu"))
     optimizer = torch.optim.Adam(model.parameters())
     put_optimizer_tensors(load_optimizer(checkpoint), optimizer)
     for parameter in model.parameters():

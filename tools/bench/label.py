@@ -152,7 +152,7 @@ def turns(
     device = runtime.local_device()
     torch.manual_seed(0)
     model = build_model(num_classes=len(index.classes), width=width).eval()
-    model = runtime.place(model, device)
+    model = runtime.move_model(model, device)
 
     def score(waveform: Tensor, lengths: Tensor, prepared: object) -> Tensor:
         with torch.inference_mode():

@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from psl.config import parse
 from psl.data.batch import Batch
@@ -37,7 +37,7 @@ from psl.job.attempt import Attempt
 from psl.training.batches import batches
 from psl.training.config import TrainConfig
 from psl.training.optim import optimizer_tensors
-from psl.training.run import Run, begin_run
+from psl.training.run import Run, open_run
 from psl.weights.checkpoint import TrainingState, save_checkpoint
 from shards.audio.members import encode
 from shards.dataset.writer import DatasetBuilder, Row
@@ -113,16 +113,16 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
     Collective. Of each turn of five steps the first is not counted.
     """
     with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.start(global_batch_size=config.global_batch_size)
+        accelerator = launch.join_job(global_batch_size=config.global_batch_size)
         attempt.join(accelerator)
-        run, state = begin_run(config, accelerator, attempt)
+        run, state = open_run(config, accelerator, attempt)
         rank = accelerator.process_index
         figures = _time_steps(run, state, num_steps)
         figures = replace(figures, checkpoint_seconds=_time_checkpoint(run, state))
         write_atomic(out.with_suffix(f".{rank}.json"), json.dumps(asdict(figures)))
         run.log.close()
         attempt.leave()
-        launch.finish(accelerator)
+        launch.leave_job(accelerator)
 
 
 def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
@@ -135,7 +135,7 @@ def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
         shares = number // 5 % 2 == 0
         before, start = fetched.waited_seconds, time.perf_counter()
         batch = next(fetched)
-        with _sharing(run, shares):
+        with _sharing(shares):
             run.step(batch, number + 1, learning_rate=1e-4, stop=False)
         if number % 5:
             times[shares].append(time.perf_counter() - start)
@@ -158,11 +158,14 @@ def endless(run: Run, state: TrainingState) -> Iterator[Batch]:
         yield from batches(run, replace(state, epoch=epoch))
 
 
-def _sharing(run: Run, shares: bool) -> contextlib.AbstractContextManager[None]:
-    model = run.step.model
-    if isinstance(model, DistributedDataParallel) and not shares:
-        return model.no_sync()
-    return contextlib.nullcontext()
+def _sharing(shares: bool) -> contextlib.AbstractContextManager[object]:
+    if shares:
+        return contextlib.nullcontext()
+    return mock.patch("psl.distributed.collectives.mean_over_ranks", _mean_of_own)
+
+
+def _mean_of_own(tensors: Sequence[torch.Tensor]) -> None:
+    """What collectives.mean_over_ranks does for one rank: nothing."""
 
 
 def _time_checkpoint(run: Run, state: TrainingState) -> float:

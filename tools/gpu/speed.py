@@ -24,7 +24,7 @@ from psl.job.attempt import Attempt
 from psl.labelling.config import LabelConfig
 from psl.labelling.worker import ShardWorker
 from psl.training.config import TrainConfig
-from psl.training.run import begin_run
+from psl.training.run import open_run
 from shards.format.index import open_index
 from tools.bench.scaling import endless, make_dataset
 
@@ -69,11 +69,11 @@ def _driver() -> str | None:
 def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     """Figures of ``num_steps`` steps, after a few to warm up."""
     with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.start(
+        accelerator = launch.join_job(
             precision=config.precision, global_batch_size=config.global_batch_size
         )
         attempt.join(accelerator)
-        run, state = begin_run(config, accelerator, attempt)
+        run, state = open_run(config, accelerator, attempt)
         run.step.model.train()
         fetched = WaitMeter(endless(run, state))
 
@@ -92,7 +92,7 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
         resident = steps(RESIDENT_STEPS, next(fetched)) / RESIDENT_STEPS
         run.log.close()
         attempt.leave()
-        launch.finish(accelerator)
+        launch.leave_job(accelerator)
     return {
         "chunks_per_second": round(num_steps * config.global_batch_size / seconds, 1),
         "without_loader": round(config.global_batch_size / resident, 1),

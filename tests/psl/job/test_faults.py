@@ -101,14 +101,14 @@ def test_a_stop_during_validation_keeps_the_epoch(
     words = tiny_config(tmp_path / "a", dataset, "epochs=2")
     train.main(words)
     words = tiny_config(tmp_path / "b", dataset, "epochs=2")
-    measure = train.measure
+    measure = train.evaluate_model
 
     def measure_after_a_signal(*args: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return measure(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "measure", measure_after_a_signal)
+        patch.setattr(train, "evaluate_model", measure_after_a_signal)
         with pytest.raises(
             JobError, match="SIGTERM with a checkpoint at step 6"
         ) as end:
@@ -257,7 +257,7 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_leaves_no_trace(
     assert newest.weights["features.0.1.num_batches_tracked"] == 5
     words += ["max_skipped_steps=0", f"run_dir={tmp_path}/other"]
     job = start(tmp_path, words, fault=fault)
-    assert job.wait() == [1] and "max_skipped_steps=0 are used up" in job.output
+    assert job.wait() == [1] and "reached max_skipped_steps=0" in job.output
 
 
 def test_infinite_samples_leave_the_statistics_as_they_were() -> None:

@@ -250,7 +250,7 @@ def test_gradients_are_the_same_in_the_layout_that_training_uses(name: str) -> N
     """
     gradients = []
     for channels_last in (False, True):
-        model = runtime.place(
+        model = runtime.move_model(
             settled(name), torch.device("cpu"), channels_last=channels_last
         )
         torch.manual_seed(1)

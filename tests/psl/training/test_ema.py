@@ -89,9 +89,9 @@ def test_what_is_validated_is_what_is_saved(
     def measure(model: nn.Module, *args: Any, **options: Any) -> Metrics:
         assert not model.training
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
-        return scoring.measure(model, *args, **options)
+        return scoring.evaluate_model(model, *args, **options)
 
-    monkeypatch.setattr(train, "measure", measure)
+    monkeypatch.setattr(train, "evaluate_model", measure)
     train.main(tiny_config(tmp_path, dataset, "optim.ema_decay=0.9"))
     assert len(seen) == 2
     for step, validated in zip((6, 12), seen, strict=True):
