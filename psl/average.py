@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT, from_command_line, parse, read_yaml
+from psl.command_line import Command, from_command_line
+from psl.config import parse
+from psl.config_values import read_yaml
 from psl.data.validation import open_validation
 from psl.distributed import launch
 from psl.training.averages import average_best, describe
-from psl.training.config import TrainConfig
+from psl.training.config import AverageConfig, TrainConfig
 from psl.training.log import CONFIG_NAME
 from psl.weights.checkpoint import check_checkpoint_fits, load_newest
 from psl.weights.result import Average, read_result, write_result
@@ -27,15 +27,12 @@ from shards.errors import ShardError
 from shards.format.join import open_indexes
 from shards.system.exits import run_main
 
-
-@dataclass(frozen=True, config=STRICT)
-class AverageConfig:
-    """What to average."""
-
-    run: str
-    """Folder of a finished run."""
-    k: int = Field(default=4, gt=0)
-    """Checkpoints to average, the best by validation mAP; fewer if there are fewer."""
+COMMAND = Command(
+    "psl.average",
+    purpose="Average the best checkpoints of a finished run, and use the average.",
+    example="run=runs/student k=4",
+    first=("run", "k"),
+)
 
 
 def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
@@ -47,7 +44,7 @@ def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
             "first"
         )
     path = Path(config.run, CONFIG_NAME)
-    train_config = parse(TrainConfig, read_yaml(path), where=str(path))
+    train_config = parse(TrainConfig, read_yaml(path, TrainConfig), where=str(path))
     data = train_config.data
     audio = open_indexes(data.audio, kind="audio")
     valid = open_validation(data.valid, data.held_out_share, audio)
@@ -68,13 +65,11 @@ def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.average``."""
-    config = from_command_line(
-        AverageConfig,
-        argv,
-        command="python -m psl.average",
-        purpose="Average the best checkpoints of a finished run, and use the average.",
-        example="python -m psl.average run=runs/student k=4",
-    )
+    run_averaging(from_command_line(AverageConfig, argv, COMMAND))
+
+
+def run_averaging(config: AverageConfig) -> None:
+    """Join the job and average. Collective."""
     accelerator = launch.start()
     average_run(config, accelerator)
     launch.finish(accelerator)

@@ -10,17 +10,14 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT, from_command_line
+from psl.command_line import Command, from_command_line
 from psl.data.checks import check_has_labels, check_rate
-from psl.data.loader import LoaderConfig
 from psl.distributed import launch, runtime
+from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.scoring import score_clips
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
@@ -30,24 +27,12 @@ from shards.format.index import open_index
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
 
-
-@dataclass(frozen=True, config=STRICT)
-class EvaluateConfig:
-    """What to evaluate on what."""
-
-    checkpoint: str
-    """A run folder (the average of its checkpoints if it has one, else the best one) or
-    a checkpoint folder."""
-    audio: str
-    """Audio dataset with the true labels."""
-    out: str
-    """Folder for metrics.json and per_class.csv."""
-    classes: Literal["same", "shared"] = "same"
-    """same refuses audio of other classes than the checkpoint's; shared measures those
-    that both have, matched by mid, and leaves out the others."""
-    batch_size: int = Field(default=32, gt=0)
-    """Clips scored at a time by each process."""
-    loader: LoaderConfig = LoaderConfig()
+COMMAND = Command(
+    "psl.evaluate",
+    purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
+    example="checkpoint=runs/student audio=data/eval out=runs/student/eval",
+    first=("checkpoint", "audio", "out", "classes", "batch_size"),
+)
 
 
 def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
@@ -100,14 +85,11 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.evaluate``."""
-    config = from_command_line(
-        EvaluateConfig,
-        argv,
-        command="python -m psl.evaluate",
-        purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
-        example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
-        "out=runs/student/eval",
-    )
+    run_evaluation(from_command_line(EvaluateConfig, argv, COMMAND))
+
+
+def run_evaluation(config: EvaluateConfig) -> None:
+    """Join the job and evaluate. Collective."""
     accelerator = launch.start()
     evaluate(config, accelerator)
     launch.finish(accelerator)

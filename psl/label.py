@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psl.config import from_command_line
+from psl.command_line import Command, from_command_line
 from psl.data.batch import Prepared
 from psl.data.labels import LabelLayout
 from psl.data.loader import cache_share, open_cache
@@ -38,6 +38,25 @@ from shards.format.index import INDEX_NAME, Index, open_index
 from shards.system.claims import Claims
 from shards.system.exits import EXIT_PREEMPTED, JobError, run_main
 
+COMMAND = Command(
+    "psl.label",
+    purpose="Write a teacher's chunk probabilities as label shards. Any number of "
+    "processes may share the work. --status DIR [--json] shows the progress.",
+    example="teacher=runs/teacher audio=data/balanced out=data/labels_2s "
+    "chunk_seconds=2",
+    first=(
+        "teacher",
+        "audio",
+        "out",
+        "chunk_seconds",
+        "hop_seconds",
+        "top_k",
+        "batch_size",
+        "precision",
+        "max_unlabelled",
+        "wait",
+    ),
+)
 WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""
 
@@ -205,15 +224,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if any(word.partition("=")[0] == "--status" for word in words):
         progress.main(words)
         return
-    config = from_command_line(
-        LabelConfig,
-        argv,
-        command="python -m psl.label",
-        purpose="Write a teacher's chunk probabilities as label shards. Any number of "
-        "processes may share the work. --status DIR [--json] shows how far it is.",
-        example="python -m psl.label teacher=runs/teacher audio=data/balanced "
-        "out=data/labels_2s chunk_seconds=2",
-    )
+    run_labelling(from_command_line(LabelConfig, argv, COMMAND))
+
+
+def run_labelling(config: LabelConfig) -> None:
+    """Label, as one process of the job, until there is no more to do."""
     stop = StopRequest(config.out, watch_file=False)
     stop.listen()
     try:

@@ -17,9 +17,10 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from psl.config import from_command_line
+from psl.command_line import Command, from_command_line
 from psl.data.loader import WaitMeter
-from psl.distributed import launch, runtime
+from psl.distributed import launch
+from psl.distributed.environment import rank_and_world_size
 from psl.evaluation.scoring import measure
 from psl.job.attempt import Attempt
 from psl.job.status import note_bad_config
@@ -43,6 +44,24 @@ from shards.system.exits import JobError, run_main
 
 VALID_BATCH_SIZE = 32
 """Clips scored at a time in validation; their scores do not depend on it."""
+COMMAND = Command(
+    "psl.train",
+    purpose="Train a tagger on weak or pseudo strong labels.",
+    example="configs/mini/base.yaml configs/mini/psl_2s.yaml run_dir=runs/mine "
+    "optim.learning_rate=1e-3",
+    first=(
+        "run_dir",
+        "data.audio",
+        "data.valid",
+        "data.labels",
+        "data.chunk_seconds",
+        "model.name",
+        "start",
+        "optim.learning_rate",
+        "global_batch_size",
+        "epochs",
+    ),
+)
 STOP_BATCHES = 16
 """Batches of validation between two agreements on whether to stop."""
 
@@ -200,9 +219,8 @@ def _record(run: Run, window: LossSummary, step: int, epoch: int) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command line of ``python -m psl.train``."""
-    config = _configure(argv)
+def run_training(config: TrainConfig) -> None:
+    """One start of the run that ``config`` describes. Collective."""
     with Attempt(
         config.run_dir, config.attempt, lambda step: describe_batch(config, step)
     ) as attempt:
@@ -225,21 +243,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         launch.finish(accelerator)
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m psl.train``."""
+    run_training(_configure(argv))
+
+
 def _configure(argv: Sequence[str] | None) -> TrainConfig:
     """The configuration; what is wrong with it is noted in the run folder, too."""
     try:
-        return from_command_line(
-            TrainConfig,
-            argv,
-            command="python -m psl.train",
-            purpose="Train a tagger on weak or pseudo strong labels.",
-            example="python -m psl.train configs/mini/base.yaml "
-            "configs/mini/psl_2s.yaml run_dir=runs/mine optim.learning_rate=1e-3",
-        )
+        return from_command_line(TrainConfig, argv, COMMAND)
     except ValueError as error:
-        if runtime.rank_and_world_size()[0] == 0:
+        if rank_and_world_size()[0] == 0:
             words = sys.argv[1:] if argv is None else argv
-            note_bad_config(words, str(error))
+            with contextlib.suppress(OSError):  # the folder may be what is wrong
+                note_bad_config(words, str(error), TrainConfig)
         raise
 
 

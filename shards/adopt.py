@@ -22,7 +22,7 @@ from shards.format.meta import ShardRecord
 from shards.format.schema import SOURCE_CODEC
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, read_pairs
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
 
@@ -104,11 +104,12 @@ def _index_tar(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.adopt``."""
     limits = Limits()
+    name = typed_name("shards.adopt")
     parser = argparse.ArgumentParser(
-        prog="python -m shards.adopt",
+        prog=name,
         description="Use WebDataset tars of audio and JSON members where they lie: "
         "only an index is written.",
-        epilog="example: python -m shards.adopt audioset_tars --label-field tag "
+        epilog=f"example: {name} audioset_tars --label-field tag "
         "--class-labels class_labels_indices.csv --out data/full",
     )
     add = parser.add_argument

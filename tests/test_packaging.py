@@ -32,3 +32,4 @@ def test_the_wheel_holds_psl_and_shards_only(tmp_path: Path) -> None:
         for path in (REPOSITORY / top).rglob("*.py")
     }
     assert modules <= set(names)  # a package that setup.cfg forgets
+    assert {"psl/py.typed", "shards/py.typed"} <= set(names)

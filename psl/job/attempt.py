@@ -19,11 +19,9 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
 from psl.distributed import collectives, runtime
+from psl.job.config import AttemptConfig
 from psl.job.faults import Faults
 from psl.job.lock import RunLock, last_holder
 from psl.job.status import (
@@ -50,19 +48,6 @@ from shards.system.exits import (
 
 PEER_SECONDS = 3.0
 """How long to look for the rank whose end made a collective fail."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class AttemptConfig:
-    """When to give up."""
-
-    timeout_seconds: float = Field(default=600.0, gt=0)
-    """Longest time without progress of a process: for its data, for the other
-    processes, in a batch of the validation. The job ends at most half as long after."""
-    max_futile_starts: int = Field(default=3, gt=0)
-    """Starts in a row without a new checkpoint after which the run counts as stuck."""
-    retry_stuck: bool = False
-    """Start a stuck run once more; leave this out again afterwards."""
 
 
 class Attempt:

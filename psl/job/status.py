@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from psl.config import read_words
+from psl.config_values import read_words
 from psl.job.lock import last_holder
 from shards.system.exits import (
     EXIT_BAD_INPUT,
@@ -128,8 +128,8 @@ def read_status(run_dir: str | Path) -> Status | None:
         return None
 
 
-def note_bad_config(words: Sequence[str], message: str) -> None:
-    """Write ``bad_config`` in the run folder that refused words of a command name.
+def note_bad_config(words: Sequence[str], message: str, cls: type) -> None:
+    """Write ``bad_config`` in the run folder that refused words for ``cls`` name.
 
     A batch script would otherwise read how the start before ended. Does nothing where
     the words name no run folder, or another job is in it.
@@ -137,7 +137,7 @@ def note_bad_config(words: Sequence[str], message: str) -> None:
     run_dir: object = None
     for word in words:
         try:
-            run_dir = read_words([word]).get("run_dir", run_dir)
+            run_dir = read_words([word], cls).get("run_dir", run_dir)
         except ValueError:
             continue
     if not isinstance(run_dir, str) or last_holder(run_dir).alive:

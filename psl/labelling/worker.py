@@ -20,8 +20,8 @@ from torch import Tensor
 
 from psl.data.batch import Prepared, to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
+from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
-from psl.data.loader import LoaderConfig
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from psl.models.config import MobileNetV2Config
 from psl.models.families import build_model
-from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.teachers.config import TeacherConfig
 from psl.teachers.member import Member, match_stated
 from psl.weights.tensors import find_weights, load_tensors, tensors_sha256

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from psl.config import parse, read_yaml, to_yaml
+from psl.config import parse, to_yaml
+from psl.config_values import read_yaml
 from psl.distributed.collectives import sum_over_ranks
 from shards import __version__
 from shards.system.files import write_atomic
@@ -48,8 +49,8 @@ def check_same_config(run_dir: str | Path, config: Any) -> None:
     if not path.exists():
         return
     # parsed, so that a key that is newer than the run has its default
-    before, now = parse(type(config), read_yaml(path), where=str(path)), config
-    before, now = _as_read(before), _as_read(now)
+    before = parse(type(config), read_yaml(path, type(config)), where=str(path))
+    before, now = _as_read(before), _as_read(config)
     for key in (key for key in now if key not in FREE_TO_CHANGE):
         if before.get(key) != now[key]:
             raise ValueError(

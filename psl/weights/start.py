@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psl.models.families import FAMILIES, ModelConfig
+from psl.models.config import ModelConfig
+from psl.models.families import FAMILIES
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.published import read_huggingface
 from psl.weights.tensors import tensors_sha256

@@ -26,7 +26,8 @@ import webdataset
 
 from psl.data.batch_memory import BatchMemory
 from psl.data.chunking import Chunking
-from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
+from psl.data.config import LoaderConfig
+from psl.data.loader import fetch_ahead, read_chunks
 from shards.audio.members import encode
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row

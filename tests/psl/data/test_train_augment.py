@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from psl import label, train
-from psl.data.augment import TrainAugmentConfig
 from psl.data.batch import Batch
+from psl.data.config import TrainAugmentConfig
 from psl.data.examples import TrainingData
 from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
 from psl.data.views import crop_starts
-from psl.features.log_mel import LogMelConfig
+from psl.features.config import LogMelConfig
 from psl.features.masks import SpecAugment
 from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2

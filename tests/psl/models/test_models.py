@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import psl
-from psl.features.log_mel import LogMelConfig, log_mel
+from psl.features.config import LogMelConfig
+from psl.features.log_mel import log_mel
 from psl.models.mobilenetv2 import MobileNetV2
 from tests.learning import REPOSITORY
 
