@@ -5,6 +5,7 @@ Owns --help, --print-config and the answer to a wrong flag.
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,12 @@ from typing import TypeVar
 
 from psl.config import Key, keys_of, parse, to_yaml
 from psl.config_values import read_words
+from psl.distributed.environment import rank_and_world_size
+from shards import __version__
+from shards.system import log
 from shards.system.exits import EXIT_DONE, EXIT_USAGE, typed_name
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,7 +47,10 @@ def from_command_line(cls: type[T], argv: Sequence[str] | None, command: Command
     None stands for those of this process. ``--print-config`` shows the configuration
     with all defaults and exits; ``--help`` shows the keys.
     """
+    rank, world_size = rank_and_world_size()
+    log.set_up(f"[rank {rank}] " if world_size > 1 else "")
     words = list(sys.argv[1:] if argv is None else argv)
+    _log.debug("psl %s, %s, words %s", __version__, command.module, words)
     name = typed_name(command.module)
     if any(word in HELP for word in words):
         print(render_help(cls, command, everything="all" in words))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
+
+_log = logging.getLogger(__name__)
 
 COMMAND = Command(
     "psl.evaluate",
@@ -78,7 +81,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         write_results(config.out, metrics, shared.classes)
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
-            print(f"{what}: {len(shared.classes)} classes in common: {names}")
+            _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)
         print(json.dumps(metrics.summary()))
     return metrics
 

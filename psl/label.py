@@ -9,6 +9,7 @@ does not depend on how many processes run, or how often they were killed.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -37,6 +38,8 @@ from shards.dataset.writer import DatasetBuilder
 from shards.format.index import INDEX_NAME, Index, open_index
 from shards.system.claims import Claims
 from shards.system.exits import EXIT_PREEMPTED, JobError, run_main
+
+_log = logging.getLogger(__name__)
 
 COMMAND = Command(
     "psl.label",
@@ -204,7 +207,7 @@ def _publish(
             if part and builder.is_intact(part):
                 whole.append(part)
             else:  # the next look finds it undone
-                print(f"{name}: not as its record says; labelled again", flush=True)
+                _log.warning("%s: not as its record says; labelled again", name)
                 builder.forget(name)
             claims.progress()
             if stop.is_made:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ from psl.weights.checkpoint import (
 )
 from psl.weights.result import Result, read_result, write_result
 from shards.system.exits import JobError, run_main
+
+_log = logging.getLogger(__name__)
 
 VALID_BATCH_SIZE = 32
 """Clips scored at a time in validation; their scores do not depend on it."""
@@ -202,7 +205,7 @@ def _skip(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
         budget = config.max_skipped_steps
         raise JobError(f"{problem}; max_skipped_steps={budget} are used up")
     if run.accelerator.is_main_process:
-        print(f"{problem}; going on", file=sys.stderr)
+        _log.warning("%s; skipped", problem)
     run.log.record(step, skipped_steps=state.skipped_steps + 1)
     return dataclasses.replace(state, skipped_steps=state.skipped_steps + 1)
 

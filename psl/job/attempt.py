@@ -8,6 +8,7 @@ status.json, say one line and leave with the right status.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -45,6 +46,8 @@ from shards.system.exits import (
     exit_status,
     one_line,
 )
+
+_log = logging.getLogger(__name__)
 
 PEER_SECONDS = 3.0
 """How long to look for the rank whose end made a collective fail."""
@@ -248,7 +251,7 @@ class Attempt:
             if state == "preempted":
                 self._stop.clear()
         except OSError as error:
-            print(f"{self._run_dir}: no status written: {error}", file=sys.stderr)
+            _log.warning("%s: no status written: %s", self._run_dir, error)
 
     def _release(self) -> None:
         self._stop.ignore()

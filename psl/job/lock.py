@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.system.exits import JobError
+
+_log = logging.getLogger(__name__)
 
 LOCK_NAME = "lock"
 BEAT_SECONDS = 5.0
@@ -156,7 +159,7 @@ def _beats(path: Path, seconds: float) -> bool:
     first = _read(path)
     if not first.get("held") or first["boot"] == _boot():
         return False
-    print(f"{path}: held by {_name(first)}; waiting to see if it lives", flush=True)
+    _log.info("%s: held by %s; waiting to see if it lives", path, _name(first))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(min(0.5, seconds / 10))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 
 import torch
 from accelerate import Accelerator
@@ -46,6 +47,8 @@ from psl.weights.checkpoint import (
 from psl.weights.start import start_from, write_record
 from shards.format.index import Index
 from shards.order.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +208,13 @@ def _build_model(
 def _announce(config: TrainConfig, data: TrainingData) -> None:
     """Say what a user may not expect of the data."""
     if left_out := data.num_unlabelled:
-        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
+        _log.warning(
+            "%d of %d clips have no labels: left out", left_out, len(data.audio.index)
+        )
     if config.data.valid == TRAIN:
-        print("validation on the training clips: its mAP says little about new ones")
+        _log.warning(
+            "validation on the training clips: its mAP says little about new ones"
+        )
 
 
 def _build_step(

@@ -84,7 +84,7 @@ def test_the_paper_s_protocol_validates_on_the_training_clips_and_says_so(
 ) -> None:
     """A figure that means little would look like any other."""
     train.main(tiny_config(tmp_path, dataset, "data.valid=train", "epochs=1"))
-    assert "says little about new ones" in capsys.readouterr().out
+    assert "says little about new ones" in capsys.readouterr().err
     values = json.loads((tmp_path / "run/result.json").read_text())
     assert values["validated_on"] == "the training clips (the paper's protocol)"
     train.main(tiny_config(tmp_path / "named", dataset, "epochs=1"))  # the same clips

@@ -478,7 +478,7 @@ def test_clips_that_do_not_decode_may_be_left_out_up_to_a_limit(
     with pytest.raises(ValueError, match=r"row 1 and 1 more of 80 .*unlabelled=0\.025"):
         train.main(config)
     train.main([*config, "data.max_unlabelled=0.025"])
-    assert "2 of 80 clips have no labels: left out" in capfd.readouterr().out
+    assert "2 of 80 clips have no labels: left out" in capfd.readouterr().err
     data = TrainingData.open(
         [str(audio)], [str(out)], chunk_seconds=0.25, alpha=1, max_unlabelled=0.025
     )

@@ -311,7 +311,7 @@ def test_a_family_trains_starts_evaluates_and_labels(
     words += [f"run_dir={second}", f"start={first}"]
     done = run("psl.train", *words, "epochs=1")
     assert done.returncode == 0, done.stderr
-    assert "tensors taken" in done.stdout
+    assert "tensors taken" in done.stderr
     record = json.loads((second / "start.json").read_text())
     assert Path(record["taken_from"]) in (first / "checkpoints").iterdir()
     done = run(
