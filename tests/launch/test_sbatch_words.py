@@ -34,7 +34,7 @@ def test_the_run_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     )
     slurm = {"JOB_ID": "7", "JOB_NUM_NODES": "1", "NODEID": "0"}
     done = subprocess.run(
-        ["bash", REPOSITORY / "launch/slurm/train.sbatch"]
+        ["bash", str(REPOSITORY / "launch/slurm/train.sbatch")]
         + ["data.audio=[a]", "data.valid=v"],
         cwd=tmp_path,
         env={
