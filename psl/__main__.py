@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
-from shards.system.exits import run_main
+from shards.system.exits import EXIT_DONE, EXIT_USAGE, run_main
 
-COMMANDS = {
-    "pack": ("shards.pack", "audio in any form -> audio shards"),
-    "adopt": ("shards.adopt", "WebDataset tars of others -> an index beside them"),
-    "info": ("shards.info", "what is in a dataset"),
-    "verify": ("shards.verify", "re-read a dataset and compare it with its index"),
-    "label": ("psl.label", "teacher + audio shards -> label shards"),
-    "label_report": ("psl.label_report", "how good pseudo labels are"),
-    "train": ("psl.train", "train on weak or pseudo strong labels"),
-    "average": ("psl.average", "mean of a run's best checkpoints"),
-    "status": ("psl.status", "how a run stands"),
-    "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+GROUPS = {
+    "data": {
+        "pack": ("shards.pack", "audio in any form -> audio shards"),
+        "adopt": ("shards.adopt", "index WebDataset tars of others where they are"),
+        "info": ("shards.info", "what is in a dataset"),
+        "verify": ("shards.verify", "re-read a dataset and compare it with its index"),
+    },
+    "teach": {
+        "label": ("psl.label", "teacher + audio shards -> label shards"),
+        "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "import_checkpoint": (
+            "psl.import_checkpoint",
+            "published weights -> a checkpoint folder",
+        ),
+    },
+    "train": {
+        "train": ("psl.train", "train on weak or pseudo strong labels"),
+        "average": ("psl.average", "average a run's best checkpoints"),
+    },
+    "look": {
+        "status": ("psl.status", "state of a run"),
+        "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+    },
 }
+"""Module and purpose of each command, by what it is for."""
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 def main() -> None:
     """Dispatch to a command; without one, list them."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print(_help())
+        sys.exit(EXIT_DONE)
     if name not in COMMANDS:
-        lines = [f"  {key:12} {purpose}" for key, (_, purpose) in COMMANDS.items()]
-        print("usage: psl COMMAND ...\n\n" + "\n".join(lines))
-        print("\npsl COMMAND --help says more.")
-        sys.exit(0 if name in ("--help", "-h") else 2)
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
+        print(
+            f"psl: error: unknown command {name!r}; did you mean {near!r}? psl --help "
+            "lists them",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_USAGE)
     command = importlib.import_module(COMMANDS[name][0])
     run_main(lambda: command.main(sys.argv[2:]))
+
+
+def _help() -> str:
+    lines = ["usage: psl COMMAND ..."]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:18}{purpose}" for name, (_, purpose) in commands.items()]
+    return "\n".join([*lines, "", "psl COMMAND --help says more."])
 
 
 if __name__ == "__main__":

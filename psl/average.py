@@ -1,91 +1,33 @@
-"""Average the best checkpoints of a run, as the paper's students were.
+"""The command that averages the best checkpoints of a finished run.
 
-Owns the mean of their weights and the checkpoint it becomes. psl.train does it at its
-end where the configuration says average_best; this command does it for a run that is
-finished.
+Owns its words. psl/training/average_run.py does it; it and torch are imported once the
+configuration is accepted, so that --help and a wrong key are answered at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-
-from psl.config import STRICT, from_command_line, parse, read_yaml
-from psl.data.validation import open_validation
-from psl.distributed import launch
-from psl.distributed.collectives import from_main
+from psl.command_line import Command, from_command_line
 from psl.job.launcher import end_with_launcher
-from psl.training.averages import average_best, describe_average
-from psl.training.config import TrainConfig
-from psl.training.log import CONFIG_NAME
-from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_newest
-from psl.weights.result import Average, Result, read_result, write_result
-from shards.errors import ShardError
-from shards.format.join import open_indexes
+from psl.training.config import AverageConfig
 from shards.system.exits import run_main
 
-
-@dataclass(frozen=True, config=STRICT)
-class AverageConfig:
-    """What to average."""
-
-    run: str
-    """Folder of a finished run."""
-    k: int = Field(default=4, gt=0)
-    """Checkpoints to average, the best by validation mAP; fewer if there are fewer."""
-
-
-def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
-    """Average the best checkpoints of a finished run. Collective."""
-    result, newest, train_config = from_main(lambda: _read_run(config.run))
-    data = train_config.data
-    audio = open_indexes(data.audio, kind="audio")
-    valid = open_validation(data.valid, data.held_out_share, audio)
-    check_checkpoint_fits(valid.index, newest)
-    average = average_best(
-        config.run,
-        newest.training,
-        k=config.k,
-        valid=valid,
-        accelerator=accelerator,
-        loader=train_config.loader,
-    )
-    if accelerator.is_main_process:
-        write_result(config.run, dataclasses.replace(result, average=average))
-        print(describe_average(config.run, average))
-    return average
-
-
-def _read_run(run_dir: str) -> tuple[Result, Checkpoint, TrainConfig]:
-    """The result of a finished run, its newest checkpoint without weights, its config."""
-    result, newest = read_result(run_dir), load_newest(run_dir)
-    if result is None or newest is None:
-        raise ShardError(
-            f"{run_dir}: not a finished run, as it has no result.json; finish it first"
-        )
-    path = Path(run_dir, CONFIG_NAME)
-    train_config = parse(TrainConfig, read_yaml(path), where=str(path))
-    return result, dataclasses.replace(newest, weights={}), train_config
+COMMAND = Command(
+    "psl.average",
+    purpose="Average the best checkpoints of a finished run, and use the average.",
+    example="run=runs/student k=4",
+    first=("run", "k"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.average``."""
-    config = from_command_line(
-        AverageConfig,
-        argv,
-        command="python -m psl.average",
-        purpose="Average the best checkpoints of a finished run, and use the average.",
-        example="python -m psl.average run=runs/student k=4",
-    )
+    config = from_command_line(AverageConfig, argv, COMMAND)
     end_with_launcher()
-    accelerator = launch.join_job()
-    average_run(config, accelerator)
-    launch.leave_job(accelerator)
+    from psl.training.average_run import run_averaging  # loads torch
+
+    run_averaging(config)
 
 
 if __name__ == "__main__":

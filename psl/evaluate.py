@@ -1,118 +1,33 @@
-"""Score a dataset's whole clips with a checkpoint, and compute metrics.
+"""The command that scores a dataset's whole clips with a checkpoint and measures.
 
-Owns the files of an evaluation: metrics.json, strict JSON, and per_class.csv.
+Owns its words. psl/evaluation/evaluate.py does it; it and torch are imported once the
+configuration is accepted, so that --help and a wrong key are answered at once.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-
-from psl.config import STRICT, from_command_line
-from psl.data.checks import check_has_labels, check_rate
-from psl.data.loader import LoaderConfig
-from psl.distributed import launch, runtime
-from psl.evaluation.metrics import Metrics, evaluate_scores
-from psl.evaluation.scoring import CLIPS_AT_A_TIME, score_clips
-from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.command_line import Command, from_command_line
+from psl.evaluation.config import EvaluateConfig
 from psl.job.launcher import end_with_launcher
-from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
-from shards.format.classes import Classes
-from shards.format.index import open_index
 from shards.system.exits import run_main
-from shards.system.files import write_atomic
 
-
-@dataclass(frozen=True, config=STRICT)
-class EvaluateConfig:
-    """What to evaluate on what."""
-
-    checkpoint: str
-    """A run folder (the average of its checkpoints if it has one, else the best one) or
-    a checkpoint folder."""
-    audio: str
-    """Audio dataset with the true labels."""
-    out: str
-    """Folder for metrics.json and per_class.csv."""
-    classes: Literal["same", "shared"] = "same"
-    """same refuses audio of other classes than the checkpoint's; shared measures those
-    that both have, matched by mid, and leaves out the others."""
-    batch_size: int = Field(default=CLIPS_AT_A_TIME, gt=0)
-    """Clips scored at a time by each process."""
-    loader: LoaderConfig = LoaderConfig()
-
-
-def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
-    """metrics.json with the scalars, per_class.csv with AP by class, best first."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["index", "mid", "display_name", "num_positives", "ap"])
-    for c in np.argsort(-np.nan_to_num(metrics.ap, nan=-1.0), kind="stable"):
-        ap = "" if np.isnan(metrics.ap[c]) else f"{metrics.ap[c]:.6f}"
-        name = classes.names[c]
-        writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], ap])
-    write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
-    summary = json.dumps(metrics.summary(), indent=1, allow_nan=False)
-    write_atomic(Path(out, "metrics.json"), summary + "\n")
-
-
-def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
-    """Evaluate a checkpoint and write the results. Collective."""
-    index = open_index(config.audio, kind="audio")
-    checkpoint = load_checkpoint(config.checkpoint)
-    check_has_labels(index, "evaluate against")
-    if config.classes == "same":
-        check_checkpoint_fits(index, checkpoint)
-    else:
-        rate = checkpoint.model_config.front_end.sample_rate
-        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
-    what = f"{checkpoint.folder} on {index.where}"
-    shared = share_classes(index.classes, checkpoint.classes, what=what)
-    scores = score_clips(
-        runtime.move_model(
-            InClassesOfAudio(checkpoint.build_model(), shared, len(index.classes)),
-            accelerator.device,
-        ).eval(),
-        index,
-        accelerator,
-        batch_size=config.batch_size,
-        loader=config.loader,
-    )[:, shared.of_audio]
-    rows = np.arange(len(index))
-    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
-    metrics = evaluate_scores(targets, scores)
-    if accelerator.is_main_process:
-        write_results(config.out, metrics, shared.classes)
-        if len(shared.classes) < len(index.classes):
-            names = ", ".join(shared.classes.names)
-            print(f"{what}: {len(shared.classes)} classes in common: {names}")
-        print(json.dumps(metrics.summary(), allow_nan=False))
-    return metrics
+COMMAND = Command(
+    "psl.evaluate",
+    purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
+    example="checkpoint=runs/student audio=data/eval out=runs/student/eval",
+    first=("checkpoint", "audio", "out", "classes", "batch_size"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.evaluate``."""
-    config = from_command_line(
-        EvaluateConfig,
-        argv,
-        command="python -m psl.evaluate",
-        purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
-        example="python -m psl.evaluate checkpoint=runs/student audio=data/eval "
-        "out=runs/student/eval",
-    )
+    config = from_command_line(EvaluateConfig, argv, COMMAND)
     end_with_launcher()
-    accelerator = launch.join_job()
-    evaluate(config, accelerator)
-    launch.leave_job(accelerator)
+    from psl.evaluation.evaluate import run_evaluation  # loads torch
+
+    run_evaluation(config)
 
 
 if __name__ == "__main__":

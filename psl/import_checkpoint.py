@@ -1,6 +1,6 @@
-"""Turn weights that others published into a checkpoint folder of ours.
+r"""Turn weights that others published into a checkpoint folder of ours.
 
-    python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
+    python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \
         --classes data/class_labels_indices.csv
 
 Takes upstream's MobileNetV2 (.pt), PANNs' Cnn14 (.pth), AST as its authors saved it
@@ -14,106 +14,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from psl.models.families import FAMILIES, ModelConfig, build_from_config
-from psl.teachers.upstream import MAX_BYTES
-from psl.weights.checkpoint import TrainingState, save_checkpoint
-from psl.weights.published import Published, read_huggingface, read_state_dict
-from psl.weights.tensors import find_weights, load_tensors
-from shards.format.classes import Classes, read_classes
-from shards.system.exits import run_main
-from shards.system.files import read_bounded
-
-
-def read(path: str) -> Published:
-    """The weights at ``path`` under our names; ValueError if they are none of those."""
-    if Path(path).is_file():
-        content = load_tensors(read_bounded(path, MAX_BYTES), path)
-        return read_state_dict(find_weights(content, path), path)
-    published = read_huggingface(path)
-    if published.family != "ast":
-        raise ValueError(
-            f"{path}: a classifier of images; train from it with start={path} instead"
-        )
-    return published
-
-
-def fill(
-    model: nn.Module, published: Published, *, where: str, partial: bool
-) -> list[str]:
-    """Load the weights into ``model``; lines for every tensor that is not as it was.
-
-    Raises ValueError if any is missing, unknown or of another shape, unless
-    ``partial``, which leaves those of the model as they are.
-    """
-    own = {n: t for n, t in model.state_dict().items() if not n.startswith("front_end")}
-    theirs, constants = dict(published.weights), dict[str, Tensor]()
-    for name in [n for n in theirs if n.startswith("front_end")]:
-        constants[name] = theirs.pop(name)
-    unknown = sorted(theirs.keys() - own.keys())
-    shapes = sorted(
-        n for n in theirs.keys() & own.keys() if theirs[n].shape != own[n].shape
-    )
-    missing = sorted(own.keys() - theirs.keys())
-    lines = [f"renamed  {old} -> {new}" for old, new in published.renamed.items()]
-    lines += [f"dropped  {name}" for name in [*published.dropped, *constants]]
-    lines += [f"unknown  {name}: not used" for name in unknown]
-    lines += [
-        f"shape    {n}: {list(theirs[n].shape)}, not {list(own[n].shape)}: not used"
-        for n in shapes
-    ]
-    lines += [f"missing  {name}: left at random" for name in missing]
-    print("\n".join(lines))
-    if bad := len(unknown) + len(shapes) + len(missing):
-        if not partial:
-            raise ValueError(
-                f"{where}: {bad} tensors do not fit (listed above), expected all; give "
-                "the class list of the file, or --partial to leave those at random"
-            )
-    fitting = {n: t for n, t in theirs.items() if n in own and n not in shapes}
-    model.load_state_dict(fitting, strict=False)
-    print(f"{len(fitting)} of {len(own)} tensors taken")
-    return lines
-
-
-def check_labels(published: Published, classes: Classes, where: str) -> None:
-    """ValueError unless the file's own names of outputs, if any, are the classes'."""
-    if published.labels is None:
-        return
-    for number, (found, name, mid) in enumerate(
-        zip(published.labels, classes.names, classes.mids, strict=False)
-    ):
-        if found.strip() not in (name.strip(), mid):
-            raise ValueError(
-                f"{where}: output {number} is {found!r}, but --classes has {name!r} "
-                "there; give its own class list"
-            )
-
-
-def save(
-    out: Path, model: nn.Module, config: ModelConfig, classes: Classes, source: str
-) -> None:
-    """Write the checkpoint folder, as of a run that has not taken a step."""
-    if out.exists():
-        raise ValueError(f"{out}: exists; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    state = TrainingState(0, 0, (), f"imported from {source}")
-    save_checkpoint(
-        out,
-        model=model,
-        optimizer={},
-        model_config=config,
-        classes=classes,
-        training=state,
-    )
+from shards.system.exits import run_main, typed_name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m psl.import_checkpoint",
+        prog=typed_name("psl.import_checkpoint"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -126,14 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--partial", action="store_true", help="take what fits, the rest stays random"
     )
     args = parser.parse_args(argv)
-    classes = read_classes(args.classes)
-    published = read(args.source)
-    check_labels(published, classes, args.source)
-    torch.manual_seed(0)
-    model = build_from_config(published.config, len(classes))
-    fill(model, published, where=args.source, partial=args.partial)
-    save(args.out, model, published.config, classes, args.source)
-    print(f"{args.out}: {FAMILIES[published.family].config.__name__}, ready")
+    from psl.teachers.importing import import_weights  # loads torch
+
+    import_weights(args.source, args.out, args.classes, partial=args.partial)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print how a run stands, and exit with a status that says it.
+"""Print the state of a run, and exit with a status that says it.
 
 torchrun and accelerate launch turn every exit status into 1, so a batch script asks:
 
@@ -11,16 +11,17 @@ import argparse
 from collections.abc import Sequence
 
 from psl.job.status import EXIT_OF, report
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.status``."""
     codes = ", ".join(f"{state} {code}" for state, code in EXIT_OF.items())
+    name = typed_name("psl.status")
     parser = argparse.ArgumentParser(
-        prog="python -m psl.status",
-        description=f"Print how a run stands and exit with its status: {codes}.",
-        epilog="example:\n  python -m psl.status runs/mine",
+        prog=name,
+        description=f"Print the state of a run and exit with its status: {codes}.",
+        epilog=f"example:\n  {name} runs/mine",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", help="folder of the run")

@@ -25,7 +25,7 @@ from shards.format.schema import SOURCE_CODEC
 from shards.format.weak_labels import LabelReader, LabelsAre, add_labels_are
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, list_keys, list_pairs, read_tar
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
 
@@ -138,11 +138,12 @@ def _index_tar(builder: DatasetBuilder, path: Path, settings: _Settings) -> Part
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.adopt``."""
     limits = Limits()
+    name = typed_name("shards.adopt")
     parser = argparse.ArgumentParser(
-        prog="python -m shards.adopt",
+        prog=name,
         description="Use WebDataset tars of audio and JSON members where they lie: "
         "only an index is written.",
-        epilog="example: python -m shards.adopt audioset_tars --label-field tag "
+        epilog=f"example: {name} audioset_tars --label-field tag "
         "--class-labels class_labels_indices.csv --out data/full",
     )
     add = parser.add_argument

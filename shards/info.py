@@ -15,7 +15,7 @@ import numpy as np
 
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 
 DEFAULT_CLASSES = 20
 
@@ -202,10 +202,11 @@ def _render_sum(total: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.info``."""
+    name = typed_name("shards.info")
     parser = argparse.ArgumentParser(
-        prog="python -m shards.info",
+        prog=name,
         description="Show what is in datasets, from their indexes alone.",
-        epilog="example: python -m shards.info data/balanced data/labels_2s",
+        epilog=f"example: {name} data/balanced data/labels_2s",
     )
     parser.add_argument("folders", nargs="+", help="audio or label datasets")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

@@ -15,7 +15,7 @@ from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import folder, hdf5, parquet, webdataset
 from shards.packing.sources.listing import Listing
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 from shards.system.workers import default_workers
 
 _EXAMPLES = """examples:
@@ -33,10 +33,11 @@ _EXAMPLES = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
+    name = typed_name("shards.pack")
     parser = argparse.ArgumentParser(
-        prog="python -m shards.pack",
+        prog=name,
         description="Pack audio and its labels into shards. Give one source.",
-        epilog=_EXAMPLES,
+        epilog=_EXAMPLES.replace("python -m shards.pack", name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_sources(parser)

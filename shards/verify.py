@@ -24,7 +24,7 @@ from shards.format.index import CLASSES_NAME, Index, check_size, open_index, rea
 from shards.format.join import check_join
 from shards.format.schema import MAX_DESCRIPTION_BYTES, SOURCE_CODEC, ClipInfo
 from shards.remote.places import is_url
-from shards.system.exits import run_main
+from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
 
@@ -211,10 +211,11 @@ def _has_samples(reader: MemberReader, row: int, start: int, stop: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.verify``."""
+    name = typed_name("shards.verify")
     parser = argparse.ArgumentParser(
-        prog="python -m shards.verify",
+        prog=name,
         description="Re-read a dataset folder and compare it with its index.",
-        epilog="example: python -m shards.verify data/labels_2s --audio data/balanced",
+        epilog=f"example: {name} data/labels_2s --audio data/balanced",
     )
     parser.add_argument("folder", help="audio or label dataset, a folder or URL")
     parser.add_argument("--audio", help="audio dataset the labels must match")

@@ -33,11 +33,14 @@ def test_the_wheel_holds_psl_and_shards_only(tmp_path: Path) -> None:
         for path in (REPOSITORY / top).rglob("*.py")
     }
     assert modules <= set(names)  # a package that setup.cfg forgets
+    assert {"psl/py.typed", "shards/py.typed"} <= set(names)
 
 
 def test_pre_commit_formats_as_ci_does() -> None:
     """A commit would pass its hook and fail in CI, or the other way round."""
     hooks = (REPOSITORY / ".pre-commit-config.yaml").read_text()
-    pinned = re.search(r"^ruff==.*$", (REPOSITORY / "constraints.txt").read_text(), re.M)
+    pinned = re.search(
+        r"^ruff==.*$", (REPOSITORY / "constraints.txt").read_text(), re.M
+    )
     assert pinned is not None
     assert set(re.findall(r"ruff==[\d.]+", hooks)) == {pinned.group()}

@@ -15,7 +15,8 @@ from psl.data.batch import Batch
 from psl.distributed import launch
 from psl.distributed.zero import gather_weights
 from psl.models.families import build_model
-from psl.training.optim import OptimConfig, build_optimizer
+from psl.training.config import OptimConfig
+from psl.training.optim import build_optimizer
 from psl.training.step import Stepper
 from tests.learning import TINY_MODEL
 

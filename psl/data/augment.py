@@ -9,76 +9,12 @@ psl/data/spec_augment.py's, and stored views psl/data/views.py's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as config_dataclass
 
-from psl.config import STRICT
-from psl.data.views import Augmentation, RollFill, crop_starts
+from psl.data.config import TrainAugmentConfig
+from psl.data.views import Augmentation, crop_starts
 from shards.format.chunking import Chunking
-from shards.format.meta import MAX_GAIN_DB
-
-MixupLabels = Literal["mixed", "heard"]
-
-
-@config_dataclass(frozen=True, config=STRICT)
-class TrainAugmentConfig:
-    """What is done to the examples of training; nothing by default."""
-
-    gain_db: float | None = Field(default=None, gt=0, le=MAX_GAIN_DB)
-    """Gains are drawn evenly between minus this and this, dB; null for none. What
-    leaves the range of int16 is clipped."""
-    roll_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Examples are moved in time by up to this, s, either way, but by no more than half
-    of the audio they hold; null for not at all."""
-    roll_fill: RollFill | None = None
-    """With roll_seconds, what comes in at one end: wrap for what left at the other,
-    zero for silence; null for wrap."""
-    crop: Literal["random"] | None = None
-    """random takes each example of data.chunk_seconds from anywhere in its clip, not
-    with stored labels; null for the clip's chunks."""
-    mixup_alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Waveforms and targets of two examples are mixed, with a share of the first drawn
-    from Beta(this, this): 1 for any share alike, less for mostly one of the two; null
-    for no mixtures."""
-    mixup_probability: float | None = Field(default=None, gt=0, le=1)
-    """With mixup_alpha, the probability that an example is mixed; null for 1."""
-    mixup_labels: MixupLabels | None = None
-    """With mixup_alpha and data.labels=online, what the targets of a mixture are: mixed
-    from the teacher's of the two examples, or heard by the teacher in the mixture; null
-    for mixed."""
-    time_masks: int = Field(default=0, ge=0)
-    """Masks in time over the features of each example (SpecAugment)."""
-    time_mask_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Longest time mask, s; lengths are drawn evenly from 0 to this."""
-    frequency_masks: int = Field(default=0, ge=0)
-    """Masks in frequency over the features of each example (SpecAugment)."""
-    frequency_mask_share: float | None = Field(default=None, gt=0, lt=1)
-    """Widest frequency mask, as a share of the mel bands; widths are drawn evenly from
-    0 to this."""
-
-    def __post_init__(self) -> None:
-        for needed, *others in _TOGETHER:
-            for name in others:
-                if getattr(self, name) is not None and not getattr(self, needed):
-                    raise ValueError(f"{name} does nothing without {needed}; set both")
-        for number, size in _MASKS:
-            if getattr(self, number) and getattr(self, size) is None:
-                raise ValueError(f"{number} need {size}; set both")
-
-
-_MASKS = (
-    ("time_masks", "time_mask_seconds"),
-    ("frequency_masks", "frequency_mask_share"),
-)
-_TOGETHER = (
-    ("roll_seconds", "roll_fill"),
-    ("mixup_alpha", "mixup_probability", "mixup_labels"),
-    *_MASKS,
-)
-"""A field, and those that do nothing without it."""
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from psl.data.augment import TrainAugmentConfig, WaveAugment
+from psl.data.augment import WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
 from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
-from psl.data.labels import (
-    LabelLayout,
-    Setting,
-    check_allowed,
-    count_unlabelled,
-    open_labels,
-)
-from psl.data.loader import LoaderConfig, cache_share, open_cache, read_windows
+from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
+from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
+from psl.data.loader import cache_share, open_cache, read_windows
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher

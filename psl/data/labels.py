@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from psl.data.config import Setting
 from psl.data.views import Augmentation
 from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.format.join import check_join, open_indexes
 from shards.format.label_codec import LabelForm, encode_labels
-
-Setting = str | int | float | bool | None
 
 
 @dataclass(frozen=True)

@@ -15,34 +15,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self, TypeVar
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
 from psl.data.batch import Batch
 from psl.data.batch_memory import BatchMemory
+from psl.data.config import LoaderConfig
 from psl.distributed.runtime import default_threads, num_local_processes
-from shards.dataset.cache import DEFAULT_LIMIT_BYTES, ShardCache
+from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, config=STRICT)
-class LoaderConfig:
-    """How batches are fetched; changes nothing in them."""
-
-    threads: int | None = Field(default=None, gt=0)
-    """Threads per process that read and decode; null for the cores, at most 8."""
-    prefetch: int = Field(default=8, gt=0)
-    """Batches fetched ahead."""
-    cache: str | None = None
-    """Folder for shards of datasets at a URL, shared by all processes that name it;
-    null for psl/shards in the user's cache folder. Best on a local disk."""
-    cache_gb: float = Field(default=DEFAULT_LIMIT_BYTES / 1e9, gt=0)
-    """Size of that folder at most, 1e9 bytes; least recently used shards make room."""
 
 
 @functools.cache

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from psl.data.augment import TrainAugmentConfig
 from psl.data.batch import Batch, to_device
+from psl.data.config import TrainAugmentConfig
 
 _MIXUP = 0x6D6978  # what the random numbers are for
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from psl.data.augment import TrainAugmentConfig
+from psl.data.config import TrainAugmentConfig
 from psl.features.masks import FrontEnd, SpecAugment
 
 

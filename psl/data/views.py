@@ -9,49 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from zlib import crc32
 
 import numpy as np
-from pydantic import Field
-from pydantic.dataclasses import dataclass as config_dataclass
 
-from psl.config import STRICT
-from shards.format.meta import MAX_GAIN_DB
-
-RollFill = Literal["wrap", "zero"]
+from psl.data.config import AugmentConfig, RollFill
 
 _GAIN, _ROLL, _CHOICE, _CROP = range(4)  # what a random number is for
-
-
-@config_dataclass(frozen=True, config=STRICT)
-class AugmentConfig:
-    """How the views of a chunk differ from it."""
-
-    seed: int = Field(default=0, ge=0, lt=1 << 31)
-    """Of gains and rolls."""
-    gain_db: float | None = Field(default=None, gt=0, le=MAX_GAIN_DB)
-    """Gains are drawn evenly between minus this and this, dB; null for none. What
-    leaves the range of int16 is clipped."""
-    roll_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Chunks are moved in time by up to this, s, either way, but by no more than half
-    of the audio they hold; null for not at all."""
-    roll_fill: RollFill = "wrap"
-    """What comes in at one end: wrap for what left at the other, zero for silence."""
-
-    def check_used(self) -> None:
-        """ValueError if something is set that changes nothing, as others are not."""
-        is_on = self.gain_db is not None or self.roll_seconds is not None
-        if self.seed and not is_on:
-            raise ValueError(
-                f"augment.seed = {self.seed} without gain_db or roll_seconds: there is "
-                "nothing to draw; set views and one of these, or leave the seed out"
-            )
-        if self.roll_fill != "wrap" and self.roll_seconds is None:
-            raise ValueError(
-                f"augment.roll_fill = {self.roll_fill} without roll_seconds: nothing "
-                "is rolled; set augment.roll_seconds, or leave roll_fill out"
-            )
 
 
 @dataclass(frozen=True)

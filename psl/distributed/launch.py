@@ -10,7 +10,6 @@ import gc
 import os
 import warnings
 from datetime import timedelta
-from typing import Literal
 
 import accelerate
 import torch
@@ -26,11 +25,10 @@ from accelerate.utils import (
 
 from psl.distributed import zero
 from psl.distributed.collectives import wait_for_all
+from psl.distributed.config import Precision, Strategy
 from psl.distributed.runtime import is_deepspeed, rank_and_world_size
 from shards.system.exits import JobError
 
-Precision = Literal["no", "bf16"]
-Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
 ZERO_STRATEGIES: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
 GROUP_SECONDS = 120.0
 """Added to the timeout of the process group, so that slow starts do not fail."""

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from psl.distributed import zero
+from psl.distributed.environment import rank_and_world_size as rank_and_world_size
 
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
@@ -38,16 +39,6 @@ def default_threads() -> int:
 def num_local_processes() -> int:
     """Processes of the job on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def rank_and_world_size() -> tuple[int, int]:
-    """As the launcher says, for jobs that share work but form no process group."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """The rank of this process among those of this machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def restart_count() -> int:

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from psl.data.batch import to_device, to_waveform
-from psl.data.loader import LoaderConfig, fetch_ahead, open_cache
+from psl.data.config import LoaderConfig
+from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from shards.dataset.reader import MemberReader

@@ -8,56 +8,16 @@ waveform at a time.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
 from psl.features._torchaudio import import_kaldi
+from psl.features.config import FbankConfig
 
-_WINDOW_SECONDS, _HOP_SECONDS = 0.025, 0.010
 _PREEMPHASIS, _LOWEST_HZ = 0.97, 20.0
 
 
-@dataclass(frozen=True, config=STRICT)
-class FbankConfig:
-    """25 ms windows every 10 ms; the defaults are those of the published AST."""
-
-    sample_rate: int = Field(default=16000, ge=1000)
-    """Rate the audio must have, Hz."""
-    n_mels: int = Field(default=128, ge=16)
-    """Mel bands (F)."""
-    mean: float = -4.2677393
-    """Subtracted from the natural logarithm; AudioSet's mean by default."""
-    std: float = Field(default=4.5689974, gt=0)
-    """The result is divided by twice this; AudioSet's standard deviation by default."""
-
-    @property
-    def window_samples(self) -> int:
-        """Length of a window."""
-        return int(self.sample_rate * _WINDOW_SECONDS)
-
-    @property
-    def hop_samples(self) -> int:
-        """Distance of windows."""
-        return int(self.sample_rate * _HOP_SECONDS)
-
-    def num_frames(self, num_samples: Tensor) -> Tensor:
-        """Whole windows in waveforms of ``num_samples`` samples, 1 at least."""
-        return ((num_samples - self.window_samples) // self.hop_samples + 1).clamp(1)
-
-    def num_samples(self, num_frames: int) -> int:
-        """Samples that ``num_frames`` windows cover."""
-        return self.window_samples + (num_frames - 1) * self.hop_samples
-
-    @property
-    def zero(self) -> float:
-        """What the normalisation makes of 0, with which the published AST pads."""
-        return -self.mean / (2 * self.std)
-
-
 class Fbank(nn.Module):
-    """Waveforms [B, N] in [-1, 1] to [B, 1, F, T] float32."""
+    """Kaldi's log filter bank, normalised; holds its tables and no weights."""
 
     window: Tensor
     banks: Tensor
@@ -84,6 +44,7 @@ class Fbank(nn.Module):
         self.register_buffer("window", window, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """Waveforms [B, N] in [-1, 1] to [B, 1, F, T] float32."""
         config = self._config
         frames = waveform.unfold(1, config.window_samples, config.hop_samples)
         frames = frames - frames.mean(dim=2, keepdim=True)

@@ -6,40 +6,10 @@ Owns the features. An example's features never depend on its batch.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
 from psl.features._torchaudio import torchaudio
-
-
-@dataclass(frozen=True, config=STRICT)
-class LogMelConfig:
-    """The log-mel front end; the defaults are upstream's."""
-
-    sample_rate: int = Field(default=16000, gt=0)
-    """Rate the audio must have, Hz."""
-    n_fft: int = Field(default=512, gt=0)
-    """FFT size and window length, samples."""
-    hop_length: int = Field(default=160, gt=0)
-    """Distance of STFT frames, samples."""
-    n_mels: int = Field(default=64, gt=0)
-    """Mel bands (F)."""
-    f_min: float = Field(default=0.0, ge=0)
-    """Lowest frequency, Hz."""
-    f_max: float | None = None
-    """Highest frequency, Hz; null for half the sample rate."""
-    top_db: float = Field(default=120.0, gt=0)
-    """Range kept below an example's loudest value, dB."""
-    mean_db: float = 0.0
-    """Subtracted from the log-mel, dB."""
-    std_db: float = Field(default=1.0, gt=0)
-    """The log-mel is then divided by this, dB."""
-
-    def num_frames(self, num_samples: Tensor) -> Tensor:
-        """STFT frames of waveforms of ``num_samples`` samples (centred frames)."""
-        return num_samples // self.hop_length + 1
+from psl.features.config import LogMelConfig, SlaneyLogMelConfig
 
 
 class _Normalise(nn.Module):
@@ -87,31 +57,6 @@ def log_mel(config: LogMelConfig) -> nn.Sequential:
             torchaudio.transforms.AmplitudeToDB(top_db=config.top_db),
             _Normalise(config.mean_db, config.std_db),
         )
-
-
-@dataclass(frozen=True, config=STRICT)
-class SlaneyLogMelConfig:
-    """The front end of PANNs; the defaults are those of its 16 kHz models.
-
-    Its 32 kHz models have n_fft 1024, hop_length 320 and f_max 14000.
-    """
-
-    sample_rate: int = Field(default=16000, gt=0)
-    """Rate the audio must have, Hz."""
-    n_fft: int = Field(default=512, gt=0)
-    """FFT size and window length, samples."""
-    hop_length: int = Field(default=160, gt=0)
-    """Distance of STFT frames, samples."""
-    n_mels: int = Field(default=64, gt=0)
-    """Mel bands (F)."""
-    f_min: float = Field(default=50.0, ge=0)
-    """Lowest frequency, Hz."""
-    f_max: float = Field(default=8000.0, gt=0)
-    """Highest frequency, Hz."""
-
-    def num_frames(self, num_samples: Tensor) -> Tensor:
-        """STFT frames of waveforms of ``num_samples`` samples (centred frames)."""
-        return num_samples // self.hop_length + 1
 
 
 def slaney_log_mel(config: SlaneyLogMelConfig) -> nn.Sequential:

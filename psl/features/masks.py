@@ -1,8 +1,8 @@
-"""Masks over the features of training examples (SpecAugment: Park et al. 2019, arXiv
-1904.08779, section 2, without its time warping).
+"""SpecAugment: masks over the features of training examples.
 
-Owns their place and fill. They are drawn from torch's generator, which psl/training/step.py
-seeds by (seed, step, rank, part) as for dropout.
+Park et al. 2019, arXiv 1904.08779, section 2, without its time warping. Owns where
+masks lie and what they hold. They are drawn from torch's generator, which
+psl/training/step.py seeds by (seed, step, rank, part) as for dropout.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ class FrontEnd(Protocol):
     """What masks need to know of a front end's configuration."""
 
     @property
-    def sample_rate(self) -> int: ...
+    def sample_rate(self) -> int:
+        """Rate of the audio, Hz."""
 
     @property
-    def n_mels(self) -> int: ...
+    def n_mels(self) -> int:
+        """Mel bands (F)."""
 
-    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """Frames of waveforms of ``num_samples`` samples."""
 
 
 class SpecAugment(nn.Module):
@@ -71,15 +74,16 @@ class SpecAugment(nn.Module):
 
 
 def _stripes(sizes: Tensor, longest: int, number: int, widest: int) -> Tensor:
-    """[B, longest] bool: what ``number`` stripes of 0 to ``widest`` cover, all of them
-    within the first ``sizes`` [B] places.
+    """What ``number`` stripes of 0 to ``widest`` cover: [B, longest] bool.
+
+    All of them lie within the first ``sizes`` [B] positions.
     """
     drawn = torch.rand(2, len(sizes), number, 1, device=sizes.device)
     size = sizes[:, None, None]
     width = (drawn[0] * (size.clamp(max=widest) + 1)).floor()
     start = (drawn[1] * (size - width + 1)).floor()
-    place = torch.arange(longest, device=sizes.device)
-    return ((start <= place) & (place < start + width)).any(dim=1)
+    position = torch.arange(longest, device=sizes.device)
+    return ((start <= position) & (position < start + width)).any(dim=1)
 
 
 def counted(num_frames: Tensor, total: int) -> Tensor:

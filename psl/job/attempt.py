@@ -8,8 +8,8 @@ status.json, say one line and leave with the right status.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -19,11 +19,9 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from accelerate import Accelerator
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
-from psl.distributed import collectives, runtime
+from psl.distributed import collectives, environment, runtime
+from psl.job.config import AttemptConfig
 from psl.job.faults import Faults
 from psl.job.launcher import end_with_launcher
 from psl.job.lock import RunLock, last_holder
@@ -51,21 +49,10 @@ from shards.system.exits import (
 from shards.system.files import remove_leftovers
 from shards.system.threads import ending_by, leave_now, limit_last_words
 
+_log = logging.getLogger(__name__)
+
 PEER_SECONDS = 3.0
 """How long to look for the rank whose end made a collective fail."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class AttemptConfig:
-    """When to give up."""
-
-    timeout_seconds: float = Field(default=600.0, gt=0)
-    """Longest time without progress of a process: for its data, for the other
-    processes, in a batch of the validation. The job ends at most half as long after."""
-    max_futile_starts: int = Field(default=3, gt=0)
-    """Starts in a row without a new checkpoint after which the run counts as stuck."""
-    retry_stuck: bool = False
-    """Start a stuck run once more; leave this out again afterwards."""
 
 
 class Attempt:
@@ -266,7 +253,7 @@ class Attempt:
     @property
     def _is_first_here(self) -> bool:
         """Whether this is the first rank of its machine, to speak for the others."""
-        return runtime.local_rank() == 0
+        return environment.local_rank() == 0
 
     def _end_hard(
         self, cause: Cause, ours: bool, status: int = EXIT_FAILED
@@ -292,9 +279,7 @@ class Attempt:
             if state == "preempted":
                 self._stop.clear()
         except OSError as error:
-            line = message_of(error)
-            with contextlib.suppress(OSError):
-                print(f"{self._run_dir}: no status written: {line}", file=sys.stderr)
+            _log.warning("%s: no status written: %s", self._run_dir, message_of(error))
 
     def _release(self) -> None:
         self._cleanup.close()

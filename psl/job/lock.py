@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ from shards.system.files import file_system_time, naming_write, open_regular
 from shards.system.flock import try_lock
 from shards.system.processes import Process
 from shards.system.threads import leave_now, start_thread
+
+_log = logging.getLogger(__name__)
 
 LOCK_NAME = "lock"
 BEAT_SECONDS = 5.0
@@ -179,7 +181,7 @@ def _lives(
         return kernel_lock is None and not first.process.is_dead
     if recent and _age(path) <= 2 * BEAT_SECONDS:
         return True
-    print(f"{path}: held by {first.name}; waiting for a sign of life", file=sys.stderr)
+    _log.info("%s: held by %s; waiting for a sign of life", path, first.name)
     before, deadline = _read(path), time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(min(0.5, seconds / 10))

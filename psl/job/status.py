@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from psl.config import read_words
+from psl.config_values import read_words
 from psl.job.lock import is_alive, last_holder
 from shards.errors import ShardError
 from shards.system.exits import (
@@ -130,8 +130,8 @@ def read_status(run_dir: str | Path) -> Status | None:
         return None
 
 
-def note_bad_config(words: Sequence[str], message: str) -> None:
-    """Write ``bad_config`` in the run folder that refused words of a command name.
+def note_bad_config(words: Sequence[str], message: str, cls: type) -> None:
+    """Write ``bad_config`` in the run folder that refused words for ``cls`` name.
 
     A batch script would otherwise read how the start before ended. Does nothing where
     the words name no run folder, or another job is in it.
@@ -139,7 +139,7 @@ def note_bad_config(words: Sequence[str], message: str) -> None:
     run_dir: object = None
     for word in words:
         try:
-            run_dir = read_words([word]).get("run_dir", run_dir)
+            run_dir = read_words([word], cls).get("run_dir", run_dir)
         except ValueError:
             continue
     if not isinstance(run_dir, str) or is_alive(run_dir):

@@ -9,19 +9,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from psl.label_report.markdown import render
-from psl.label_report.report import (
-    Settings,
-    draw_report,
-    make_report,
-    pictures,
-    study_labels,
-    write_report,
-)
 from psl.labelling.progress import MADE_NAME
 from shards.format.index import INDEX_NAME
 from shards.format.schema import parse_json
 from shards.remote.places import check_place, is_url, join_place
+from shards.system.exits import typed_name
 from shards.system.files import read_bounded
 
 MAX_MADE_BYTES = 1 << 16
@@ -52,19 +44,19 @@ def audio_of(labels: str) -> str:
 
 
 def default_out(labels: str) -> Path:
-    """The folder of a report nobody gave a place; ValueError for labels at a URL."""
+    """The folder of a report without --out; ValueError for labels at a URL."""
     if is_url(labels):
-        raise ValueError(f"{labels}: is no folder; say with --out where to write")
+        raise ValueError(f"{labels}: not a folder; say with --out where to write")
     return Path(labels, "report")
 
 
 def _parser() -> argparse.ArgumentParser:
+    name = typed_name("psl.label_report")
     parser = argparse.ArgumentParser(
-        prog="python -m psl.label_report",
+        prog=name,
         description="Say how good pseudo labels are, in numbers and pictures: against "
         "true events if there is a CSV of them, else by themselves.",
-        epilog="example: python -m psl.label_report data/labels_2s "
-        "--strong audioset_train_strong.tsv",
+        epilog=f"example: {name} data/labels_2s --strong audioset_train_strong.tsv",
     )
     add = parser.add_argument
     add("labels", metavar="DIR", help="label dataset")
@@ -78,14 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         "--strong",
         metavar="CSV",
         help="true events: segment_id (the clip's key), start_time_seconds, "
-        "end_time_seconds, label (mid), parted by tabs or commas",
+        "end_time_seconds, label (mid), separated by tabs or commas",
     )
     add(
         "--threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help="a label that reaches it says that the class is there (default 0.5)",
+        help="a class is present where its label reaches P (default 0.5)",
     )
     add(
         "--min-overlap",
@@ -111,6 +103,17 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label_report``."""
     args = _parser().parse_args(argv)
+    # imported late, so that --help is quick
+    from psl.label_report.markdown import render
+    from psl.label_report.report import (
+        Settings,
+        draw_report,
+        make_report,
+        pictures,
+        study_labels,
+        write_report,
+    )
+
     out = args.out or default_out(args.labels)
     settings = Settings(
         labels=args.labels,

@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
+from psl.config import BatchSize, Seconds, Share, config
+from psl.data.config import AugmentConfig, LoaderConfig
 from psl.data.labels import LabelLayout
-from psl.data.loader import LoaderConfig
-from psl.data.views import Augmentation, AugmentConfig
-from psl.distributed.launch import Precision
+from psl.data.views import Augmentation
+from psl.distributed.config import Precision
 from psl.teachers.config import TeacherList
 from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.format.label_codec import MAX_VIEWS, LabelForm, Tail
 
 
-@dataclass(frozen=True, config=STRICT)
+@config
 class LabelConfig:
     """Which teacher labels what, how finely."""
 
     teacher: TeacherList
-    """Who labels, by path; several give the mean of their probabilities."""
+    """Teachers, by path; several give the mean of their probabilities."""
     audio: str
     """Audio dataset to label."""
     out: str
     """Label dataset to make; all processes that name it share the work."""
-    chunk_seconds: float = Field(default=2.0, gt=0)
+    chunk_seconds: Seconds = 2.0
     """Length of the chunks that get one label vector each, s."""
-    hop_seconds: float | None = Field(default=None, gt=0)
+    hop_seconds: Seconds | None = None
     """From the start of one chunk to that of the next, s; null for chunk_seconds."""
-    top_k: int | None = Field(default=None, gt=0)
-    """Classes stored of each chunk, the most probable; null for all."""
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Store only this many classes of each chunk, the most probable; null for all."""
     tail: Tail | None = None
     """With top_k, what the other classes get: zero, or mean for the mean of theirs, so
     that the sum is kept; null for mean."""
-    views: int = Field(default=1, gt=0, le=MAX_VIEWS)
+    views: int = Field(default=1, ge=1, le=MAX_VIEWS)
     """Views of each chunk that are labelled; the first is the chunk as it is."""
     augment: AugmentConfig = AugmentConfig()
-    batch_size: int = Field(default=64, gt=0)
+    batch_size: BatchSize = 64
     """Chunks the teacher sees at a time; the same for all processes, as it decides how
     the last bit is rounded."""
     precision: Precision = "no"
     """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
     compile: bool = False
     """Compile the teacher with torch.compile; slow to start."""
-    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of the clips that may fail to decode; they get a row of no chunks. One
-    more stops the job, so 0 does at the first."""
+    max_unlabelled: Share = 0.0
+    """Fraction of the clips that may fail to decode; they get a row without chunks. One
+    more stops the job, so 0 stops it at the first."""
     wait: bool = True
-    """Stay while other processes work, to take over what they leave behind; false ends
-    when nothing is free."""
-    lease_seconds: float = Field(default=180.0, ge=1)
-    """After which others take over the shards of a process that is not heard of, s.
-    Network file systems may show files up to a minute late."""
+    """Stay while other processes work, to take over what they leave behind; false exits
+    when no shard is free."""
+    lease_seconds: float = Field(default=180.0, ge=1, le=1_000_000)
+    """Time without a sign of life after which others take over the shards of a process,
+    s. Network file systems may show files up to a minute late."""
     loader: LoaderConfig = LoaderConfig()
 
 

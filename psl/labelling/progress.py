@@ -24,7 +24,7 @@ from shards.errors import ShardError
 from shards.format.index import INDEX_NAME, Index, read_index
 from shards.remote.places import is_url
 from shards.system.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
-from shards.system.exits import EXIT_DONE, EXIT_FAILED, EXIT_RUNNING
+from shards.system.exits import EXIT_DONE, EXIT_FAILED, EXIT_RUNNING, typed_name
 from shards.system.files import file_system_time, write_atomic
 
 JOB_NAME = "job.json"
@@ -237,9 +237,9 @@ def main(words: Sequence[str]) -> None:
     exits = {"done": EXIT_DONE, "running": EXIT_RUNNING, "idle": EXIT_FAILED}
     codes = ", ".join(f"{state} {code}" for state, code in exits.items())
     parser = argparse.ArgumentParser(
-        prog="python -m psl.label",
+        prog=typed_name("psl.label"),
         description=f"Show how far a label set is; exits with its state: {codes}.",
-        epilog="example: python -m psl.label --status data/labels_2s",
+        epilog=f"example: {typed_name('psl.label')} --status data/labels_2s",
     )
     parser.add_argument("--status", metavar="DIR", required=True, help="label set")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

@@ -8,6 +8,7 @@ there are, and who has which shard, is settled by shards/system/claims.py alone.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,8 @@ from torch import Tensor
 
 from psl.data.batch import Prepared, to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
+from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
-from psl.data.loader import LoaderConfig
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
@@ -29,6 +30,8 @@ from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder
 from shards.system.claims import Claim, ClaimLost, Claims
+
+_log = logging.getLogger(__name__)
 
 SHARDS_IN_HAND = 3
 """Claimed by one process at a time: one being read, one scored and one written."""
@@ -300,8 +303,9 @@ class ShardWorker:
                 work.builder.add(claim.name, claim.guard(rows), notes)
             self._on_written(len(shard.chunks.rows))
         except ClaimLost:
-            text = "taken over by another process, which labels it"
-            print(f"{claim.name}: {text}", flush=True)
+            _log.warning(
+                "%s: taken over by another process, which labels it", claim.name
+            )
         finally:
             claim.release()
 

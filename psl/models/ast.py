@@ -9,46 +9,19 @@ only one.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
-from psl.features.fbank import Fbank, FbankConfig
+from psl.features.fbank import Fbank
 from psl.features.log_mel import float_samples
 from psl.features.masks import SpecAugment
+from psl.models.config import ASTConfig
 from psl.models.convolutional import transformers_module
 
 PATCH = 16
 """Frames and mel bands of a patch."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class ASTConfig:
-    """86.6 million parameters at 527 classes."""
-
-    name: Literal["ast"] = "ast"
-    hidden_size: int = Field(default=768, gt=0)
-    """Width; a multiple of num_heads."""
-    num_layers: int = Field(default=12, gt=0)
-    """Transformer layers."""
-    num_heads: int = Field(default=12, gt=0)
-    """Attention heads of a layer."""
-    frequency_stride: int = Field(default=10, gt=0, le=16)
-    """Mel bands from patch to patch; a patch has 16."""
-    time_stride: int = Field(default=10, gt=0, le=16)
-    """Frames of 10 ms from patch to patch; a patch has 16."""
-    max_frames: int = Field(default=1024, ge=16)
-    """Longest window, in frames of 10 ms; longer audio is cut into several."""
-    fill: bool = False
-    """Fill shorter windows up with zeros to max_frames, and look at those, too, as the
-    published models do; false looks at what is there, and costs less."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of dropping a value after each part of a layer."""
-    front_end: FbankConfig = FbankConfig()
 
 
 class AST(nn.Module):

@@ -5,41 +5,17 @@ Parameter names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
-from psl.features.log_mel import SlaneyLogMelConfig, float_samples, slaney_log_mel
+from psl.features.log_mel import float_samples, slaney_log_mel
 from psl.features.masks import SpecAugment, counted
+from psl.models.config import Cnn14Config
 from psl.models.convolutional import at_least
 from psl.models.pooling import decision_mean
 
 _CHANNELS = (64, 128, 256, 512, 1024, 2048)
 _STRIDE = 32
-
-
-@dataclass(frozen=True, config=STRICT)
-class Cnn14Config:
-    """80,753,615 parameters at 527 classes and 64 mels; the front end is that of the
-    published 16 kHz model.
-    """
-
-    name: Literal["cnn14"] = "cnn14"
-    width: float = Field(default=1.0, gt=0)
-    """Factor on the channels of every block."""
-    pooling: Literal["mean", "clip"] = "mean"
-    """mean: of the probabilities of frames (decision mean). clip: of the largest and
-    the mean embedding, before the last two layers, as the published Cnn14 has it; the
-    weights have the same names and shapes."""
-    conv_dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Probability of dropping an output of a block."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Probability of dropping an input of the last two layers."""
-    front_end: SlaneyLogMelConfig = SlaneyLogMelConfig()
 
 
 class Cnn14(nn.Module):

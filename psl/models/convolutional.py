@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import psl.features._torchaudio  # noqa: F401  before transformers, which imports torchaudio
-from psl.features.log_mel import LogMelConfig, float_samples, log_mel
+from psl.features.config import LogMelConfig
+from psl.features.log_mel import float_samples, log_mel
 from psl.features.masks import SpecAugment
-from psl.models.pooling import Pooling, build_head
+from psl.models.config import Pooling
+from psl.models.pooling import build_head
 
 STRIDE = 32
 """STFT frames per output frame."""
@@ -25,13 +27,16 @@ class ConvTaggerConfig(Protocol):
     """What the configurations of these families share."""
 
     @property
-    def pooling(self) -> Pooling: ...
+    def pooling(self) -> Pooling:
+        """How frames become a clip."""
 
     @property
-    def dropout(self) -> float: ...
+    def dropout(self) -> float:
+        """Probability of dropping an input of the last layer."""
 
     @property
-    def front_end(self) -> LogMelConfig: ...
+    def front_end(self) -> LogMelConfig:
+        """What features the model hears."""
 
 
 class ConvTagger(nn.Module):
@@ -46,8 +51,10 @@ class ConvTagger(nn.Module):
         num_classes: int,
         rounds_up: bool,
     ) -> None:
-        """``backbone``: [B, 1, F, T] -> [B, num_features, F / 32, T / 32], the frames
-        ``rounds_up`` or down.
+        """A tagger around ``backbone``.
+
+        That maps [B, 1, F, T] -> [B, num_features, F / 32, T / 32]; ``rounds_up`` says
+        whether T / 32 is rounded up or down.
         """
         super().__init__()
         self.config = config

@@ -6,60 +6,18 @@ squeeze-and-excitation sees it: its channel weights are means over all of a chun
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
-from psl.features.log_mel import LogMelConfig
+from psl.models.config import EfficientNetB0Config, EfficientNetB2Config
 from psl.models.convolutional import ConvTagger, transformers_module
-from psl.models.pooling import Pooling
 
 _SCALES = {"efficientnet_b0": (1.0, 1.0), "efficientnet_b2": (1.1, 1.2)}
 """Factors on width and depth: arXiv 1905.11946 and its published code."""
 # transformers' 0.99 is Keras' 0.99, which is 0.01 in torch's words: with it the
 # statistics in evaluation are those of the last batch
 _NORM_MOMENTUM = 0.1
-
-
-@dataclass(frozen=True, config=STRICT)
-class EfficientNetB0Config:
-    """4.68 million parameters at 527 classes."""
-
-    name: Literal["efficientnet_b0"] = "efficientnet_b0"
-    width: float = Field(default=1.0, gt=0)
-    """Factor on B0's channels."""
-    depth: float = Field(default=1.0, gt=0)
-    """Factor on B0's blocks in each stage."""
-    pooling: Pooling = "mean"
-    """Of frames: mean of their probabilities, or PSLA's attention (4 heads)."""
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    """Probability of dropping an input of the last layer."""
-    drop_connect: float = Field(default=0.2, ge=0, lt=1)
-    """Probability that an example loses the last block's residual branch; it rises
-    from block to block to this."""
-    front_end: LogMelConfig = LogMelConfig()
-
-
-@dataclass(frozen=True, config=STRICT)
-class EfficientNetB2Config:
-    """8.44 million parameters at 527 classes."""
-
-    name: Literal["efficientnet_b2"] = "efficientnet_b2"
-    width: float = Field(default=1.0, gt=0)
-    """Factor on B2's channels."""
-    depth: float = Field(default=1.0, gt=0)
-    """Factor on B2's blocks in each stage."""
-    pooling: Pooling = "mean"
-    """Of frames: mean of their probabilities, or PSLA's attention (4 heads)."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Probability of dropping an input of the last layer."""
-    drop_connect: float = Field(default=0.2, ge=0, lt=1)
-    """Probability that an example loses the last block's residual branch; it rises
-    from block to block to this."""
-    front_end: LogMelConfig = LogMelConfig()
 
 
 def build(

@@ -11,39 +11,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Discriminator, Tag
 from torch import nn
 
 from psl.config import parse
 from psl.models import efficientnet, resnet
-from psl.models.ast import AST, ASTConfig
-from psl.models.cnn14 import Cnn14, Cnn14Config
-from psl.models.efficientnet import EfficientNetB0Config, EfficientNetB2Config
-from psl.models.mobilenetv2 import MobileNetV2, MobileNetV2Config
-from psl.models.resnet import ResNet50Config
-
-DEFAULT = "mobilenetv2"
-"""What a configuration means that names no family: the paper's student."""
-
-
-def _name_of(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(value.get("name", DEFAULT))
-    return str(getattr(value, "name", type(value).__name__))
-
-
-ModelConfig = Annotated[
-    Annotated[MobileNetV2Config, Tag("mobilenetv2")]
-    | Annotated[Cnn14Config, Tag("cnn14")]
-    | Annotated[EfficientNetB0Config, Tag("efficientnet_b0")]
-    | Annotated[EfficientNetB2Config, Tag("efficientnet_b2")]
-    | Annotated[ResNet50Config, Tag("resnet50")]
-    | Annotated[ASTConfig, Tag("ast")],
-    Discriminator(_name_of),
-]
-"""Any family's configuration; ``name`` tells which."""
+from psl.models.ast import AST
+from psl.models.cnn14 import Cnn14
+from psl.models.config import (
+    DEFAULT,
+    ASTConfig,
+    Cnn14Config,
+    EfficientNetB0Config,
+    EfficientNetB2Config,
+    MobileNetV2Config,
+    ModelConfig,
+    ResNet50Config,
+)
+from psl.models.mobilenetv2 import MobileNetV2
 
 
 @dataclasses.dataclass(frozen=True)

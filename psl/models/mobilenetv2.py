@@ -7,16 +7,12 @@ those of upstream's checkpoints.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from psl.config import STRICT
-from psl.features.log_mel import LogMelConfig, float_samples, log_mel
+from psl.features.log_mel import float_samples, log_mel
 from psl.features.masks import SpecAugment
+from psl.models.config import MobileNetV2Config
 from psl.models.pooling import decision_mean
 
 # expansion, channels, blocks, stride of each stage: arXiv 1801.04381, table 2
@@ -29,23 +25,6 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-_FULL_STRIDE = 32
-
-
-@dataclass(frozen=True, config=STRICT)
-class MobileNetV2Config:
-    """The defaults are upstream's: 2,898,383 parameters at 527 classes."""
-
-    name: Literal["mobilenetv2"] = "mobilenetv2"
-    width: float = Field(default=1.0, gt=0)
-    """Factor on the channels of every stage."""
-    last_channels: int = Field(default=1280, gt=0)
-    """Channels of the last convolution."""
-    time_stride: Literal[4, 8, 16, 32] = 32
-    """STFT frames per output frame."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    """Probability of dropping an input of the linear layer."""
-    front_end: LogMelConfig = LogMelConfig()
 
 
 class MobileNetV2(nn.Module):

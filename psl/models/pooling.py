@@ -5,14 +5,12 @@ Owns what a clip probability is, and that frames of padding have no part in it.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from psl.features.masks import counted
+from psl.models.config import Pooling
 
-Pooling = Literal["mean", "attention"]
 NUM_ATTENTION_HEADS = 4
 """As PSLA has (Gong et al. 2021, arXiv 2102.01243, section III-D)."""
 _SMALLEST_ATTENTION = 1e-7
@@ -69,8 +67,10 @@ class AttentionHead(nn.Module):
     def forward(
         self, embedding: Tensor, num_frames: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """clip_probs [B, C] and frame_probs [B, T, C], float32; clip_probs are weighted
-        means over frames, and not those of frame_probs.
+        """clip_probs [B, C] and frame_probs [B, T, C], float32.
+
+        clip_probs are means over frames with the attention's weights, so they are not
+        those of frame_probs.
         """
         embedding = self.dropout(embedding)
         by_head = (*embedding.shape[:2], NUM_ATTENTION_HEADS, -1)

@@ -5,36 +5,14 @@ The convolutions are transformers'.
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import nn
 
-from psl.config import STRICT
-from psl.features.log_mel import LogMelConfig
+from psl.models.config import ResNet50Config
 from psl.models.convolutional import ConvTagger, transformers_module
-from psl.models.pooling import Pooling
 
 _STEM_CHANNELS = 64
 _STAGES = ((256, 3), (512, 4), (1024, 6), (2048, 3))
 """Channels and blocks of each stage: arXiv 1512.03385, table 1."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class ResNet50Config:
-    """24.6 million parameters at 527 classes."""
-
-    name: Literal["resnet50"] = "resnet50"
-    width: float = Field(default=1.0, gt=0)
-    """Factor on all channels."""
-    depth: float = Field(default=1.0, gt=0)
-    """Factor on the blocks of each stage."""
-    pooling: Pooling = "mean"
-    """Of frames: mean of their probabilities, or PSLA's attention (4 heads)."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of dropping an input of the last layer."""
-    front_end: LogMelConfig = LogMelConfig()
 
 
 def build(config: ResNet50Config, num_classes: int) -> ConvTagger:

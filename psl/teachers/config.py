@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
+from psl.config import config
 from shards.remote.places import is_url
 
 Kind = Literal["run", "upstream", "huggingface"]
 Activation = Literal["sigmoid", "softmax", "none"]
 
 
-@dataclass(frozen=True, config=STRICT)
+@config
 class TeacherConfig:
     """One teacher; ``teacher: PATH`` is short for ``teacher: {path: PATH}``."""
 
@@ -25,17 +24,18 @@ class TeacherConfig:
     name."""
     kind: Kind | None = None
     """run, upstream or huggingface; null to tell by the path. Hub names need it."""
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """In the mean of several teachers' probabilities, relative to their sum."""
+    weight: float = Field(default=1.0, ge=1e-9, le=1e9)
+    """Weight in the mean of several teachers' probabilities, relative to their sum."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """upstream: of the file, which is checked, and kept in the cache if it is remote;
-    null to take what comes."""
+    """upstream: SHA-256 that the file must have; a remote file is then kept in the
+    cache. null to accept any file."""
     classes: str | None = None
     """class_labels_indices.csv in the order of the model's outputs; null for upstream:
     the audio's own order, for huggingface: the model's id2label."""
     activation: Activation | None = None
-    """huggingface: from logits to probabilities; none if the model gives those; null
-    for softmax if the model says that it has a single label, else sigmoid."""
+    """huggingface: function from logits to probabilities; none if the model returns
+    probabilities; null for softmax if the model says that it has a single label, else
+    sigmoid."""
     revision: str | None = None
     """huggingface: branch, tag or commit on the Hub; null for main."""
     trust_remote_code: bool = False

@@ -6,14 +6,14 @@ upstream's. Nothing in it is unpickled but tensors and plain containers.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from psl.models.config import MobileNetV2Config
 from psl.models.families import build_model
-from psl.models.mobilenetv2 import MobileNetV2Config
 from psl.teachers.config import TeacherConfig
 from psl.teachers.member import Member, match_stated
 from psl.weights.tensors import find_weights, load_tensors, tensors_sha256
@@ -22,6 +22,8 @@ from shards.errors import ShardError
 from shards.format.classes import Classes, read_classes
 from shards.remote.places import check_place, is_url, read_url
 from shards.system.files import read_bounded, sha256_of, write_atomic
+
+_log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
 """A longer file is refused; upstream's have 12 MB."""
@@ -103,7 +105,7 @@ def _read_kept(path: Path, sha256: str) -> bytes | None:
         wrong = str(error)
     if wrong is None:
         return data
-    print(f"{path}: {wrong}; fetching it again", file=sys.stderr)
+    _log.warning("%s: %s; fetching it again", path, wrong)
     return None
 
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psl.data.loader import LoaderConfig
+from psl.data.config import LoaderConfig
 from psl.data.validation import Validation
 from psl.distributed import collectives, runtime
 from psl.evaluation.scoring import evaluate_model

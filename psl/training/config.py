@@ -1,29 +1,25 @@
-"""The configuration of a training run.
+"""The configuration of a training run, and of averaging its checkpoints.
 
-Owns the fields that belong to no component; each component keeps its own.
+Owns the fields that belong to no other room; each room keeps its own.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from psl.config import STRICT
-from psl.data.augment import TrainAugmentConfig
-from psl.data.labels import Setting
-from psl.data.loader import LoaderConfig
-from psl.distributed import launch
-from psl.job.attempt import AttemptConfig
-from psl.models.families import ModelConfig
-from psl.models.mobilenetv2 import MobileNetV2Config
+from psl.config import BatchSize, Count, CountOrZero, Seconds, Share, config
+from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
+from psl.distributed.config import Precision, Strategy
+from psl.job.config import AttemptConfig
+from psl.models.config import MobileNetV2Config, ModelConfig
 from psl.teachers.config import TeacherList
-from psl.training.optim import OptimConfig
-from psl.training.step import Nonfinite
+
+Nonfinite = Literal["stop", "skip"]
 
 
-@dataclass(frozen=True, config=STRICT)
+@config
 class DataConfig:
     """Datasets of a run."""
 
@@ -31,90 +27,119 @@ class DataConfig:
     """Audio datasets to train on, taken together."""
     valid: str
     """What chooses the best checkpoint: an audio dataset, not the one you report;
-    held_out for a part of audio that is not trained on; train for audio itself, as the
-    paper's program has it."""
+    held_out for a part of audio that is not trained on; train for the training audio,
+    as in the paper's code."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
-    """With valid held_out: about which share of the recordings; the same each time."""
+    """With valid=held_out: the share of the recordings, about; the same each time."""
     labels: Literal["online"] | list[str] | None = None
-    """Label datasets, one for each of audio; null trains on the weak labels; online has
-    data.teacher label each batch as it comes."""
+    """Label datasets, one for each of audio; null trains on the weak labels; with
+    online, data.teacher labels every batch during training."""
     teacher: TeacherList | None = None
-    """With labels online: who labels, by path, as for psl.label."""
-    max_unlabelled: float = Field(default=0.0, ge=0, le=1)
+    """With labels=online: teachers, by path, as for psl.label."""
+    max_unlabelled: Share = 0.0
     """Fraction of the clips that may be left out because psl.label could not label
     them; 0 refuses such labels."""
-    chunk_seconds: float = Field(default=10.0, gt=0)
+    chunk_seconds: Seconds = 10.0
     """Length of a training example, s; that of the labels if there are any."""
-    hop_seconds: float | None = Field(default=None, gt=0)
+    hop_seconds: Seconds | None = None
     """From the start of one example to that of the next, s; null for that of the
     labels if there are any, else for chunk_seconds."""
     label_settings: dict[str, Setting] | None = None
-    """What labels must say of themselves, such as {teacher_sha256: ...}: properties or
-    provenance in their index.json, by name; null for a name they must not have."""
-    alpha: float = Field(default=1.0, ge=0, le=1)
+    """Properties or provenance that the index.json of labels must have, such as
+    {teacher_sha256: ...}; null for a name it must not have."""
+    alpha: Share = 1.0
     """Weight of the pseudo labels against the weak ones in the target."""
-    balance: float | None = Field(default=None, ge=0, le=1)
-    """Copies of a clip in an epoch go by (sum of 1 / clips of each of its classes) to
-    this power: 1 shows rare classes about as often as common ones, 0.5 goes part of the
-    way, null shows each clip once. An epoch stays as long."""
-    balance_limit: float = Field(default=20.0, ge=1, allow_inf_nan=False)
-    """Copies in an epoch, over those of an average clip, that balance gives at most."""
-    mix: list[float] | None = None
+    balance: Share | None = None
+    """Copies of a clip in an epoch are proportional to (sum over its classes of
+    1 / clips of the class) ** balance: 1 shows rare classes about as often as common
+    ones, 0.5 is in between, null shows each clip once. An epoch stays as long."""
+    balance_limit: float = Field(default=20.0, ge=1, le=1e6)
+    """Most copies that balance gives a clip, relative to an average clip."""
+    mix: list[Annotated[float, Field(ge=1e-9, le=1e9)]] | None = None
     """One positive number for each of audio: its share of an epoch, relative to their
     sum; classes are then balanced within each. null for as many chunks as there are."""
 
 
-@dataclass(frozen=True, config=STRICT)
+@config
+class OptimConfig:
+    """Adam; the defaults are the paper's."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    """adamw takes weight_decay off the weights themselves, not into the gradient."""
+    learning_rate: float = Field(default=1e-3, ge=1e-12, le=1e3)
+    """Peak learning rate."""
+    warmup_steps: CountOrZero = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up; cosine falls to 0 at the last step of all epochs."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    """adam: L2 penalty on all parameters. adamw: share of a weight that is taken off
+    per step and unit of learning rate; none off biases and norms."""
+    clip_grad_norm: float | None = Field(default=None, ge=1e-9, le=1e9)
+    """Largest gradient norm; null for no clipping."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of a moving average of the weights (EMA), which is then what is validated
+    and saved; null disables it. In the first steps min(decay, (1 + step) / (10 +
+    step)). Not for strategy zero3."""
+    layer_decay: float | None = Field(default=None, ge=1e-3, le=1)
+    """Factor on the learning rate from a layer to the one before it, so that the first
+    layers of pretrained weights move least; null for one rate for all layers."""
+    classifier_factor: float = Field(default=1.0, ge=1e-6, le=1e6)
+    """Factor on the learning rate of the last layer, which is new where weights come
+    from another label set."""
+
+
+@config
 class TrainConfig:
     """A training run."""
 
     run_dir: str
-    """Folder of the run; an unfinished run in it goes on where it stopped."""
+    """Folder of the run; an unfinished run in it resumes where it stopped."""
     data: DataConfig
     model: ModelConfig = MobileNetV2Config()
     start: str | None = None
     """Weights to start from: a run (its average, else its best checkpoint), a
     checkpoint folder, or a Hugging Face EfficientNet, ResNet or AST (folder or Hub
-    name) for these families. The classifier is new where the classes are others; all
-    else must fit, and model.front_end be the same. null for fresh weights."""
+    name) for these families. The classifier is new where the classes differ; all other
+    weights must fit, and model.front_end must be the same. null for fresh weights."""
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()
-    global_batch_size: int = Field(default=32, gt=0)
+    global_batch_size: BatchSize = 32
     """Chunks per optimizer step over all processes; their number must divide it."""
-    epochs: int = Field(default=300, gt=0)
+    epochs: int = Field(default=300, ge=1, le=1_000_000)
     """Epochs at most; each has as many chunks as the data, balanced or not."""
-    patience: int | None = Field(default=15, gt=0)
+    patience: Count | None = 15
     """Validations without a better mAP after which training ends; null for never."""
-    keep_best: int = Field(default=4, gt=0)
-    """Checkpoints kept by validation mAP, beside the newest two."""
-    average_best: int | None = Field(default=None, gt=0)
-    """How many of the best checkpoints to average at the end; the average is then what
-    the run stands for. At most keep_best; null for the best one alone."""
-    precision: launch.Precision | None = None
+    keep_best: Count = 4
+    """Checkpoints kept by validation mAP, besides the newest two."""
+    average_best: Count | None = None
+    """How many of the best checkpoints to average at the end; the average is then the
+    run's result. At most keep_best; null for the best one alone."""
+    precision: Precision | None = None
     """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs); null
     for what accelerate launch says, or else no."""
-    strategy: launch.Strategy | None = None
-    """What each process holds: ddp everything; zero1 a part of Adam's state, zero2 also
-    of the gradients, zero3 also of the weights, all three by DeepSpeed; null for what
-    accelerate launch says, or else ddp. A run may go on with another one."""
-    seed: int = Field(default=0, ge=0)
-    """Of the initial weights, the order of chunks, dropout and augment."""
-    log_every: int = Field(default=20, gt=0)
+    strategy: Strategy | None = None
+    """What is split among the processes: ddp nothing; zero1 the optimizer's state,
+    zero2 also the gradients, zero3 also the weights, all three by DeepSpeed; null for
+    what accelerate launch says, or else ddp. It may change when a run resumes."""
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    """Seed of the initial weights, the order of chunks, dropout and augment."""
+    log_every: Count = 20
     """Steps between records of loss and speed; each epoch's end has one, too."""
-    save_every: int | None = Field(default=None, gt=0)
+    save_every: Count | None = None
     """Steps between checkpoints inside an epoch; null for one at each epoch's end."""
-    valid_every: int | None = Field(default=None, gt=0)
+    valid_every: Count | None = None
     """Steps between validations, each with a checkpoint, for epochs that take days; the
     last step has one, too. null for one at each epoch's end."""
-    accumulation_steps: int = Field(default=1, gt=0)
+    accumulation_steps: BatchSize = 1
     """Parts of each process's share of a global batch, one after the other; BatchNorm
     sees a part at a time."""
     nonfinite: Nonfinite = "stop"
     """What to do when loss or gradient is NaN or infinite: stop the run, or skip the
     update."""
-    max_skipped_steps: int = Field(default=10, ge=0)
-    """Updates that a run may skip before it stops after all."""
+    max_skipped_steps: CountOrZero = 10
+    """Updates that a run may skip; one more stops it."""
     compile: bool = False
     """Compile the model for training with torch.compile; slow to start."""
     sync_batch_norm: bool = False
@@ -123,3 +148,13 @@ class TrainConfig:
     accept_changes: list[str] = Field(default_factory=list)
     """Keys that a resumed run may change although the rest of the run then differs from
     its beginning, such as [epochs] or [optim.learning_rate]."""
+
+
+@config
+class AverageConfig:
+    """What to average."""
+
+    run: str
+    """Folder of a finished run."""
+    k: Count = 4
+    """Checkpoints to average, the best by validation mAP; fewer if there are fewer."""

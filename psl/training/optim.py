@@ -8,43 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn, optim
 
-from psl.config import STRICT
-
-
-@dataclass(frozen=True, config=STRICT)
-class OptimConfig:
-    """Adam; the defaults are the paper's."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    """adamw takes weight_decay off the weights themselves, not into the gradient."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps over which the learning rate rises linearly from 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """What follows the warm-up; cosine falls to 0 at the last step of all epochs."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """adam: L2 penalty on all parameters. adamw: share of a weight that is taken off
-    per step and unit of learning rate; none off biases and norms."""
-    clip_grad_norm: float | None = Field(default=None, gt=0)
-    """Largest gradient norm; null for no clipping."""
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the old average that each step keeps in a moving average of the weights,
-    which is then what is validated, saved and used; null for the weights themselves.
-    Less in the first steps: (1 + step) / (10 + step). Not for strategy zero3."""
-    layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Factor on the learning rate from a layer to the one before it, so that the first
-    layers of pretrained weights move least; null for one rate for all layers."""
-    classifier_factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor on the learning rate of the last layer, which is new where weights come
-    from another label set."""
+from psl.training.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
-from psl.config import parse, read_yaml, to_yaml
+from psl.config import parse, to_yaml
+from psl.config_values import read_yaml
 from psl.distributed import collectives
 from psl.training.config import TrainConfig
 from psl.training.log import CONFIG_NAME
@@ -148,7 +149,7 @@ def accepted_changes(config: TrainConfig) -> list[Change]:
             f"another run_dir, for which start={config.run_dir} takes these weights"
         )
     # parsed, so that a key that is newer than the run has its default
-    before = parse(TrainConfig, read_yaml(path), where=str(path))
+    before = parse(TrainConfig, read_yaml(path, TrainConfig), where=str(path))
     changes = [c for c in _changes(before, config) if _rule(c.key, config) != "free"]
     for change in changes:
         rule = _rule(change.key, config)

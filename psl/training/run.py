@@ -6,6 +6,7 @@ Owns everything before the first step, and what stays the same from then on.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,7 @@ from psl.training.config import TrainConfig
 from psl.training.datasets import open_data
 from psl.training.log import RunLog, note_changes, write_config, write_first_files
 from psl.training.online import OnlineTeacher
-from psl.training.optim import (
-    build_optimizer,
-    optimizer_tensors,
-    put_optimizer_tensors,
-)
+from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer_tensors
 from psl.training.resume import Saved, read_saved, shared_words
 from psl.training.schedule import Schedule
 from psl.training.step import Stepper
@@ -42,6 +39,8 @@ from psl.weights.start import start_from, write_record
 from shards.format.classes import Classes
 from shards.format.index import Index
 from shards.order.plan import Plan
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,13 @@ def _open_fitting_data(
 def _announce(config: TrainConfig, data: TrainingData) -> None:
     """Say what a user may not expect of the data."""
     if left_out := data.num_unlabelled:
-        print(f"{left_out} of {len(data.audio.index)} clips have no labels: left out")
+        _log.warning(
+            "%d of %d clips have no labels: left out", left_out, len(data.audio.index)
+        )
     if config.data.valid == TRAIN:
-        print("validation on the training clips: its mAP says little about new ones")
+        _log.warning(
+            "validation on the training clips: its mAP says little about new ones"
+        )
 
 
 def _open_teacher(
@@ -287,7 +290,7 @@ def _write_config(
     if saved.changes:
         note_changes(config.run_dir, done, saved.changes)
         keys = ", ".join(change.key for change in saved.changes)
-        print(f"{config.run_dir}: changed from step {done + 1} on: {keys}")
+        _log.warning("%s: changed from step %d on: %s", config.run_dir, done + 1, keys)
     write_config(config.run_dir, config)
     if not is_over:  # a finished run may be made longer
         remove_result(config.run_dir)

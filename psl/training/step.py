@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ from torch import Tensor, nn, optim
 
 from psl.data.batch import Batch
 from psl.distributed import collectives, launch, runtime
+from psl.training.config import Nonfinite
 from psl.training.loss import psl_loss
 from psl.training.norm_statistics import NormStatistics
 from psl.training.optim import set_learning_rate
-
-Nonfinite = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from psl.data.checks import check_fits
-from psl.models.families import ModelConfig, build_from_config
+from psl.models.config import ModelConfig
+from psl.models.families import build_from_config
 from psl.weights.result import read_result
 from shards.errors import ShardError
 from shards.format.classes import Classes

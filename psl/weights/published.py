@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from psl.models.ast import ASTConfig
-from psl.models.cnn14 import Cnn14Config
+from psl.models.config import (
+    ASTConfig,
+    Cnn14Config,
+    MobileNetV2Config,
+    ModelConfig,
+    ResNet50Config,
+)
 from psl.models.convolutional import transformers_module
-from psl.models.families import ModelConfig
-from psl.models.mobilenetv2 import MobileNetV2Config
-from psl.models.resnet import ResNet50Config
 
 
 @dataclass(frozen=True)

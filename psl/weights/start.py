@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psl.models.families import FAMILIES, ModelConfig
+from psl.models.config import ModelConfig
+from psl.models.families import FAMILIES
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.published import read_huggingface
 from psl.weights.tensors import tensors_sha256
 from shards.format.classes import Classes
 from shards.system.files import write_atomic
+
+_log = logging.getLogger(__name__)
 
 RECORD_NAME = "start.json"
 _CONSTANTS = "front_end."
@@ -157,8 +161,8 @@ def start_from(
 
 
 def write_record(run_dir: str | Path, taken: Taken, record: dict[str, object]) -> None:
-    """Print what was taken, and keep it as start.json in the run folder."""
-    print("\n".join(taken.lines(f"start {record['start']}")), flush=True)
+    """Log what was taken, and keep it as start.json in the run folder."""
+    _log.info("%s", "\n".join(taken.lines(f"start {record['start']}")))
     write_atomic(Path(run_dir, RECORD_NAME), json.dumps(record, indent=1) + "\n")
 
 

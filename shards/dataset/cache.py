@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import mmap
 import os
 import resource
-import sys
 import threading
 import time
 import weakref
@@ -47,6 +47,8 @@ from shards.system.files import file_sha256, sync_folder
 from shards.system.flock import try_lock
 from shards.system.threads import start_thread
 from shards.system.writing import naming_write
+
+_log = logging.getLogger(__name__)
 
 MAX_OPEN_SHARDS = 2048
 """Memory maps kept at most by a reader or a cache; each holds a file descriptor."""
@@ -188,7 +190,7 @@ class ShardCache:
         if self._checked.is_intact(whole, shard):
             return True
         whole.close()
-        print(f"{path}: damaged, its sha256 is another; fetched again", file=sys.stderr)
+        _log.warning("%s: damaged, its sha256 is another; fetched again", path)
         with locked(self.folder, self.room_seconds):
             remove_damaged(path, "its sha256 is another")
         return False

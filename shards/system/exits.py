@@ -1,7 +1,8 @@
 """How every command ends: status 0, or one line on stderr and a status that says why.
 
 Owns exit statuses, here and nowhere else. torchrun and accelerate launch turn every
-status but 0 into 1; status.json in the run folder (psl/status.py) says which it was.
+status except 0 into 1; status.json in the run folder (psl/job/status.py) says which it
+was.
 """
 
 from __future__ import annotations
@@ -9,26 +10,30 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from shards.errors import ShardError
+from shards.system import log
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
-"""Something went wrong that running again may mend: a machine, a disk, a lost rank."""
+"""Something went wrong that running again may fix: a machine, a disk, a lost rank."""
+EXIT_USAGE = 2
+"""A flag or command that does not exist, as argparse has it."""
 EXIT_RUNNING = 3
 """What psl.status and psl.label --status exit with for a job that runs."""
 EXIT_PREEMPTED = 75
-"""Stopped when asked, with a checkpoint; run again to go on. EX_TEMPFAIL."""
+"""Stopped when asked, with a checkpoint; run again to resume. EX_TEMPFAIL."""
 EXIT_BAD_INPUT = 78
 """Configuration or data that the caller must correct first. EX_CONFIG."""
 EXIT_STUCK = 93
-"""Several starts in a row got nowhere; somebody has to look before another."""
+"""Consecutive starts made no progress; somebody has to look before another."""
 EXIT_INTERRUPTED = 130
 """Ctrl-C in a command that has nothing to save. 128 + SIGINT, as shells have it."""
 
 
 class JobError(RuntimeError):
-    """The job cannot go on, and what is wrong is not in one file or key."""
+    """The job cannot continue, and what is wrong is not in one file or key."""
 
     status = EXIT_FAILED
     """What the process exits with."""
@@ -41,15 +46,31 @@ class JobError(RuntimeError):
         return error
 
 
+def typed_name(module: str) -> str:
+    """What the user typed to run the command in ``module``, such as ``psl.train``.
+
+    ``psl train`` by the console script, else ``python -m psl.train``.
+    """
+    script = Path(sys.argv[0]) if sys.argv else Path()
+    short = module.rpartition(".")[2]
+    if script.stem == "psl":
+        return f"psl {short}"
+    if script.parts[-2:] == ("psl", "__main__.py"):
+        return f"python -m psl {short}"
+    return f"python -m {module}"
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run ``main`` and exit; errors a caller can cause become one line.
 
     With PSL_DEBUG=1 in the environment they keep their traceback.
     """
     if os.environ.get("PSL_DEBUG") == "1":
+        log.set_up()
         main()
         return
     try:
+        log.set_up()
         main()
     except (Exception, KeyboardInterrupt) as error:
         line = one_line(error)
@@ -71,9 +92,9 @@ def exit_status(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str | None:
-    """What to print for ``error``; None for a mistake of ours, which needs more."""
+    """The line to print for ``error``; None for a bug, which needs its traceback."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; run the same command again to go on"
+        return "interrupted; run the same command again to resume"
     message = message_of(error)
     if isinstance(error, JobError) and error.status == EXIT_PREEMPTED:
         return message

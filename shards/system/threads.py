@@ -83,7 +83,8 @@ def leave_now(line: str | None, status: int) -> NoReturn:
     limit_last_words()
     with contextlib.suppress(Exception):  # a pipe whose reader is gone
         if line is not None:
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(status)

@@ -24,7 +24,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from psl.__main__ import COMMANDS
-from psl.config import describe, read_words
+from psl.config import keys_of
+from psl.config_values import read_words
 
 CONFIGS = {
     "psl.train": "TrainConfig",
@@ -133,7 +134,7 @@ def config_of(module: str) -> Any:
 
 def known_keys() -> set[str]:
     """Every key of every command, and the sections above them."""
-    keys = {name for module in CONFIGS for name, _ in describe(config_of(module))}
+    keys = {key.name for module in CONFIGS for key in keys_of(config_of(module))}
     sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
     return keys | sections
 
@@ -147,7 +148,7 @@ def key_problems(module: str, words: Sequence[str], root: Path) -> Iterator[str]
     words = [word for word in words if not word.startswith("-")]
     ours = [word for word in words if "=" in word or (root / word).is_file()]
     files = [word if "=" in word else str(root / word) for word in ours]
-    values = read_words(files)
+    values = read_words(files, config_of(module))
     yield from value_problems(module, values, is_partial=len(ours) < len(words))
 
 

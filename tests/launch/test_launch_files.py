@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from psl.config import read_yaml
+from psl.config_values import read_yaml
 from psl.weights.checkpoint import load_checkpoint
 from tests.learning import REPOSITORY, losses, tiny_config
 

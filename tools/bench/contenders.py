@@ -25,7 +25,8 @@ import torch
 import webdataset
 
 from psl.data.batch_memory import BatchMemory
-from psl.data.loader import LoaderConfig, fetch_ahead, read_chunks
+from psl.data.config import LoaderConfig
+from psl.data.loader import fetch_ahead, read_chunks
 from shards.audio.members import encode
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row

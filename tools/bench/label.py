@@ -26,8 +26,8 @@ from torch import Tensor
 
 from psl.data.batch import to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
+from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
-from psl.data.loader import LoaderConfig
 from psl.data.views import Augmentation
 from psl.distributed import runtime
 from psl.job.stop import StopRequest

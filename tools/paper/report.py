@@ -22,7 +22,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from psl.features.log_mel import LogMelConfig, log_mel
+from psl.features.config import LogMelConfig
+from psl.features.log_mel import log_mel
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.chunking import Chunking

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from psl.data.config import LoaderConfig
 from psl.data.examples import TrainingData
-from psl.data.loader import LoaderConfig, fetch_ahead
+from psl.data.loader import fetch_ahead
 from shards.format.index import open_index
 from tests.conftest import Run, write_source
 

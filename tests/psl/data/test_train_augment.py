@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from psl import label, train
-from psl.data.augment import TrainAugmentConfig
 from psl.data.batch import Batch
+from psl.data.config import TrainAugmentConfig
 from psl.data.examples import TrainingData
 from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
 from psl.data.views import crop_starts
-from psl.features.log_mel import LogMelConfig
+from psl.features.config import LogMelConfig
 from psl.features.masks import SpecAugment
 from psl.models.families import build_model
 from psl.models.mobilenetv2 import MobileNetV2
@@ -314,7 +314,9 @@ def test_stored_labels_go_with_gain_roll_mixup_and_masks(
     for plain, changed in zip(ear.student[:6], ear.student[6:], strict=True):
         assert torch.equal(plain.targets, changed.targets)
         assert not (plain.pcm == changed.pcm).all(dim=1).any()
-    with pytest.raises(ValueError, match="augment.crop: stored labels are for fixed chunk"):
+    with pytest.raises(
+        ValueError, match="augment.crop: stored labels are for fixed chunk"
+    ):
         train.main([*config, "augment.crop=random"])
 
 

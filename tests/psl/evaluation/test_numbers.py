@@ -13,8 +13,9 @@ from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from psl.data.batch import mix_targets
 from psl.evaluation.metrics import d_prime, evaluate_scores
+from psl.training.config import OptimConfig
 from psl.training.loss import psl_loss
-from psl.training.optim import OptimConfig, learning_rate
+from psl.training.optim import learning_rate
 from shards.format.chunking import Chunking
 
 

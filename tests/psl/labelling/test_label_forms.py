@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from psl import label, train
 from psl.data.batch import Batch
+from psl.data.config import AugmentConfig
 from psl.data.examples import TrainingData
-from psl.data.views import Augmentation, AugmentConfig, choose_views
+from psl.data.views import Augmentation, choose_views
 from psl.labelling import worker
 from psl.labelling.config import LabelConfig, label_layout
 from psl.teachers.config import TeacherConfig

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import psl
-from psl.config import describe, parse, to_yaml
+from psl.config import keys_of, parse, to_yaml
 from psl.distributed import runtime
-from psl.features.fbank import Fbank, FbankConfig
+from psl.features.config import FbankConfig
+from psl.features.fbank import Fbank
 from psl.models.families import FAMILIES
 from psl.training.config import TrainConfig
 from tests.conftest import Run
@@ -273,8 +274,8 @@ def test_a_configuration_names_its_family_and_is_checked_by_it() -> None:
         parse(TrainConfig, {**values, "model": {"name": "ast", "num_layer": 2}})
     with pytest.raises(ValueError, match="model.name = 'asd': expected 'mobilenetv2'"):
         parse(TrainConfig, {**values, "model": {"name": "asd"}})
-    texts = [text for name, text in describe(TrainConfig) if name == "model.pooling"]
-    assert len(texts) == 4 and texts[0].startswith("[cnn14]")
+    kinds = [key.kind for key in keys_of(TrainConfig) if key.name == "model.pooling"]
+    assert kinds == ["cnn14", "efficientnet_b0", "efficientnet_b2", "resnet50"]
 
 
 def test_a_family_without_transformers_says_what_to_install(
@@ -310,7 +311,7 @@ def test_a_family_trains_starts_evaluates_and_labels(
     words += [f"run_dir={second}", f"start={first}"]
     done = run("psl.train", *words, "epochs=1")
     assert done.returncode == 0, done.stderr
-    assert "tensors taken" in done.stdout
+    assert "tensors taken" in done.stderr
     record = json.loads((second / "start.json").read_text())
     assert Path(record["taken_from"]) in (first / "checkpoints").iterdir()
     done = run(

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import psl
-from psl.features.log_mel import LogMelConfig, log_mel
+from psl.features.config import LogMelConfig
+from psl.features.log_mel import log_mel
 from psl.models.mobilenetv2 import MobileNetV2
 from tests.learning import REPOSITORY
 
@@ -141,7 +142,7 @@ def test_models_work_where_torchaudio_s_extension_does_not_load(error: str) -> N
 WITHOUT_TORCHVISION = """
 import sys
 sys.modules["torchvision"] = None
-import psl.train, psl.label, psl.evaluate
+import psl.training.loop, psl.labelling.job, psl.evaluation.evaluate
 from transformers import ASTConfig, ASTForAudioClassification
 import torchaudio
 print(torchaudio.transforms.MelSpectrogram.__name__)

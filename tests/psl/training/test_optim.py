@@ -10,8 +10,8 @@ from torch import nn
 
 from psl import train
 from psl.models.families import FAMILIES, build_from_config, build_model
+from psl.training.config import OptimConfig
 from psl.training.optim import (
-    OptimConfig,
     build_optimizer,
     layers,
     optimizer_tensors,

@@ -16,9 +16,8 @@ from torch import Tensor
 
 import psl
 from psl import train
-from psl.features.log_mel import SlaneyLogMelConfig
-from psl.models.ast import ASTConfig
-from psl.models.cnn14 import Cnn14Config
+from psl.features.config import SlaneyLogMelConfig
+from psl.models.config import ASTConfig, Cnn14Config
 from psl.models.families import build_from_config
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.published import Published, read_state_dict
@@ -296,7 +295,7 @@ def test_an_import_with_others_class_names_or_into_a_full_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     """Every label would mean another class, or a checkpoint be overwritten."""
-    import_checkpoint: Any = importlib.import_module("psl.import_checkpoint")
+    import_checkpoint: Any = importlib.import_module("psl.teachers.importing")
     published = Published(ASTConfig(), {}, labels=["Tone low", "/m/mid", "Tone high "])
     import_checkpoint.check_labels(published, CLASSES, "there")
     swapped = dataclasses.replace(published, labels=["Tone mid", "Tone low"])
@@ -461,7 +460,7 @@ def test_weights_missing_from_a_folder_are_not_sought_on_the_hub(
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     model: Any = psl.build_model("resnet50", num_classes=3, **TINY["resnet50"])
-    tool: Any = importlib.import_module("psl.import_checkpoint")
+    tool: Any = importlib.import_module("psl.teachers.importing")
     for path in ("runs/nothing", str(tmp_path / "nothing.pth")):
         with pytest.raises(ValueError, match=f"^{path}: not found in "):
             open_source(path, model.config)

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from psl.config import parse, read_words
+from psl.config import parse
+from psl.config_values import read_words
 from psl.training.config import TrainConfig
 from tests.learning import REPOSITORY
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from psl.config import read_yaml
+from psl.config_values import read_yaml
 from tests.learning import REPOSITORY
 
 

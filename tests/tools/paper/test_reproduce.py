@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from psl.config import parse, read_words
+from psl.config import parse
+from psl.config_values import read_words
 from psl.models.families import build_from_config
 from psl.training.config import TrainConfig
 from tests.learning import REPOSITORY
