@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from psl.data.batch import mix_targets
-from psl.evaluation.metrics import d_prime, evaluate_scores
+from psl.evaluation.metrics import NO_AUC, d_prime, evaluate_scores
 from psl.training.config import OptimConfig
 from psl.training.loss import psl_loss
 from psl.training.optim import learning_rate
@@ -125,6 +126,25 @@ def test_classes_without_a_positive_clip_stay_out_of_the_means() -> None:
     metrics = evaluate_scores(targets, scores)
     assert (metrics.mean_ap, metrics.num_classes_with_positives) == (1.0, 1)
     assert np.isnan(metrics.ap[1]) and metrics.num_positives.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("targets", "undefined"),
+    [
+        ([[1], [1]], {"AUC": NO_AUC, "d_prime": NO_AUC}),
+        ([[1], [0]], {"d_prime": "infinite, since AUC is 1"}),
+        ([[0], [1]], {"d_prime": "infinite, since AUC is 0"}),
+    ],
+)
+def test_what_is_undefined_is_null_in_strict_json_and_says_why(
+    targets: list[list[int]], undefined: dict[str, str]
+) -> None:
+    """NaN and Infinity are no JSON: other languages' parsers would refuse the file."""
+    metrics = evaluate_scores(np.array(targets), np.array([[0.9], [0.1]]))
+    values = json.loads(json.dumps(metrics.summary(), allow_nan=False))
+    assert values["undefined"] == undefined
+    for name in ("mAP", "AUC", "d_prime", "recall_at_0.2"):
+        assert (values[name] is None) == (name in undefined), name
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
