@@ -66,7 +66,7 @@ class OptimConfig:
 
     name: Literal["adam", "adamw"] = "adam"
     """adamw takes weight_decay off the weights themselves, not into the gradient."""
-    learning_rate: float = Field(default=1e-3, ge=1e-12, le=1e3)
+    learning_rate: float = Field(default=1e-3, ge=1e-12, le=1e30)
     """Peak learning rate."""
     warmup_steps: CountOrZero = 0
     """Steps over which the learning rate rises linearly from 0."""
@@ -75,7 +75,7 @@ class OptimConfig:
     weight_decay: float = Field(default=0.0, ge=0, le=1e3)
     """adam: L2 penalty on all parameters. adamw: share of a weight that is taken off
     per step and unit of learning rate; none off biases and norms."""
-    clip_grad_norm: float | None = Field(default=None, ge=1e-9, le=1e9)
+    clip_grad_norm: float | None = Field(default=None, ge=1e-30, le=1e30)
     """Largest gradient norm; null for no clipping."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of a moving average of the weights (EMA), which is then what is validated
