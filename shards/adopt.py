@@ -22,6 +22,8 @@ from shards.format.meta import ShardRecord
 from shards.format.schema import SOURCE_CODEC
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, read_pairs
+from shards.remote.places import is_url
+from shards.remote.tars import common_home
 from shards.system.exits import run_main
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
@@ -36,16 +38,22 @@ def adopt(
     sample_rate: int = 16000,
     limits: Limits | None = None,
     workers: int = 1,
+    downloads: str | Path | None = None,
 ) -> str:
     """Index the tars in the folder ``tars`` and return a one-line summary.
 
-    The index goes into ``out``, or beside the tars. Readers give its clips mono at
+    ``tars`` may be a pattern such as ``s3://bucket/train/{000..123}.tar``: tars of URLs
+    are fetched into ``downloads`` to be indexed, and read at their URL later. The index
+    goes into ``out``, or beside the tars. Readers give its clips mono at
     ``sample_rate`` Hz. Clips that cannot be used are listed in ``pack_report.csv``
     and are not in the index; more than ``limits`` allows are a ShardError.
     """
     check_workers(workers)
-    paths, folder = find_tars([tars]), Path(out or tars)
-    beside = os.path.realpath(folder) == os.path.realpath(tars)
+    paths, home = find_tars([tars], downloads), common_home([tars])
+    if is_url(home) and out is None:
+        raise ShardError(f"{tars}: name a folder for the index of tars at a URL: --out")
+    folder = Path(out or home)
+    beside = os.path.realpath(folder) == os.path.realpath(home)
     builder = DatasetBuilder(
         folder=folder,
         kind="audio",
@@ -57,7 +65,8 @@ def adopt(
             "tars": [path.name for path in paths],
             "tar_bytes": sum(path.stat().st_size for path in paths),
         },
-        location=None if beside else os.path.abspath(tars),
+        location=None if beside else home if is_url(home) else os.path.abspath(home),
+        copies=str(paths[0].parent) if is_url(home) else None,
     )
     if builder.finished():
         return f"{folder}: these tars are adopted already"
@@ -112,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--class-labels class_labels_indices.csv --out data/full",
     )
     add = parser.add_argument
-    add("tars", help="folder with the tars")
+    add("tars", help="folder with the tars, or a pattern: x-{000..123}.tar, URLs too")
+    add("--downloads", metavar="DIR", help="where tars of URLs are kept to be indexed")
     add("--class-labels", required=True, help="class_labels_indices.csv")
     add("--label-field", default="labels", help="field of the JSON with the labels")
     add("--out", help="folder for the index (default: beside the tars)")
@@ -134,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample_rate=args.sample_rate,
         limits=Limits(max_rejected=args.max_rejected),
         workers=args.workers,
+        downloads=args.downloads,
     )
     print(summary)
 

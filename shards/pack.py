@@ -74,7 +74,12 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add = source.add_argument
     add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
     add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
-    add("--webdataset", nargs="+", metavar="PLACE", help="WebDataset tars, or folders")
+    add(
+        "--webdataset",
+        nargs="+",
+        metavar="PLACE",
+        help="WebDataset tars, also as x-{000..123}.tar or URLs, or folders",
+    )
     add("--parquet", nargs="+", metavar="PLACE", help="Parquet files, or folders")
     add = parser.add_argument_group("about the source").add_argument
     add("--segments", help="with --audio: segments CSV in AudioSet's form")
@@ -86,6 +91,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
     add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
     add("--label-field", default="labels", help="with --webdataset: field of the JSON")
+    add("--downloads", metavar="DIR", help="with --webdataset: keeps tars of URLs")
     add("--audio-column", default="audio", help="with --parquet")
     add("--label-column", default="labels", help="with --parquet")
     add("--id-column", help="with --parquet; else the path in the audio column")
@@ -106,7 +112,10 @@ def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
         return hdf5.list_clips(args.tsv, classes, file=args.hdf5, rate=args.source_rate)
     if args.webdataset:
         return webdataset.list_clips(
-            args.webdataset, classes, label_field=args.label_field
+            args.webdataset,
+            classes,
+            label_field=args.label_field,
+            downloads=args.downloads,
         )
     return parquet.list_clips(
         args.parquet,

@@ -20,15 +20,19 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.schema import MAX_DESCRIPTION_BYTES, parse_json
 from shards.packing.sources.listing import Clip, Listing
+from shards.remote.tars import local_places
 
 
-def find_tars(places: Sequence[str | Path]) -> list[Path]:
+def find_tars(
+    places: Sequence[str | Path], downloads: str | Path | None = None
+) -> list[Path]:
     """The tars among ``places``, which are tars or folders of them, sorted by name.
 
-    Raises ShardError if a place holds none.
+    Patterns with braces and URLs are those of local_places. Raises ShardError if a
+    place holds none.
     """
     tars: list[Path] = []
-    for place in map(Path, places):
+    for place in local_places(places, downloads):
         found = sorted(place.glob("*.tar")) if place.is_dir() else [place]
         if not found or not found[0].is_file():
             raise ShardError(f"{place}: no tar there; give tars, or a folder of them")
@@ -92,10 +96,14 @@ def _field(value: Any, path: str, where: str) -> Any:
 
 
 def list_clips(
-    places: Sequence[str | Path], classes: Classes, *, label_field: str
+    places: Sequence[str | Path],
+    classes: Classes,
+    *,
+    label_field: str,
+    downloads: str | Path | None = None,
 ) -> Listing:
     """The clips of all tars in ``places``; labels as in read_pairs."""
-    tars = find_tars(places)
+    tars = find_tars(places, downloads)
     pairs = [pair for tar in tars for pair in read_pairs(tar, classes, label_field)]
     provenance = {
         "tars": [tar.name for tar in tars],
