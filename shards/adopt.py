@@ -25,6 +25,8 @@ from shards.format.schema import SOURCE_CODEC
 from shards.format.weak_labels import LabelReader, LabelsAre, add_labels_are
 from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, list_keys, list_pairs, read_tar
+from shards.remote.places import is_url
+from shards.remote.tars import common_home
 from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
@@ -40,17 +42,23 @@ def adopt(
     sample_rate: int = 16000,
     limits: Limits | None = None,
     workers: int = 1,
+    downloads: str | Path | None = None,
 ) -> str:
     """Index the tars in the folder ``tars`` and return a one-line summary.
 
-    The index goes into ``out``, or next to the tars. Labels are read as in list_pairs
-    and LabelReader. Readers give the clips mono at ``sample_rate`` Hz. Clips that
-    cannot be used are listed in ``pack_report.csv`` and are not in the index; more than
+    ``tars`` may be a pattern such as ``s3://bucket/train/{000..123}.tar``: tars of URLs
+    are fetched into ``downloads`` to be indexed, and read at their URL later. The index
+    goes into ``out``, or next to the tars. Labels are read as in list_pairs and
+    LabelReader. Readers give the clips mono at ``sample_rate`` Hz. Clips that cannot be
+    used are listed in ``pack_report.csv`` and are not in the index; more than
     ``limits`` allows are a ShardError.
     """
     check_workers(workers)
-    paths, folder = find_tars([tars]), Path(out or tars)
-    is_same = os.path.realpath(folder) == os.path.realpath(tars)
+    paths, home = find_tars([tars], downloads), common_home([tars])
+    if is_url(home) and out is None:
+        raise ShardError(f"{tars}: name a folder for the index of tars at a URL: --out")
+    folder = Path(out or home)
+    is_same = os.path.realpath(folder) == os.path.realpath(home)
     builder = DatasetBuilder(
         folder=folder,
         kind="audio",
@@ -63,7 +71,8 @@ def adopt(
             "tar_bytes": sum(path.stat().st_size for path in paths),
             **({} if labels_are is None else {"labels_are": labels_are}),
         },
-        location=None if is_same else os.path.abspath(tars),
+        location=None if is_same else home if is_url(home) else os.path.abspath(home),
+        copies=str(paths[0].parent) if is_url(home) else None,
     )
     if builder.finished():
         return f"{folder}: these tars are adopted already"
@@ -147,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--class-labels class_labels_indices.csv --out data/full",
     )
     add = parser.add_argument
-    add("tars", help="folder with the tars")
+    add("tars", help="folder with the tars, or a pattern: x-{000..123}.tar, URLs too")
+    add("--downloads", metavar="DIR", help="where tars of URLs are kept to be indexed")
     add("--class-labels", required=True, help="class_labels_indices.csv")
     add(
         "--label-field",
@@ -176,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sample_rate=args.sample_rate,
         limits=Limits(max_rejected=args.max_rejected),
         workers=args.workers,
+        downloads=args.downloads,
     )
     print(summary)
 

@@ -76,7 +76,12 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add = source.add_argument
     add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
     add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
-    add("--webdataset", nargs="+", metavar="PLACE", help="WebDataset tars, or folders")
+    add(
+        "--webdataset",
+        nargs="+",
+        metavar="PLACE",
+        help="WebDataset tars, also as x-{000..123}.tar or URLs, or folders",
+    )
     add("--parquet", nargs="+", metavar="PLACE", help="Parquet files, or folders")
     add = parser.add_argument_group("about the source").add_argument
     add("--segments", help="with --audio: segments CSV in AudioSet's form")
@@ -99,6 +104,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="with --webdataset: field of the JSON, a.b for one inside another; or cls "
         "or txt, for members with that suffix",
     )
+    add("--downloads", metavar="DIR", help="with --webdataset: keeps tars of URLs")
     add("--audio-column", default="audio", help="with --parquet")
     add("--label-column", default="labels", help="with --parquet")
     add("--id-column", help="with --parquet; else the path in the audio column")
@@ -129,7 +135,10 @@ def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
         return hdf5.list_clips(args.tsv, reader, file=args.hdf5, rate=args.source_rate)
     if args.webdataset:
         return webdataset.list_clips(
-            args.webdataset, reader, label_field=args.label_field
+            args.webdataset,
+            reader,
+            label_field=args.label_field,
+            downloads=args.downloads,
         )
     return parquet.list_clips(
         args.parquet,

@@ -1,6 +1,6 @@
 """The memory that batches of audio are written to.
 
-Owns its place and its reuse. Two things that NumPy's own memory gets wrong here:
+Owns its alignment and its reuse. Two things that NumPy's own memory gets wrong here:
 batches that a thread makes and another drops are given back to the system and faulted
 in again page by page (with 2 threads, half the time of reading WAV chunks,
 2026-11-22), and where a copy starts is left to chance: on AMD Zen 3, one that starts 1
@@ -17,16 +17,16 @@ import numpy as np
 
 
 class BatchMemory:
-    """Makes int16 arrays on page boundaries out of memory no longer referred to."""
+    """Makes int16 arrays on page boundaries, reusing memory that nobody uses."""
 
     def __init__(self) -> None:
         self._free: list[mmap.mmap] = []
 
     def take(self, shape: tuple[int, int]) -> np.ndarray:
-        """An array int16 of ``shape``, with anything in it.
+        """An uninitialised int16 array of ``shape``.
 
-        Its memory is used again when the array and all views of it (a tensor made
-        from it, too) are gone. Threads may share the source.
+        Its memory is reused when the array and all views of it, also tensors, are gone.
+        Threads may call this at the same time.
         """
         num_bytes = 2 * math.prod(shape)
         try:

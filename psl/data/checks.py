@@ -11,7 +11,7 @@ def check_rate(index: Index, *, sample_rate: int, what: str) -> None:
     rate = index.properties["sample_rate"]
     if rate != sample_rate:
         raise ValueError(
-            f"{index.where}: audio at {rate} Hz, but {what} wants {sample_rate} Hz; "
+            f"{index.where}: audio at {rate} Hz, but {what} expects {sample_rate} Hz; "
             f"pack it with --sample-rate {sample_rate}"
         )
 

@@ -1,7 +1,7 @@
-"""What the rows of a label dataset are labels of, and whether they fit a run.
+"""How the rows of a label dataset are laid out, and whether they fit a run.
 
-Owns chunks, form and views of a label dataset as its index records them, made from a
-labelling configuration or read back, and the checks before training on one.
+Owns chunks, form and views of a label dataset as its index records them, and the checks
+before training on one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LabelLayout:
 
     @staticmethod
     def from_index(labels: Index) -> LabelLayout | None:
-        """Of an index; None if it does not say how its chunks were cut."""
+        """The layout in an index; None if it does not say how clips were cut."""
         found = labels.properties
         if "chunk_samples" not in found or "hop_samples" not in found:
             return None
@@ -53,7 +53,7 @@ class LabelLayout:
     def encode(self, probs: np.ndarray) -> bytes:
         """The label member of a clip from probabilities [V * K, C], view by view.
 
-        Raises ValueError if one is no probability.
+        Raises ValueError if a value is not in [0, 1].
         """
         if self.form.views > 1:
             probs = probs.reshape(self.form.views, -1, probs.shape[-1])
@@ -71,7 +71,7 @@ def open_labels(
     """Label datasets joined with ``audio``, and how they are laid out.
 
     Raises ShardError unless they have the rows of ``audio``, ValueError unless they
-    were cut as asked (``hop_seconds`` None: as they were) and say of themselves what
+    were cut as asked (``hop_seconds`` None: any hop) and record what
     ``settings`` says.
     """
     labels = open_indexes(folders, kind="labels")
@@ -112,10 +112,10 @@ def check_counts(labels: Index, expected: np.ndarray) -> None:
 
 
 def check_settings(labels: Index, settings: Mapping[str, Setting]) -> None:
-    """ValueError unless every folder says of itself what ``settings`` says.
+    """ValueError unless every folder records what ``settings`` says.
 
-    A setting is a property or a field of the provenance; None means that there is none
-    of this name.
+    A setting is a property or a field of the provenance; None means that there must be
+    none of this name.
     """
     for provenance in labels.provenances:
         found = {**labels.properties, **provenance}

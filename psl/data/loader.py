@@ -35,7 +35,7 @@ def open_cache(config: LoaderConfig) -> ShardCache:
 
 
 def cache_share(config: LoaderConfig) -> int:
-    """Bytes of the cache that each process of this machine may count on."""
+    """This process's share of the cache, bytes: all on this machine get as much."""
     return open_cache(config).limit_bytes // num_local_processes()
 
 
@@ -79,7 +79,7 @@ def fetch_ahead(
 ) -> Iterator[Result]:
     """``map(make, items)``, in order, with the next results made by threads.
 
-    An exception in ``make`` is raised here, in its turn.
+    An exception in ``make`` is raised here, when its result is due.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(config.threads or default_threads()) as pool:

@@ -19,7 +19,7 @@ def install_masks(
     *,
     chunk_seconds: float,
 ) -> None:
-    """Have ``model`` mask its features in training as ``config`` says, if it does.
+    """Have ``model`` mask its features in training, if ``config`` asks for masks.
 
     Raises ValueError if a mask could hide a whole example, or nothing.
     """
@@ -49,7 +49,7 @@ def install_masks(
             f"augment.frequency_mask_share {share} could hide all {front_end.n_mels} "
             "mel bands; expected less"
         )
-    assert hasattr(model, "spec_augment"), "a family without a place for masks"
+    assert hasattr(model, "spec_augment"), "a model without spec_augment"
     model.spec_augment = SpecAugment(
         front_end,
         time_masks=config.time_masks,

@@ -1,19 +1,18 @@
 """The trainer's examples for a training loop of your own, as torch datasets.
 
-Owns the public ``psl.open_chunks`` and how its order is resumed. What an example is,
-psl/data/examples.py says; which come when, shards/order/plan.py.
+Owns the public ``psl.open_chunks``. What an example is, psl/data/examples.py says; how
+the order is resumed, psl/data/torch_order.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from psl.config import parse
 from psl.data.augment import TrainAugmentConfig
@@ -21,58 +20,14 @@ from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.loader import LoaderConfig, fetch_ahead
 from psl.data.mixup import Mixup
+from psl.data.torch_order import ChunkSampler, Order, Visit
 from shards.format.classes import Classes
 from shards.format.join import open_indexes
-from shards.order.plan import Plan
 
 Example = dict[str, Any]
 """``waveform``, ``num_samples``, ``target``, ``key``, ``chunk``; of one or a batch."""
 
 DEFAULT_CHUNK_SECONDS = 10.0
-
-
-class Visit(NamedTuple):
-    """A chunk at a moment of training, which decides its view and augmentation."""
-
-    row: int
-    chunk: int
-    epoch: int
-    """From 0."""
-    step: int
-    """Optimizer step of the run, from 1."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which chunks each step of training takes, and the share of one process."""
-
-    plan: Plan
-    fingerprint: str
-    """Hash of all that decides the examples and their order; not of the processes."""
-    rank: int
-    world_size: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of every epoch."""
-        return self.plan.num_steps
-
-    def state_dict(self, steps_done: int) -> dict[str, Any]:
-        """What ``load_state_dict`` takes to continue after ``steps_done`` steps.
-
-        The same for all processes, and for any number of them.
-        """
-        return {"steps_done": steps_done, "order": self.fingerprint}
-
-    def steps_done(self, state: Mapping[str, Any]) -> int:
-        """The steps done in ``state``; ValueError if it is of another order."""
-        if state.get("order") != self.fingerprint:
-            raise ValueError(
-                f"state_dict is of order {str(state.get('order'))[:12]}, but this is "
-                f"{self.fingerprint[:12]}: other data, labels, seed, batch size or "
-                "augmentation; open them as when the state was saved"
-            )
-        return int(state["steps_done"])
 
 
 class ChunkDataset(Dataset[Example]):
@@ -249,42 +204,6 @@ class ChunkStream(IterableDataset[Example]):
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: after the last batch that it gave."""
         return self.order.state_dict(self._steps_done)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``; ValueError if it is of another order."""
-        self._steps_done = self.order.steps_done(state)
-
-
-class ChunkSampler(Sampler[list[Visit]]):
-    """The visits of each step, for a DataLoader over a ChunkDataset with any workers.
-
-    Each iteration is an epoch, the next one each time.
-    """
-
-    def __init__(self, order: Order) -> None:
-        self.order = order
-        self._steps_done = 0
-
-    def __len__(self) -> int:
-        return self.order.steps_per_epoch
-
-    def __iter__(self) -> Iterator[list[Visit]]:
-        order, first = self.order, self._steps_done + 1
-        epoch, start = divmod(self._steps_done, order.steps_per_epoch)
-        steps = order.plan.steps(
-            epoch, start=start, rank=order.rank, world_size=order.world_size
-        )
-        for step, (rows, chunks) in enumerate(steps, start=first):
-            self._steps_done = step
-            pairs = zip(rows.tolist(), chunks.tolist(), strict=True)
-            yield [Visit(row, chunk, epoch, step) for row, chunk in pairs]
-
-    def state_dict(self, steps_done: int) -> dict[str, Any]:
-        """The state after ``steps_done`` steps of training, which the caller counts.
-
-        The sampler cannot know: a DataLoader takes batches from it in advance.
-        """
-        return self.order.state_dict(steps_done)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state``; ValueError if it is of another order."""

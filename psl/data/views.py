@@ -1,7 +1,7 @@
 """Views of a chunk: its waveform at another level, or moved in time.
 
 Owns what a view sounds like, as a pure function of (seed, view, key of the clip, number
-of the chunk): teacher and student, on whatever machine and in whatever batch, get the
+of the chunk): teacher and student, on any machine and in any batch, get the
 same samples. View 0 is the chunk as it is.
 """
 
@@ -81,12 +81,12 @@ class Augmentation:
         if not views.any():
             return
         gains, rolls = self._draw(keys, chunks, views, lengths)
-        for place in np.flatnonzero(views):
-            wave = pcm[place, : lengths[place]]
-            if rolls[place]:
-                _roll(wave, int(rolls[place]), self.roll_fill)
+        for i in np.flatnonzero(views):
+            wave = pcm[i, : lengths[i]]
+            if rolls[i]:
+                _roll(wave, int(rolls[i]), self.roll_fill)
             if self.gain_db is not None:
-                _amplify(wave, gains[place])
+                _amplify(wave, gains[i])
 
     def _draw(
         self,
@@ -95,7 +95,7 @@ class Augmentation:
         views: np.ndarray,
         lengths: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Factors [B] float32, and samples to move by [B] int64."""
+        """Gain factors [B] float32, and samples to move by [B] int64."""
         words = (views, _numbers(keys), chunks)
         decibels = (self.gain_db or 0.0) * (2 * _uniform(self.seed, _GAIN, *words) - 1)
         most = np.minimum(self.roll_samples or 0, lengths // 2)
@@ -108,8 +108,7 @@ def choose_views(
 ) -> np.ndarray:
     """The view [B] int64 in which an epoch shows chunk ``chunks[i]`` of ``rows[i]``.
 
-    A pure function, so it is the same in whatever batch, on whatever rank, after
-    whatever resume.
+    A pure function, so it is the same in any batch, on any rank, after any resume.
     """
     drawn = _uniform(seed, _CHOICE, np.full(len(rows), epoch), rows, chunks)
     return (drawn * num_views).astype(np.int64)
@@ -118,7 +117,7 @@ def choose_views(
 def crop_starts(
     room: np.ndarray, seed: int, step: int, *, keys: np.ndarray, chunks: np.ndarray
 ) -> np.ndarray:
-    """Where windows begin [B] int64, anywhere from sample 0 to ``room`` [B] alike.
+    """First samples of windows [B] int64, uniform from 0 to ``room`` [B].
 
     A pure function of seed, step and, as for views, ``keys`` and ``chunks`` [B].
     """

@@ -139,6 +139,8 @@ class DatasetBuilder:
     """Also the settings that a rerun must share."""
     location: str | None = None
     """Folder of the tars when not in ``folder``: a dataset adopted in place."""
+    copies: str | None = None
+    """Local folder with the tars when ``location`` is a URL."""
 
     def begin(self) -> bool:
         """Take the folder; False if the dataset is already finished.
@@ -214,7 +216,7 @@ class DatasetBuilder:
             return False
 
     def _tar_path(self, name: str) -> Path:
-        return Path(self.location or self.folder) / name
+        return Path(self.copies or self.location or self.folder) / name
 
     def add(
         self, name: str, rows: Iterable[Row], notes: list[list[str]] | None = None

@@ -153,12 +153,14 @@ def read_url(url: str, *, max_bytes: int, retry: RetryPolicy) -> bytes:
 def download(
     url: str,
     stream: BinaryIO,
-    num_bytes: int,
+    num_bytes: int | None,
     *,
     retry: RetryPolicy,
     stop: threading.Event | None = None,
 ) -> None:
     """Append to ``stream``, at its end, what it lacks of the ``num_bytes`` of ``url``.
+
+    None for a length that only the server knows.
 
     Raises WrongContent if the file has another length, ShardError if there is none,
     JobError if it cannot be had within ``retry``, and Stopped. What has come by then
@@ -167,13 +169,13 @@ def download(
 
     def receive() -> None:
         for block in read_blocks(url, stream.tell(), num_bytes, retry.stall):
-            if stream.tell() + len(block) > num_bytes:
+            if num_bytes is not None and stream.tell() + len(block) > num_bytes:
                 raise WrongContent(f"more than {num_bytes} bytes")
             stream.write(block)
             if stop is not None and stop.is_set():
                 raise Stopped
 
-    if stream.tell() < num_bytes:
+    if num_bytes is None or stream.tell() < num_bytes:
         _with_retries(url, receive, stream.tell, retry=retry, stop=stop)
 
 

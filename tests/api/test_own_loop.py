@@ -18,7 +18,8 @@ import psl
 import shards
 from psl.config import parse
 from psl.data.mixup import Mixup
-from psl.data.torch_datasets import ChunkDataset, Visit
+from psl.data.torch_datasets import ChunkDataset
+from psl.data.torch_order import Visit
 from psl.training.batches import batches
 from psl.training.config import TrainConfig
 from psl.training.datasets import open_data

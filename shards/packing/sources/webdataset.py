@@ -24,6 +24,7 @@ from shards.format.schema import MAX_DESCRIPTION_BYTES
 from shards.format.weak_labels import LabelError, LabelReader
 from shards.packing.names import is_passed_over, key_of, name_for_id, without_suffix
 from shards.packing.sources.listing import Clip, Listing
+from shards.remote.tars import local_places
 
 LABEL_SUFFIXES = (".cls", ".txt")
 """Members that may hold labels instead of a JSON member: an index, or names."""
@@ -50,13 +51,16 @@ class Tar:
     """Report lines of members that cannot be used."""
 
 
-def find_tars(places: Sequence[str | Path]) -> list[Path]:
+def find_tars(
+    places: Sequence[str | Path], downloads: str | Path | None = None
+) -> list[Path]:
     """The tars among ``places``, which are tars or folders of them, sorted by name.
 
-    Hidden ones in a folder are passed over. Raises ShardError if a place holds none.
+    Patterns with braces and URLs are those of local_places. Hidden tars in a folder are
+    passed over. Raises ShardError if a place holds none.
     """
     tars: list[Path] = []
-    for place in map(Path, places):
+    for place in local_places(places, downloads):
         found = [place]
         if place.is_dir():
             found = sorted(p for p in place.glob("*.tar") if not is_passed_over(p.name))
@@ -262,13 +266,17 @@ def list_keys(path: str | Path, label_field: str) -> list[str]:
 
 
 def list_clips(
-    places: Sequence[str | Path], reader: LabelReader, *, label_field: str
+    places: Sequence[str | Path],
+    reader: LabelReader,
+    *,
+    label_field: str,
+    downloads: str | Path | None = None,
 ) -> Listing:
     """The clips of all tars in ``places``; labels as in list_pairs.
 
     Ids hold the folder if two samples differ in nothing else.
     """
-    paths = find_tars(places)
+    paths = find_tars(places, downloads)
     for with_folder in (False, True):
         clips: list[Clip] = []
         rejected: list[list[str]] = []
