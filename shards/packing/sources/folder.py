@@ -32,7 +32,7 @@ def list_clips(
             clip_id=segment.clip_id,
             start_seconds=segment.start_seconds,
             labels=segment.labels,
-            place=(str(path), segment.end_seconds, uses[path] > 1),
+            place=(str(path), segment.end_seconds, uses[path] > 1 or None),
         )
         for segment in segments
         if (path := files.get(segment.key))
