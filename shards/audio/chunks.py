@@ -19,13 +19,14 @@ MAX_CHUNKS = 4096
 """Chunks of a file that are looked at: a hostile file may hold a billion empty ones."""
 
 _BLOCK = 1 << 20
+_TAIL_BYTES = 1 << 16
 
 _PLACEHOLDER_STEP, _PLACEHOLDER_BYTES = 1 << 31, 4096
 """Writers that cannot go back to the header leave 0, or 2 or 4 GiB, or up to a page
 less (SoX 0x7FFFF000, arecord 0x80000000, FFmpeg 0xFFFFFFFF), or the same in 64 bits."""
 
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-"""What music programs append to a file."""
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
+"""How what music programs append to a file begins."""
 
 _KNOWN_CHUNKS = (
     *(b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"fact", b"cue ", b"smpl", b"inst"),
@@ -111,7 +112,7 @@ def _repair_chunks(stream: BinaryIO, form: _Form, length: int) -> dict[int, byte
         if name[:4] != form.data:
             continue
         field, start = position + width - struct.calcsize(sizes), position + width
-        if wide is not None and size == 0xFFFFFFFF:
+        if wide is not None:
             field, sizes = wide, "<Q"
             size = struct.unpack("<Q", _read_at(stream, wide, 8).ljust(8, b"\0"))[0]
         stated = size if is_placeholder(size) else max(0, size - overhead)
@@ -166,7 +167,7 @@ def _true_size(
     present = max(0, length - start)
     if stated > present:
         if is_placeholder(stated) or total_end == length:
-            return present
+            return _without_last_chunks(stream, form, start, length) - start
         raise ShardError(
             f"truncated: {start + stated} bytes announced, {length} present; fetch it "
             "again"
@@ -175,12 +176,14 @@ def _true_size(
     ends = {end, end + -end % form.align}
     if any(_holds_others(stream, form, end, length) for end in ends):
         return stated
-    return stated if stated and _is_zero(stream, end) else present
+    if stated and _is_zero(stream, end):
+        return stated
+    return _without_last_chunks(stream, form, start, length) - start
 
 
 def _holds_others(stream: BinaryIO, form: _Form, position: int, length: int) -> bool:
     """Whether what follows the samples, if anything, is a tag or chunks."""
-    if length - position < 8 or _read_at(stream, position, 16).startswith(_TAGS):
+    if length - position < 8 or _read_at(stream, position, 16).startswith(TAGS):
         return True
     return bool(form.header) and _holds_chunks(stream, form, position, length)
 
@@ -195,6 +198,17 @@ def _holds_chunks(stream: BinaryIO, form: _Form, position: int, length: int) -> 
         if end > length:
             return name[:4] in _KNOWN_CHUNKS
     return length - end < struct.calcsize(form.header)
+
+
+def _without_last_chunks(stream: BinaryIO, form: _Form, start: int, length: int) -> int:
+    """Where the chunks begin that end the file; its end if there are none known."""
+    first = max(start, length - _TAIL_BYTES)
+    tail = _read_at(stream, first, length - first)
+    for name in _KNOWN_CHUNKS if form.header else ():
+        position = tail.rfind(name)
+        if position >= 0 and _holds_chunks(stream, form, first + position, length):
+            return first + position
+    return length
 
 
 def _is_zero(stream: BinaryIO, position: int) -> bool:

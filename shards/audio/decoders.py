@@ -111,8 +111,8 @@ def _open_ogg(stream: BinaryIO, length: int) -> Recording:
     It stops silently after the first of chained streams, and where the last page says.
     """
     pages = read_pages(stream, length)
-    if pages.num_streams > 1 or not pages.is_monotone:
-        return _with_ffmpeg(stream)
+    if pages.num_streams > 1 or pages.repairs:
+        return _with_ffmpeg(RepairedStream(stream, pages.repairs))
     sound = _open_sound(stream, b"OggS")
     if sound is None or not _agrees(sound, pages):
         return _with_ffmpeg(stream)

@@ -17,6 +17,7 @@ from av import AudioFrame, Packet
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from shards.audio.chunks import TAGS
 from shards.audio.pcm import to_float
 from shards.audio.recording import (
     PREROLL_SECONDS,
@@ -114,7 +115,8 @@ class _Reader:
             except av.FFmpegError as error:
                 if self._format not in _BARE:
                     raise
-                broken = error
+                if not bytes(packet).startswith(TAGS):
+                    broken = error
                 continue
             if frames and broken and has_begun:
                 raise broken
@@ -170,6 +172,8 @@ class _Reader:
         origin, packets = self._first[0].time, self._packets()
         for packet in packets:
             if packet.pts is None or packet.time_base is None or origin is None:
+                break
+            if bytes(packet)[:1] != b"\xff":  # no frame
                 break
             time = float(packet.pts * packet.time_base) - origin
             if abs(time * self.rate - position) > 1:
