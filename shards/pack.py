@@ -12,7 +12,7 @@ from shards.format.classes import Classes, read_classes
 from shards.format.schema import CODECS
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
-from shards.packing.sources import folder, hdf5, parquet, webdataset
+from shards.packing.sources import folder, hdf5, hdf5_rows, parquet, webdataset
 from shards.packing.sources.listing import Listing
 from shards.system.exits import run_main
 from shards.system.workers import default_workers
@@ -23,6 +23,8 @@ _EXAMPLES = """examples:
   python -m shards.pack --audio more_wavs --unlabelled \\
       --class-labels class_labels_indices.csv --out data/more
   python -m shards.pack --tsv labels/balanced.csv \\
+      --class-labels class_labels_indices.csv --out data/balanced
+  python -m shards.pack --panns waveforms/balanced_train.h5 \\
       --class-labels class_labels_indices.csv --out data/balanced
   python -m shards.pack --webdataset audioset_tars --label-field tag \\
       --class-labels class_labels_indices.csv --out data/full
@@ -74,6 +76,13 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add = source.add_argument
     add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
     add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
+    add(
+        "--panns",
+        nargs="+",
+        metavar="FILE",
+        help="HDF5 files of PANNs, PaSST or EfficientAT: audio_name, waveform or mp3, "
+        "target",
+    )
     add("--webdataset", nargs="+", metavar="PLACE", help="WebDataset tars, or folders")
     add("--parquet", nargs="+", metavar="PLACE", help="Parquet files, or folders")
     add = parser.add_argument_group("about the source").add_argument
@@ -84,7 +93,11 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="with --audio: each file is a clip without labels, for a teacher to label",
     )
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
-    add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
+    add(
+        "--source-rate",
+        type=int,
+        help="with --tsv (default 16000) and --panns (default: what the file says): Hz",
+    )
     add("--label-field", default="labels", help="with --webdataset: field of the JSON")
     add("--audio-column", default="audio", help="with --parquet")
     add("--label-column", default="labels", help="with --parquet")
@@ -104,6 +117,8 @@ def _list_clips(args: argparse.Namespace, classes: Classes) -> Listing:
         return folder.list_clips(args.audio, args.segments, classes)
     if args.tsv:
         return hdf5.list_clips(args.tsv, classes, file=args.hdf5, rate=args.source_rate)
+    if args.panns:
+        return hdf5_rows.list_clips(args.panns, classes, rate=args.source_rate)
     if args.webdataset:
         return webdataset.list_clips(
             args.webdataset, classes, label_field=args.label_field

@@ -7,12 +7,11 @@ believe it silently. Decodes nothing. All input is untrusted.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
+from shards.audio.streams import Stream, read_at
 from shards.errors import ShardError
 
 MAX_CHUNKS = 4096
@@ -76,7 +75,7 @@ def is_placeholder(size: int) -> bool:
     return -size % _PLACEHOLDER_STEP <= _PLACEHOLDER_BYTES
 
 
-def find_repairs(stream: BinaryIO, head: bytes, length: int) -> dict[int, bytes]:
+def find_repairs(stream: Stream, head: bytes, length: int) -> dict[int, bytes]:
     """What a decoder should read instead of the file's own bytes, by position.
 
     Empty if the header is right, and for any other file. ``head`` is the beginning of
@@ -95,14 +94,14 @@ def find_repairs(stream: BinaryIO, head: bytes, length: int) -> dict[int, bytes]
     return {} if form is None else _repair_chunks(stream, form, length)
 
 
-def _repair_au(stream: BinaryIO, head: bytes, length: int) -> dict[int, bytes]:
+def _repair_au(stream: Stream, head: bytes, length: int) -> dict[int, bytes]:
     start, stated = struct.unpack_from(">II", head, 4)
     form = _Form(0, "", b"", align=1)
     size = _true_size(stream, form, start, stated, length, None)
     return {} if size == stated else {8: struct.pack(">I", min(size, 0xFFFFFFFF))}
 
 
-def _repair_chunks(stream: BinaryIO, form: _Form, length: int) -> dict[int, bytes]:
+def _repair_chunks(stream: Stream, form: _Form, length: int) -> dict[int, bytes]:
     width, sizes = struct.calcsize(form.header), form.header[0] + form.header[-1]
     overhead = form.ahead + width * form.counts_header
     wide: int | None = None
@@ -114,7 +113,7 @@ def _repair_chunks(stream: BinaryIO, form: _Form, length: int) -> dict[int, byte
         field, start = position + width - struct.calcsize(sizes), position + width
         if wide is not None:
             field, sizes = wide, "<Q"
-            size = struct.unpack("<Q", _read_at(stream, wide, 8).ljust(8, b"\0"))[0]
+            size = struct.unpack("<Q", read_at(stream, wide, 8).ljust(8, b"\0"))[0]
         stated = size if is_placeholder(size) else max(0, size - overhead)
         end = _total_end(stream, form)
         found = _true_size(stream, form, start + form.ahead, stated, length, end)
@@ -126,12 +125,12 @@ def _repair_chunks(stream: BinaryIO, form: _Form, length: int) -> dict[int, byte
 
 
 def _chunks(
-    stream: BinaryIO, form: _Form, position: int
+    stream: Stream, form: _Form, position: int
 ) -> Iterator[tuple[int, bytes, int]]:
     """Position, name and size field of each chunk that begins in the file."""
     width = struct.calcsize(form.header)
     for _ in range(MAX_CHUNKS):
-        fields = _read_at(stream, position, width)
+        fields = read_at(stream, position, width)
         if len(fields) < width:
             return
         name, size = struct.unpack(form.header, fields)
@@ -145,18 +144,18 @@ def _chunk_end(form: _Form, position: int, size: int) -> int:
     return position + (max(width, size) if form.counts_header else width + size)
 
 
-def _total_end(stream: BinaryIO, form: _Form) -> int | None:
+def _total_end(stream: Stream, form: _Form) -> int | None:
     """Where the file ends by its own header; None if that does not tell."""
     if form.total is None:
         return None
     position, kind, add = form.total
     width = struct.calcsize(kind)
-    size = struct.unpack(kind, _read_at(stream, position, width).ljust(width, b"\0"))[0]
+    size = struct.unpack(kind, read_at(stream, position, width).ljust(width, b"\0"))[0]
     return None if is_placeholder(size) else size + add
 
 
 def _true_size(
-    stream: BinaryIO,
+    stream: Stream,
     form: _Form,
     start: int,
     stated: int,
@@ -181,14 +180,14 @@ def _true_size(
     return _without_last_chunks(stream, form, start, length) - start
 
 
-def _holds_others(stream: BinaryIO, form: _Form, position: int, length: int) -> bool:
+def _holds_others(stream: Stream, form: _Form, position: int, length: int) -> bool:
     """Whether what follows the samples, if anything, is a tag or chunks."""
-    if length - position < 8 or _read_at(stream, position, 16).startswith(TAGS):
+    if length - position < 8 or read_at(stream, position, 16).startswith(TAGS):
         return True
     return bool(form.header) and _holds_chunks(stream, form, position, length)
 
 
-def _holds_chunks(stream: BinaryIO, form: _Form, position: int, length: int) -> bool:
+def _holds_chunks(stream: Stream, form: _Form, position: int, length: int) -> bool:
     """Whether chunks fill the rest; the last may be cut if its name is known."""
     end = position
     for begin, name, size in _chunks(stream, form, position):
@@ -200,10 +199,10 @@ def _holds_chunks(stream: BinaryIO, form: _Form, position: int, length: int) -> 
     return length - end < struct.calcsize(form.header)
 
 
-def _without_last_chunks(stream: BinaryIO, form: _Form, start: int, length: int) -> int:
+def _without_last_chunks(stream: Stream, form: _Form, start: int, length: int) -> int:
     """Where the chunks begin that end the file; its end if there are none known."""
     first = max(start, length - _TAIL_BYTES)
-    tail = _read_at(stream, first, length - first)
+    tail = read_at(stream, first, length - first)
     for name in _KNOWN_CHUNKS if form.header else ():
         position = tail.rfind(name)
         if position >= 0 and _holds_chunks(stream, form, first + position, length):
@@ -211,52 +210,12 @@ def _without_last_chunks(stream: BinaryIO, form: _Form, start: int, length: int)
     return length
 
 
-def _is_zero(stream: BinaryIO, position: int) -> bool:
+def _is_zero(stream: Stream, position: int) -> bool:
     stream.seek(position)
     while block := stream.read(_BLOCK):
         if block.strip(b"\0"):
             return False
     return True
-
-
-def _read_at(stream: BinaryIO, position: int, size: int) -> bytes:
-    if position >= 1 << 63:
-        return b""
-    stream.seek(position)
-    return stream.read(size)
-
-
-class RepairedStream:
-    """A stream in which some bytes read as others; for the decoders."""
-
-    def __init__(self, stream: BinaryIO, repairs: dict[int, bytes]) -> None:
-        self._stream = stream
-        self._repairs = repairs
-
-    def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes, repaired."""
-        begin = self._stream.tell()
-        data = self._stream.read(size)
-        for position, right in self._repairs.items():
-            first, last = (
-                max(begin, position),
-                min(begin + len(data), position + len(right)),
-            )
-            if first < last:
-                data = (
-                    data[: first - begin]
-                    + right[first - position : last - position]
-                    + data[last - begin :]
-                )
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go there; the new position."""
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Position in bytes."""
-        return self._stream.tell()
 
 
 def find_wav_data(data: bytes | memoryview) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from shards.audio.chunks import MAX_CHUNKS, is_placeholder
+from shards.audio.streams import Stream, read_at
 from shards.errors import ShardError
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -19,7 +19,7 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _EBML_UNKNOWN = (1 << 56) - 1
 
 
-def check_whole(stream: BinaryIO) -> None:
+def check_whole(stream: Stream) -> None:
     """ShardError if the file in ``stream`` announces more bytes than it has.
 
     Knows AVI, WMA, MP4 and its kin, Matroska and WebM; chunks.py and ogg.py know
@@ -28,14 +28,14 @@ def check_whole(stream: BinaryIO) -> None:
     a cut between two packets cannot be known.
     """
     length = stream.seek(0, os.SEEK_END)
-    announced = _announced_length(stream, _read_at(stream, 0, 64), length)
+    announced = _announced_length(stream, read_at(stream, 0, 64), length)
     if announced is not None and announced > length:
         raise ShardError(
             f"truncated: {announced} bytes announced, {length} present; fetch it again"
         )
 
 
-def _announced_length(stream: BinaryIO, head: bytes, length: int) -> int | None:
+def _announced_length(stream: Stream, head: bytes, length: int) -> int | None:
     """Length in bytes that the header declares; None if it declares none."""
     kind = head[:4]
     if len(head) < 40:
@@ -52,14 +52,9 @@ def _announced_length(stream: BinaryIO, head: bytes, length: int) -> int | None:
     return None
 
 
-def _read_at(stream: BinaryIO, position: int, size: int) -> bytes:
-    stream.seek(position)
-    return stream.read(size)
-
-
-def _asf_length(stream: BinaryIO) -> int | None:
+def _asf_length(stream: Stream) -> int | None:
     """File size in the file properties of an ASF (WMA) header; 0 if it was streamed."""
-    head = _read_at(stream, 0, 1 << 16)
+    head = read_at(stream, 0, 1 << 16)
     position = head.find(_ASF_FILE_PROPERTIES)
     if position < 0 or len(head) < position + 48:
         return None
@@ -67,11 +62,11 @@ def _asf_length(stream: BinaryIO) -> int | None:
     return None if is_placeholder(size) else size
 
 
-def _boxes(stream: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
+def _boxes(stream: Stream, length: int) -> Iterator[tuple[bytes, int]]:
     """Name and end of each top-level box of an MP4 file; the last may lie outside."""
     position = 0
     for _ in range(MAX_CHUNKS):
-        header = _read_at(stream, position, 16)
+        header = read_at(stream, position, 16)
         if position >= length:
             return
         if len(header) < 8:
@@ -88,20 +83,20 @@ def _boxes(stream: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
         yield name, position
 
 
-def _end_of_ebml_segment(stream: BinaryIO) -> int | None:
+def _end_of_ebml_segment(stream: Stream) -> int | None:
     """End of the segment that holds everything in a Matroska or WebM file."""
     position = 4
     size, position = _ebml_size(stream, position)
     position += size
-    if _read_at(stream, position, 4) != b"\x18\x53\x80\x67":
+    if read_at(stream, position, 4) != b"\x18\x53\x80\x67":
         return None
     size, position = _ebml_size(stream, position + 4)
     return None if size == _EBML_UNKNOWN else position + size
 
 
-def _ebml_size(stream: BinaryIO, position: int) -> tuple[int, int]:
+def _ebml_size(stream: Stream, position: int) -> tuple[int, int]:
     """An EBML size, of 1 to 8 bytes, and where it ends; all ones are unknown."""
-    data = _read_at(stream, position, 8)
+    data = read_at(stream, position, 8)
     width = 9 - data[0].bit_length() if data else 9
     if len(data) < width:
         raise ShardError("damaged Matroska or WebM header; fetch it again")

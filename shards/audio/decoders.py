@@ -8,12 +8,11 @@ decoder finds is true, and a header only ends a file before that if it can be be
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from shards.audio.chunks import RepairedStream, find_repairs
+from shards.audio.chunks import find_repairs
 from shards.audio.containers import check_whole
 from shards.audio.ffmpeg import read_with_ffmpeg
 from shards.audio.frames import count_flac_samples, count_mp3_samples
@@ -27,6 +26,7 @@ from shards.audio.recording import (
     cut,
     not_decodable,
 )
+from shards.audio.streams import RepairedStream, Stream
 
 _BLOCK = 1 << 16
 
@@ -54,7 +54,7 @@ class _SndfileStream:
     headers, by which libsndfile seeks, would fill the log of a packing.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.read = stream.read
         self._stream = stream
         self._is_lost = False
@@ -73,7 +73,7 @@ class _SndfileStream:
         return -1 if self._is_lost else self._stream.tell()
 
 
-def open_recording(stream: BinaryIO) -> Recording:
+def open_recording(stream: Stream) -> Recording:
     """The audio in a seekable ``stream``, which must stay open.
 
     Chosen by content, never by name. Of several tracks the one FFmpeg takes for best.
@@ -99,13 +99,13 @@ def open_recording(stream: BinaryIO) -> Recording:
     return _with_ffmpeg(stream) if sound is None else _with_sndfile(sound, stream)
 
 
-def _with_ffmpeg(stream: BinaryIO, least: int = 0) -> Recording:
+def _with_ffmpeg(stream: Stream, least: int = 0) -> Recording:
     return Recording(
         None, lambda start, stop: read_with_ffmpeg(stream, start, stop, least)
     )
 
 
-def _open_ogg(stream: BinaryIO, length: int) -> Recording:
+def _open_ogg(stream: Stream, length: int) -> Recording:
     """By libsndfile only if it will read all that is there.
 
     It stops silently after the first of chained streams, and where the last page says.
@@ -126,7 +126,7 @@ def _agrees(sound: soundfile.SoundFile, pages: OggPages) -> bool:
     return abs(seconds - pages.last_granule / clock) < _OGG_SLACK_SECONDS
 
 
-def _open_sound(stream: BinaryIO, head: bytes) -> soundfile.SoundFile | None:
+def _open_sound(stream: Stream, head: bytes) -> soundfile.SoundFile | None:
     """The file as libsndfile opens it; None if FFmpeg is to read it."""
     stream.seek(0)
     try:
@@ -139,7 +139,7 @@ def _open_sound(stream: BinaryIO, head: bytes) -> soundfile.SoundFile | None:
     return None if sound.subtype.startswith("MPEG") else sound
 
 
-def _with_sndfile(sound: soundfile.SoundFile, stream: BinaryIO) -> Recording:
+def _with_sndfile(sound: soundfile.SoundFile, stream: Stream) -> Recording:
     rate, announced = sound.samplerate, sound.frames
     check_sound(rate, sound.channels)
 
@@ -154,7 +154,7 @@ def _with_sndfile(sound: soundfile.SoundFile, stream: BinaryIO) -> Recording:
     return Recording(announced / rate, read)
 
 
-def _again(stream: BinaryIO) -> soundfile.SoundFile:
+def _again(stream: Stream) -> soundfile.SoundFile:
     """The file from its beginning, for codecs without a way back (GSM 6.10, G.721)."""
     stream.seek(0)
     return soundfile.SoundFile(_SndfileStream(stream))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import cast
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from shards.audio.recording import (
     cut,
     not_decodable,
 )
+from shards.audio.streams import Stream
 from shards.errors import ShardError
 
 _FORMATS = (
@@ -49,7 +50,7 @@ They may begin and end anywhere, so the first and last packets may not be decoda
 
 
 def read_with_ffmpeg(
-    stream: BinaryIO, start_seconds: float, stop_seconds: float, least: int = 0
+    stream: Stream, start_seconds: float, stop_seconds: float, least: int = 0
 ) -> tuple[np.ndarray, int]:
     """Mono samples [N] float32 of a part, timed from the first sample, and the rate.
 
@@ -86,7 +87,8 @@ class _Reader:
 
     def blocks(self, start: int) -> Blocks:
         """Mono blocks; the first begins at sample ``start`` or before."""
-        position, frames = 0, itertools.chain(self._first, self._frames)
+        position = 0
+        frames: Iterator[AudioFrame] = itertools.chain(self._first, self._frames)
         target = start - round(PREROLL_SECONDS * self.rate)
         if target > sum(frame.samples for frame in self._first):
             if self._format.startswith(_INDEXED):
@@ -122,7 +124,7 @@ class _Reader:
                 raise broken
             if frames:
                 has_begun, broken = True, None
-            yield from frames
+            yield from cast("list[AudioFrame]", frames)
 
     def _packets(self) -> Iterator[Packet]:
         return self._container.demux(self._track)

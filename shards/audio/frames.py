@@ -7,14 +7,14 @@ decoders believe it silently. Decodes nothing. All input is untrusted.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import BinaryIO
+
+from shards.audio.streams import Stream
 
 _ID3_BYTES = 10
 _TAIL_BYTES = 1 << 17
 
 
-def skip_id3(stream: BinaryIO) -> int:
+def skip_id3(stream: Stream) -> int:
     """Byte position after the ID3 tags at the beginning of ``stream``, or 0."""
     position = 0
     for _ in range(8):
@@ -29,7 +29,7 @@ def skip_id3(stream: BinaryIO) -> int:
     return position
 
 
-def count_mp3_samples(stream: BinaryIO) -> int | None:
+def count_mp3_samples(stream: Stream) -> int | None:
     """Samples of one channel that the first frame of an MP3 file states, if it does.
 
     That is the Xing or Info header of LAME and FFmpeg, less the padding it states, or
@@ -61,19 +61,7 @@ def _mp3_padding(frame: bytes, position: int) -> int:
     return (both >> 12) + (both & 0xFFF)
 
 
-@dataclass(frozen=True)
-class _Flac:
-    """What the header of a FLAC file states, as frames repeat it."""
-
-    block: int
-    """Samples in a frame, where all frames have as many."""
-    longest: int
-    """Bytes of the largest frame; 0 if not known."""
-    num_samples: int
-    """0 if not known."""
-
-
-def count_flac_samples(stream: BinaryIO) -> tuple[int, int] | None:
+def count_flac_samples(stream: Stream) -> tuple[int, int] | None:
     """Samples of a FLAC file by its header (0: not stated), and by its last frame.
 
     The latter is 0 if no frame is found at the end. None if it is no FLAC.

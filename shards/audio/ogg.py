@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
+from shards.audio.streams import Stream
 from shards.errors import ShardError
 
 MAX_PAGES = 1 << 20
@@ -59,7 +59,7 @@ class OggPages:
         return flags
 
 
-def read_pages(stream: BinaryIO, length: int) -> OggPages:
+def read_pages(stream: Stream, length: int) -> OggPages:
     """The pages of the file of ``length`` bytes in ``stream``, from its beginning.
 
     Raises ShardError if a page is missing, damaged or cut, or the last one does not end
@@ -90,7 +90,7 @@ def read_pages(stream: BinaryIO, length: int) -> OggPages:
     return pages
 
 
-def _read_page(stream: BinaryIO, position: int) -> bytes | None:
+def _read_page(stream: Stream, position: int) -> bytes | None:
     """The page at a position, None if there is none; ShardError if it is damaged."""
     stream.seek(position)
     header = stream.read(_HEADER.size)
@@ -102,12 +102,13 @@ def _read_page(stream: BinaryIO, position: int) -> bytes | None:
         raise ShardError("truncated: ends inside an Ogg page; fetch it again")
     if _checksum(page) != page[22:26]:
         raise ShardError(
-            f"damaged: wrong checksum of the Ogg page at byte {position}; fetch it again"
+            f"damaged: wrong checksum of the Ogg page at byte {position}; fetch "
+            "it again"
         )
     return page
 
 
-def _find_page(stream: BinaryIO, position: int) -> int:
+def _find_page(stream: Stream, position: int) -> int:
     """Where the next page may begin; the end of the file if there is none."""
     while True:
         stream.seek(position)
