@@ -167,7 +167,7 @@ def _clip(rows: HDF5Rows, row: int, name: str, labels: tuple[int, ...]) -> Clip:
 
 
 def row_stem(name: str) -> str:
-    """Name of a row's file without folder and suffix, nor ``Y`` before YouTube's ids."""
+    """Name of a row's file: no folder, no suffix, no ``Y`` before an id of YouTube."""
     stem, suffix = os.path.splitext(name.replace("\\", "/").rpartition("/")[2])
     stem = stem if suffix.lower() in SUFFIXES else stem + suffix
     match = _YOUTUBE.fullmatch(stem)
