@@ -15,11 +15,13 @@ import soundfile
 from shards.audio.chunks import find_repairs
 from shards.audio.containers import check_whole
 from shards.audio.ffmpeg import read_with_ffmpeg
-from shards.audio.frames import count_flac_samples, count_mp3_samples
+from shards.audio.frames import count_flac_samples, read_mp3_header
 from shards.audio.ogg import OggPages, read_pages
 from shards.audio.recording import (
+    NOT_STATED,
     PREROLL_SECONDS,
     Blocks,
+    End,
     Recording,
     bounds,
     check_sound,
@@ -91,18 +93,30 @@ def open_recording(stream: Stream) -> Recording:
     if flac is not None:
         stated, found = flac
         if not stated or found > stated:
-            return _with_ffmpeg(stream, stated)
+            return _with_ffmpeg(stream, End(stated))
     elif not head.startswith(_SNDFILE_MAGIC):
-        counted = count_mp3_samples(stream)
-        return _with_ffmpeg(stream, max(0, (counted or 0) - _MP3_SLACK))
+        return _open_other(stream)
     sound = _open_sound(stream, head)
     return _with_ffmpeg(stream) if sound is None else _with_sndfile(sound, stream)
 
 
-def _with_ffmpeg(stream: Stream, least: int = 0) -> Recording:
+def _with_ffmpeg(stream: Stream, end: End = NOT_STATED) -> Recording:
     return Recording(
-        None, lambda start, stop: read_with_ffmpeg(stream, start, stop, least)
+        None, lambda start, stop: read_with_ffmpeg(stream, start, stop, end)
     )
+
+
+def _open_other(stream: Stream) -> Recording:
+    """MP3 or a container that only FFmpeg knows.
+
+    FFmpeg leaves out padding where the header of an MP3 says that it ends, even if it
+    goes on there, and would not know it then; so it is not shown that number.
+    """
+    header = read_mp3_header(stream)
+    if header is None:
+        return _with_ffmpeg(stream)
+    hidden = RepairedStream(stream, {header.field: bytes(4)})
+    return _with_ffmpeg(hidden, End(header.num_samples, _MP3_SLACK, header.padding))
 
 
 def _open_ogg(stream: Stream, length: int) -> Recording:
@@ -147,7 +161,7 @@ def _with_sndfile(sound: soundfile.SoundFile, stream: Stream) -> Recording:
         start, stop = bounds(start_seconds, stop_seconds, rate)
         try:
             blocks = _blocks(sound if sound.seekable() else _again(stream), start)
-            return cut(blocks, start, min(stop, announced), announced), rate
+            return cut(blocks, start, min(stop, announced), End(announced)), rate
         except soundfile.LibsndfileError as error:
             raise not_decodable(error.error_string) from None
 

@@ -20,8 +20,10 @@ from av.container import InputContainer
 from shards.audio.chunks import TAGS
 from shards.audio.pcm import to_float
 from shards.audio.recording import (
+    NOT_STATED,
     PREROLL_SECONDS,
     Blocks,
+    End,
     bounds,
     check_sound,
     cut,
@@ -50,25 +52,30 @@ They may begin and end anywhere, so the first and last packets may not be decoda
 
 
 def read_with_ffmpeg(
-    stream: Stream, start_seconds: float, stop_seconds: float, least: int = 0
+    stream: Stream, start_seconds: float, stop_seconds: float, end: End = NOT_STATED
 ) -> tuple[np.ndarray, int]:
     """Mono samples [N] float32 of a part, timed from the first sample, and the rate.
 
     Of several tracks the one that FFmpeg takes for best; fewer samples where it ends.
-    Raises ShardError if it cannot be decoded, or ends before sample ``least``.
+    Raises ShardError if it cannot be decoded, or ends before ``end``.
     """
-    options = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
-    stream.seek(0)
     try:
-        with av.open(stream, "r", options=options) as container:
+        with _open(stream) as container:
             track = container.streams.best("audio")
             if not isinstance(track, AudioStream):
                 raise ShardError("holds no audio, only other media")
             reader = _Reader(container, track)
             start, stop = bounds(start_seconds, stop_seconds, reader.rate)
-            return cut(reader.blocks(start), start, stop, least), reader.rate
+            return cut(reader.blocks(start), start, stop, end), reader.rate
     except av.FFmpegError as error:
         raise not_decodable(error.strerror or "ends too early") from None
+
+
+def _open(stream: Stream) -> InputContainer:
+    """The container; titles and the like need not be UTF-8, as no one reads them."""
+    options = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
+    stream.seek(0)
+    return av.open(stream, "r", options=options, metadata_errors="replace")
 
 
 class _Reader:

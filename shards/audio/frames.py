@@ -7,8 +7,9 @@ decoders believe it silently. Decodes nothing. All input is untrusted.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
-from shards.audio.streams import Stream
+from shards.audio.streams import Stream, read_at
 
 _ID3_BYTES = 10
 _TAIL_BYTES = 1 << 17
@@ -29,36 +30,51 @@ def skip_id3(stream: Stream) -> int:
     return position
 
 
-def count_mp3_samples(stream: Stream) -> int | None:
-    """Samples of one channel that the first frame of an MP3 file states, if it does.
+@dataclass(frozen=True)
+class Mp3Header:
+    """What the first frame of an MP3 file states."""
 
-    That is the Xing or Info header of LAME and FFmpeg, less the padding it states, or
-    the VBRI header of Fraunhofer's encoder.
+    num_samples: int
+    """Of one channel, without what the encoder has added."""
+    padding: int
+    """Samples that the encoder has added at the end."""
+    field: int
+    """Byte position of the number of frames, in 4 bytes."""
+
+
+def read_mp3_header(stream: Stream) -> Mp3Header | None:
+    """The Xing or Info header of LAME and FFmpeg, or the VBRI header of Fraunhofer.
+
+    None if there is none, or it states no number of frames.
     """
     start = skip_id3(stream)
-    stream.seek(start)
-    frame = stream.read(256)
+    frame = read_at(stream, start, 256)
     if len(frame) < 256 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
         return None
     per_frame = 1152 if frame[1] & 0x18 == 0x18 else 576
     if frame[36:40] == b"VBRI":
-        return int.from_bytes(frame[50:54], "big") * per_frame
-    position = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
-    if position < 0 or not frame[position + 7] & 1:
+        field, added = 50, (0, 0)
+    else:
+        position = max(frame.find(b"Xing", 0, 64), frame.find(b"Info", 0, 64))
+        if position < 0 or not frame[position + 7] & 1:
+            return None
+        field, added = position + 8, _added_samples(frame, position)
+    count = int.from_bytes(frame[field : field + 4], "big")
+    if not count:
         return None
-    samples = int.from_bytes(frame[position + 8 : position + 12], "big") * per_frame
-    return max(0, samples - _mp3_padding(frame, position))
+    num_samples = max(0, count * per_frame - sum(added))
+    return Mp3Header(num_samples, added[1], start + field)
 
 
-def _mp3_padding(frame: bytes, position: int) -> int:
-    """Samples that the encoder has added, if the header at ``position`` tells."""
+def _added_samples(frame: bytes, position: int) -> tuple[int, int]:
+    """Samples added at the beginning and end, if the header at ``position`` tells."""
     flags = frame[position + 7]
     position += 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1)
     position += 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
     if frame[position : position + 4] not in (b"LAME", b"Lavf", b"Lavc"):
-        return 0
+        return 0, 0
     both = int.from_bytes(frame[position + 21 : position + 24], "big")
-    return (both >> 12) + (both & 0xFFF)
+    return both >> 12, both & 0xFFF
 
 
 def count_flac_samples(stream: Stream) -> tuple[int, int] | None:

@@ -96,9 +96,10 @@ def _read_page(stream: Stream, position: int) -> bytes | None:
     header = stream.read(_HEADER.size)
     if not header.startswith(b"OggS"):
         return None
-    lengths = stream.read(header[-1]) if len(header) == _HEADER.size else b""
+    is_cut = len(header) < _HEADER.size
+    lengths = b"" if is_cut else stream.read(header[-1])
     page = header + lengths + stream.read(sum(lengths))
-    if not lengths or len(page) < _HEADER.size + header[-1] + sum(lengths):
+    if is_cut or len(page) < _HEADER.size + header[-1] + sum(lengths):
         raise ShardError("truncated: ends inside an Ogg page; fetch it again")
     if _checksum(page) != page[22:26]:
         raise ShardError(

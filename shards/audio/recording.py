@@ -55,24 +55,43 @@ def bounds(start_seconds: float, stop_seconds: float, rate: int) -> tuple[int, i
     return start, round(min(stop_seconds * rate, start + MAX_DECODED + 1))
 
 
-def cut(blocks: Blocks, start: int, stop: int, least: int = 0) -> np.ndarray:
+@dataclass(frozen=True)
+class End:
+    """Where the header of a file says that the recording ends, in samples."""
+
+    stated: int = 0
+    """0 if it says nothing."""
+    slack: int = 0
+    """A whole file may be so much shorter."""
+    padding: int = 0
+    """So many samples may follow that an encoder has added to fill its last frame."""
+
+
+NOT_STATED = End()
+
+
+def cut(blocks: Blocks, start: int, stop: int, end: End = NOT_STATED) -> np.ndarray:
     """Samples ``start`` to ``stop`` [N] float32, fewer if the blocks end before.
 
-    Raises ShardError if they end before sample ``least``, which the header promises,
-    or if the cut is longer than MAX_DECODED.
+    The blocks decide where that is, and may go beyond the stated end; only padding is
+    left out. Raises ShardError if they end before it, or if the cut is longer than
+    MAX_DECODED.
     """
+    beyond = end.stated + end.padding + 1 if stop > end.stated else 0
     kept, reached = [np.zeros(0, np.float32)], 0
     for position, block in blocks:
         kept.append(block[max(0, start - position) : max(0, stop - position)])
         reached = position + len(block)
-        if reached >= stop:
+        if reached >= max(stop, beyond):
             break
-    if reached < min(stop, least):
+    if reached < min(stop, end.stated - end.slack):
         raise ShardError(
-            f"truncated or damaged: {reached} of {least} samples can be decoded; fetch "
-            "it again"
+            f"truncated or damaged: {reached} of {end.stated} samples can be decoded; "
+            "fetch it again"
         )
     mono = np.concatenate(kept)
+    if 0 < reached - end.stated <= end.padding:
+        mono = mono[: max(0, end.stated - start)]
     if len(mono) > MAX_DECODED:
         raise ShardError(
             f"decodes to more than {MAX_DECODED} samples a channel; cut it first"
