@@ -17,6 +17,7 @@ from shards.audio.containers import check_whole
 from shards.audio.ffmpeg import read_with_ffmpeg
 from shards.audio.frames import count_flac_samples, read_mp3_header
 from shards.audio.ogg import OggPages, read_pages
+from shards.audio.pcm import check_32_bit_file
 from shards.audio.recording import (
     NOT_STATED,
     PREROLL_SECONDS,
@@ -161,9 +162,12 @@ def _with_sndfile(sound: soundfile.SoundFile, stream: Stream) -> Recording:
         start, stop = bounds(start_seconds, stop_seconds, rate)
         try:
             blocks = _blocks(sound if sound.seekable() else _again(stream), start)
-            return cut(blocks, start, min(stop, announced), End(announced)), rate
+            mono = cut(blocks, start, min(stop, announced), End(announced))
         except soundfile.LibsndfileError as error:
             raise not_decodable(error.error_string) from None
+        if sound.subtype == "PCM_32":
+            check_32_bit_file(mono, sound.channels)
+        return mono, rate
 
     return Recording(announced / rate, read)
 

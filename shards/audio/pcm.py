@@ -50,6 +50,22 @@ def check_full_scale(samples: np.ndarray) -> None:
         _check_middle(samples)
 
 
+def check_32_bit_file(mono: np.ndarray, channels: int) -> None:
+    """ShardError if the samples of a 32-bit PCM file are 16-bit values, not silence.
+
+    ``mono`` [N] is their mean over ``channels``, at full scale 1. Programs write such a
+    file from an int32 array; what was 24 bits before, as silence with dither, is a
+    multiple of 256.
+    """
+    if not mono.size or not 0 < float(np.abs(mono).max()) <= 2.0**-16:
+        return
+    if (mono.astype(np.float64) * 2.0**31 * channels % 256).any():
+        raise ShardError(
+            "32-bit samples that never leave 16 bits, so that all would become 0; write "
+            "the file again with 16 bits"
+        )
+
+
 def _check_floats(samples: np.ndarray) -> None:
     low, high = float(samples.min()), float(samples.max())
     peak = max(-low, high)
