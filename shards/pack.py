@@ -13,7 +13,7 @@ from shards.format.schema import CODECS
 from shards.format.weak_labels import LabelReader, add_labels_are
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
-from shards.packing.sources import folder, hdf5, parquet, webdataset
+from shards.packing.sources import folder, hdf5, hdf5_rows, parquet, webdataset
 from shards.packing.sources.listing import Listing
 from shards.system.exits import run_main, typed_name
 from shards.system.workers import default_workers
@@ -24,6 +24,8 @@ _EXAMPLES = """examples:
   python -m shards.pack --audio more_wavs --unlabelled \\
       --class-labels class_labels_indices.csv --out data/more
   python -m shards.pack --tsv labels/balanced.csv \\
+      --class-labels class_labels_indices.csv --out data/balanced
+  python -m shards.pack --panns waveforms/balanced_train.h5 \\
       --class-labels class_labels_indices.csv --out data/balanced
   python -m shards.pack --webdataset audioset_tars --label-field tag \\
       --class-labels class_labels_indices.csv --out data/full
@@ -77,6 +79,13 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
     add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
     add(
+        "--panns",
+        nargs="+",
+        metavar="FILE",
+        help="HDF5 files of PANNs, PaSST or EfficientAT: audio_name, waveform or mp3, "
+        "target",
+    )
+    add(
         "--webdataset",
         nargs="+",
         metavar="PLACE",
@@ -97,7 +106,11 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="with --audio: each file is a clip without labels, for a teacher to label",
     )
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
-    add("--source-rate", type=int, default=16000, help="with --tsv: Hz of its samples")
+    add(
+        "--source-rate",
+        type=int,
+        help="with --tsv (default 16000) and --panns (default: what the file says): Hz",
+    )
     add(
         "--label-field",
         default="labels",
@@ -133,6 +146,8 @@ def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
         )
     if args.tsv:
         return hdf5.list_clips(args.tsv, reader, file=args.hdf5, rate=args.source_rate)
+    if args.panns:
+        return hdf5_rows.list_clips(args.panns, reader.classes, rate=args.source_rate)
     if args.webdataset:
         return webdataset.list_clips(
             args.webdataset,

@@ -15,13 +15,9 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from shards.audio.decoders import (
-    MAX_CHANNELS,
-    RATES,
-    Recording,
-    open_recording,
-    to_float,
-)
+from shards.audio.decoders import open_recording
+from shards.audio.pcm import MAX_PEAK, check_full_scale, to_float
+from shards.audio.recording import MAX_CHANNELS, RATES, Recording
 from shards.errors import ShardError
 from shards.format.schema import MAX_CLIP_SECONDS
 
@@ -33,10 +29,10 @@ SUFFIXES = (
 """File names that are looked at as audio."""
 
 SLACK_SECONDS = 1.0
-"""A file at most this much longer than its segment is taken as the cut segment."""
+"""A file at most this much longer than its segment may be the cut segment."""
 
-MAX_PEAK = 100.0
-"""Floats beyond this many times full scale are integers in disguise."""
+CUT_SECONDS = 0.1
+"""A file whose length differs by no more from that of its segment was cut to it."""
 
 Source = str | Path | bytes | memoryview
 """A path, or the encoded file itself."""
@@ -52,13 +48,14 @@ def load_segment(
 ) -> np.ndarray:
     """Samples [N] int16, mono at ``sample_rate``, of one segment of a recording.
 
-    ``source`` is either the segment already cut out (no longer than the segment and
-    one second) or the whole recording, which is then cut; ``is_recording`` says which,
-    or None for what its length tells, if only one fits. Time zero is the first
-    sample, as when FFmpeg converts the whole file. Never longer than the segment;
-    shorter when the audio is. Channels are averaged.
+    ``is_recording`` tells whether ``source`` is the whole recording, with the segment
+    in it, or the segment already cut out; None if its length must tell. Time zero is
+    the first sample, as when FFmpeg converts the whole file. Never longer than the
+    segment; shorter when the audio is. Channels are averaged.
 
-    Raises ShardError saying what is wrong with the source, with its path if it has one.
+    Raises ShardError saying what is wrong with the source, with its path if it has one:
+    not decodable, cut short, longer than a cut segment, not reaching the segment, or
+    of a length that a cut segment and a recording might both have.
     """
     with _opened(source) as recording:
         mono, rate = _read_segment(recording, start_seconds, end_seconds, is_recording)
@@ -84,7 +81,8 @@ def to_mono_int16(samples: np.ndarray, *, rate: int, sample_rate: int) -> np.nda
 
     ``rate`` is that of ``samples`` in Hz. Floats have full scale 1, integers that of
     their type (unsigned ones rest at the middle). Channels are averaged. Raises
-    ShardError for anything else, rather than guess.
+    ShardError for anything else, and for values that another full scale would fit,
+    rather than guess.
     """
     samples = np.asarray(samples)
     if samples.ndim == 1:
@@ -98,6 +96,7 @@ def to_mono_int16(samples: np.ndarray, *, rate: int, sample_rate: int) -> np.nda
         raise ShardError(f"{rate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
     if len(samples) > MAX_CLIP_SECONDS * rate:
         raise _too_long(len(samples) / rate, MAX_CLIP_SECONDS)
+    check_full_scale(samples)
     return _finish(to_float(samples).mean(axis=1), rate, sample_rate)
 
 
@@ -127,15 +126,15 @@ def _read_segment(
     is_recording: bool | None,
 ) -> tuple[np.ndarray, int]:
     wanted_seconds = end_seconds - start_seconds
-    if not is_recording and (cut := _read_cut(recording, wanted_seconds)):
-        if is_recording is None and start_seconds > 0:
-            _check_is_cut(recording, cut, start_seconds, end_seconds)
-        return cut
-    if is_recording is False:
-        raise ShardError(
-            f"longer than its segment ({wanted_seconds:.2f} s) and {SLACK_SECONDS:g} s "
-            "more; cut it, or name the file by its id alone if it is the recording"
-        )
+    if not is_recording:
+        if cut := _read_cut(recording, start_seconds, end_seconds, is_recording):
+            return cut
+        if is_recording is False:
+            raise ShardError(
+                f"more than {wanted_seconds + SLACK_SECONDS:.2f} s of audio, expected "
+                f"only the segment of {wanted_seconds:.2f} s; cut it, or if it is the "
+                "whole recording, name it by its id alone (--files-are recordings)"
+            )
     least_seconds = min(wanted_seconds, SLACK_SECONDS)
     seconds = recording.seconds
     if seconds is None or seconds >= start_seconds + least_seconds:
@@ -150,42 +149,49 @@ def _read_segment(
     )
 
 
-def _check_is_cut(
+def _read_cut(
     recording: Recording,
-    cut: tuple[np.ndarray, int],
     start_seconds: float,
     end_seconds: float,
-) -> None:
-    """ShardError if what is short enough for a cut segment may well be a recording.
-
-    Which is so if the segment begins in it, or if it is much shorter than the segment.
-    """
-    seconds = recording.seconds
-    if seconds is None:
-        seconds = len(cut[0]) / cut[1]
-    least_seconds = end_seconds - start_seconds - SLACK_SECONDS
-    if seconds > start_seconds or seconds < least_seconds:
-        raise ShardError(
-            f"{seconds:.2f} s of audio may be the segment from {start_seconds:g} s to "
-            f"{end_seconds:g} s or a recording that it lies in; give --files-are "
-            "segments or --files-are recordings"
-        )
-
-
-def _read_cut(
-    recording: Recording, wanted_seconds: float
+    is_recording: bool | None,
 ) -> tuple[np.ndarray, int] | None:
-    """Samples and rate of a recording that is the cut segment; None if it is longer."""
+    """Samples and rate of a recording that is the cut segment; None if it is longer.
+
+    Raises ShardError if ``is_recording`` is None and so short a file may be either.
+    """
+    wanted_seconds = end_seconds - start_seconds
     longest = wanted_seconds + SLACK_SECONDS
-    if recording.seconds is not None:
-        if recording.seconds > longest:
-            return None
-        return _read(recording, 0.0, wanted_seconds, MAX_CLIP_SECONDS)
-    beyond = longest + 0.1
-    mono, rate = _read(recording, 0.0, beyond, MAX_CLIP_SECONDS + beyond)
-    if len(mono) > longest * rate:
+    seconds = recording.seconds
+    if seconds is not None and seconds > longest:
         return None
+    enough = min(longest, MAX_CLIP_SECONDS + SLACK_SECONDS) + 0.1
+    mono, rate = _read(recording, 0.0, enough, enough + SLACK_SECONDS)
+    seconds = len(mono) / rate
+    if seconds > longest:
+        return None
+    if min(seconds, wanted_seconds) > MAX_CLIP_SECONDS:
+        raise _too_long(seconds, MAX_CLIP_SECONDS)
+    if is_recording is None and not _is_cut(seconds, start_seconds, end_seconds):
+        raise ShardError(
+            f"{seconds:.2f} s of audio may be the segment from {start_seconds:.2f} to "
+            f"{end_seconds:.2f} s or a recording that holds it; name the file "
+            f"<id>_{start_seconds:.3f}_{end_seconds:.3f} if it is the segment, or tell "
+            "what all files are: --files-are segments, or --files-are recordings"
+        )
     return mono[: round(wanted_seconds * rate)], rate
+
+
+def _is_cut(seconds: float, start_seconds: float, end_seconds: float) -> bool:
+    """Whether a file that is short enough for the segment can be nothing else.
+
+    It can if the segment begins where the file does. As a recording it must reach the
+    segment; and one as long as the segment, which would lack a second or more of it,
+    is the segment.
+    """
+    if start_seconds == 0 or seconds <= start_seconds:
+        return True
+    is_as_long = abs(seconds - (end_seconds - start_seconds)) <= CUT_SECONDS
+    return is_as_long and seconds <= end_seconds - SLACK_SECONDS
 
 
 def _read(
@@ -205,7 +211,8 @@ def _read(
 
 def _too_long(seconds: float, max_seconds: float) -> ShardError:
     return ShardError(
-        f"{seconds:.0f} s of audio or more, expected at most {max_seconds:g} s; cut it"
+        f"{seconds:.0f} s of audio or more, and a clip may have {max_seconds:g} s; cut "
+        "the file, or list segments of it in a CSV"
     )
 
 

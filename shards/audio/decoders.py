@@ -1,77 +1,53 @@
 """An audio file in any form -> mono float samples at its own rate.
 
-Owns the two decoders, libsndfile (through soundfile) and FFmpeg (through PyAV), and
-which of them reads what. Files are untrusted: only listed formats and codecs are
-opened, nothing but the given bytes is read, and no more is decoded than is asked for.
+Owns which of the two decoders reads what: libsndfile (through soundfile), which seeks
+fast and exactly, or FFmpeg (ffmpeg.py), which reads the rest. One principle: what the
+decoder finds is true, and a header only ends a file before that if it can be believed.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
 
-import av
 import numpy as np
 import soundfile
-from av import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 
-from shards.audio.containers import check_whole, has_mp3_length, ogg_serials
-from shards.errors import ShardError
-
-MAX_CHANNELS = 32
-RATES = range(1000, 768001)
-"""Sample rates in Hz that are taken; others are forged or not audio."""
-
-MAX_DECODED = 1 << 26
-"""Samples of one channel decoded at most: 256 MiB; a forged rate makes seconds cheap.
-"""
+from shards.audio.chunks import find_repairs
+from shards.audio.containers import check_whole
+from shards.audio.ffmpeg import read_with_ffmpeg
+from shards.audio.frames import count_flac_samples, read_mp3_header
+from shards.audio.ogg import OggPages, read_pages
+from shards.audio.pcm import check_32_bit_file
+from shards.audio.recording import (
+    NOT_STATED,
+    PREROLL_SECONDS,
+    Blocks,
+    End,
+    Recording,
+    bounds,
+    check_sound,
+    cut,
+    not_decodable,
+)
+from shards.audio.streams import RepairedStream, Stream
 
 _BLOCK = 1 << 16
-
-_PREROLL_SECONDS = 1.0
-"""Decoded ahead of a cut and dropped. Right after a seek libsndfile gave wrong samples
-of Vorbis in 3 of 100 cuts (1.2.2, 2026-11-22), and predictive codecs settle first."""
 
 _MP3_SLACK = 2 * 1152
 """Samples an MP3 may fall short of its header: encoders count it as a frame or not."""
 
 _SNDFILE_MAGIC = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"caff", b"fLaC"),
-    *(b"OggS", b"ID3"),
 )
 
-_MAY_HOLD_ANYTHING = (b"RIFF", b"OggS", b"caff", b"ID3")
+_MAY_HOLD_ANYTHING = (b"RIFF", b"OggS", b"caff", b"RF64")
 """Containers of which libsndfile knows a few codecs; FFmpeg is asked for the others."""
 
-_FORMATS = (
-    "mov,matroska,asf,avi,flv,mpegts,mpeg,aac,ac3,eac3,amr,mp3,ogg,flac,wav,caf,wv,ape"
-)
-_INDEXED = ("mov", "matroska", "asf")
-"""Formats in which FFmpeg seeks by an index, not by an estimate."""
+_OGG_SLACK_SECONDS = 0.1
+"""Silence that Opus begins with is counted by pages, and not by libsndfile."""
 
-_CODECS = (
-    "aac,aac_latm,ac3,ac3_fixed,eac3,alac,amrnb,amrwb,ape,flac,mp1,mp1float,mp2,"
-    "mp2float,mp3,mp3float,opus,libopus,vorbis,speex,libspeex,tta,wavpack,wmav1,wmav2,"
-    "wmapro,wmalossless,adpcm_ima_wav,adpcm_ima_qt,adpcm_ms,adpcm_swf,pcm_alaw,"
-    "pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,"
-    "pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be"
-)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """An open audio file."""
-
-    seconds: float | None
-    """Length its header gives; None if only decoding can tell."""
-    read: Callable[[float, float], tuple[np.ndarray, int]]
-    """(start, stop) in seconds from the first sample -> mono samples [N] float32 and
-    their rate in Hz; fewer where the recording ends. May be called again."""
+_OPUS_CLOCK = 48000
+"""Hz in which Ogg pages of Opus count, whatever the rate of the audio."""
 
 
 class _SndfileStream:
@@ -81,7 +57,7 @@ class _SndfileStream:
     headers, by which libsndfile seeks, would fill the log of a packing.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.read = stream.read
         self._stream = stream
         self._is_lost = False
@@ -100,184 +76,113 @@ class _SndfileStream:
         return -1 if self._is_lost else self._stream.tell()
 
 
-def open_recording(stream: BinaryIO) -> Recording:
+def open_recording(stream: Stream) -> Recording:
     """The audio in a seekable ``stream``, which must stay open.
 
     Chosen by content, never by name. Of several tracks the one FFmpeg takes for best.
-    Raises ShardError if it is no audio, or cut short as far as that can be known.
+    Raises ShardError if it is not audio, or cut short as far as that can be known.
     """
-    check_whole(stream)
+    length = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    head = stream.read(4)
-    if not _is_for_sndfile(stream, head):
-        return Recording(None, lambda start, stop: _read_av(stream, start, stop))
-    is_counted_mp3 = has_mp3_length(stream)
+    head = stream.read(64)
+    if head.startswith(b"OggS"):
+        return _open_ogg(stream, length)
+    if repairs := find_repairs(stream, head, length):
+        stream = RepairedStream(stream, repairs)
+    check_whole(stream)
+    flac = count_flac_samples(stream) if head.startswith((b"fLaC", b"ID3")) else None
+    if flac is not None:
+        stated, found = flac
+        if not stated or found > stated:
+            return _with_ffmpeg(stream, End(stated))
+    elif not head.startswith(_SNDFILE_MAGIC):
+        return _open_other(stream)
+    sound = _open_sound(stream, head)
+    return _with_ffmpeg(stream) if sound is None else _with_sndfile(sound, stream)
+
+
+def _with_ffmpeg(stream: Stream, end: End = NOT_STATED) -> Recording:
+    return Recording(
+        None, lambda start, stop: read_with_ffmpeg(stream, start, stop, end)
+    )
+
+
+def _open_other(stream: Stream) -> Recording:
+    """MP3 or a container that only FFmpeg knows.
+
+    FFmpeg leaves out padding where the header of an MP3 says that it ends, even if it
+    goes on there, and would not know it then; so it is not shown that number.
+    """
+    header = read_mp3_header(stream)
+    if header is None:
+        return _with_ffmpeg(stream)
+    hidden = RepairedStream(stream, {header.field: bytes(4)})
+    return _with_ffmpeg(hidden, End(header.num_samples, _MP3_SLACK, header.padding))
+
+
+def _open_ogg(stream: Stream, length: int) -> Recording:
+    """By libsndfile only if it will read all that is there.
+
+    It stops silently after the first of chained streams, and where the last page says.
+    """
+    pages = read_pages(stream, length)
+    if pages.num_streams > 1 or pages.repairs:
+        return _with_ffmpeg(RepairedStream(stream, pages.repairs))
+    sound = _open_sound(stream, b"OggS")
+    if sound is None or not _agrees(sound, pages):
+        return _with_ffmpeg(stream)
+    return _with_sndfile(sound, stream)
+
+
+def _agrees(sound: soundfile.SoundFile, pages: OggPages) -> bool:
+    """Whether libsndfile and the last page give about the same length."""
+    clock = _OPUS_CLOCK if sound.subtype == "OPUS" else sound.samplerate
+    seconds = sound.frames / sound.samplerate
+    return abs(seconds - pages.last_granule / clock) < _OGG_SLACK_SECONDS
+
+
+def _open_sound(stream: Stream, head: bytes) -> soundfile.SoundFile | None:
+    """The file as libsndfile opens it; None if FFmpeg is to read it."""
     stream.seek(0)
     try:
         sound = soundfile.SoundFile(_SndfileStream(stream))
     except soundfile.LibsndfileError as error:
         if head.startswith(_MAY_HOLD_ANYTHING):
-            return Recording(None, lambda start, stop: _read_av(stream, start, stop))
-        raise _not_decodable(error.error_string) from None
-    return _sndfile_recording(sound, stream, is_counted_mp3)
+            return None
+        raise not_decodable(error.error_string) from None
+    # of MP3, libsndfile believes any length, and prints what it thinks of the file
+    return None if sound.subtype.startswith("MPEG") else sound
 
 
-def _is_for_sndfile(stream: BinaryIO, head: bytes) -> bool:
-    if head == b"OggS" and len(ogg_serials(stream)) > 1:
-        return False  # libsndfile stops silently after the first of chained streams
-    is_mpeg_audio = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
-    is_mp3 = is_mpeg_audio and head[1] & 0x06 != 0  # 0 there is AAC in ADTS
-    return is_mp3 or head.startswith(_SNDFILE_MAGIC)
-
-
-def _not_decodable(reason: str) -> ShardError:
-    return ShardError(f"not decodable audio: {reason.rstrip('.') or 'damaged'}")
-
-
-def _check_sound(rate: int, channels: int) -> None:
-    if channels > MAX_CHANNELS:
-        raise ShardError(f"{channels} channels, expected at most {MAX_CHANNELS}")
-    if rate not in RATES:
-        raise ShardError(f"{rate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
-
-
-def _sndfile_recording(
-    sound: soundfile.SoundFile, stream: BinaryIO, is_counted_mp3: bool
-) -> Recording:
+def _with_sndfile(sound: soundfile.SoundFile, stream: Stream) -> Recording:
     rate, announced = sound.samplerate, sound.frames
-    _check_sound(rate, sound.channels)
-    if announced > 1 << 62:  # FLAC that was streamed; libsndfile trips over its end
-        return Recording(None, lambda start, stop: _read_av(stream, start, stop))
-    slack = 0
-    if sound.subtype.startswith("MPEG"):  # without its header, an estimate
-        slack = _MP3_SLACK if is_counted_mp3 else announced
+    check_sound(rate, sound.channels)
 
     def read(start_seconds: float, stop_seconds: float) -> tuple[np.ndarray, int]:
-        start, stop = _bounds(start_seconds, stop_seconds, rate)
-        stop = min(stop, announced)
+        start, stop = bounds(start_seconds, stop_seconds, rate)
         try:
-            mono = _cut(_sndfile_blocks(sound, start), start, stop)
+            blocks = _blocks(sound if sound.seekable() else _again(stream), start)
+            mono = cut(blocks, start, min(stop, announced), End(announced))
         except soundfile.LibsndfileError as error:
-            raise _not_decodable(error.error_string) from None
-        if len(mono) + slack < stop - start:
-            raise ShardError(
-                f"truncated or damaged: {len(mono)} of {stop - start} samples can be "
-                "decoded; fetch it again"
-            )
+            raise not_decodable(error.error_string) from None
+        if sound.subtype == "PCM_32":
+            check_32_bit_file(mono, sound.channels)
         return mono, rate
 
     return Recording(announced / rate, read)
 
 
-def _sndfile_blocks(
-    sound: soundfile.SoundFile, start: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    position = max(0, start - round(_PREROLL_SECONDS * sound.samplerate))
-    sound.seek(position)
+def _again(stream: Stream) -> soundfile.SoundFile:
+    """The file from its beginning, for codecs without a way back (GSM 6.10, G.721)."""
+    stream.seek(0)
+    return soundfile.SoundFile(_SndfileStream(stream))
+
+
+def _blocks(sound: soundfile.SoundFile, start: int) -> Blocks:
+    position = 0
+    if sound.seekable():
+        position = max(0, start - round(PREROLL_SECONDS * sound.samplerate))
+        sound.seek(position)
     while len(block := sound.read(_BLOCK, dtype="float32", always_2d=True)):
         yield position, block.mean(axis=1)
         position += len(block)
-
-
-def _bounds(start_seconds: float, stop_seconds: float, rate: int) -> tuple[int, int]:
-    start = round(start_seconds * rate)
-    return start, min(round(stop_seconds * rate), start + MAX_DECODED + 1)
-
-
-def _cut(blocks: Iterator[tuple[int, np.ndarray]], start: int, stop: int) -> np.ndarray:
-    """Samples ``start`` to ``stop`` from blocks that each tell their position."""
-    kept = [np.zeros(0, np.float32)]
-    for position, block in blocks:
-        kept.append(block[max(0, start - position) : max(0, stop - position)])
-        if position + len(block) >= stop:
-            break
-    mono = np.concatenate(kept)
-    if len(mono) > MAX_DECODED:
-        raise ShardError(
-            f"decodes to more than {MAX_DECODED} samples a channel; cut it first"
-        )
-    return mono
-
-
-def _read_av(
-    stream: BinaryIO, start_seconds: float, stop_seconds: float
-) -> tuple[np.ndarray, int]:
-    options = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
-    stream.seek(0)
-    try:
-        with av.open(stream, "r", options=options) as container:
-            track = container.streams.best("audio")
-            if not isinstance(track, AudioStream):
-                raise ShardError("holds no audio, only other media")
-            first = next(container.decode(track), None)
-            if first is None:
-                raise ShardError("no audio samples; fetch it again")
-            rate = first.sample_rate
-            start, stop = _bounds(start_seconds, stop_seconds, rate)
-            return _cut(_av_blocks(container, track, first, start), start, stop), rate
-    except av.FFmpegError as error:
-        raise _not_decodable(error.strerror or "ends too early") from None
-
-
-def _av_blocks(
-    container: InputContainer, track: AudioStream, first: AudioFrame, start: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Position and mono samples of each frame; the first at ``start`` or before."""
-    rate, position = first.sample_rate, 0
-    ahead = start - round(_PREROLL_SECONDS * rate)
-    if ahead > first.samples and container.format.name.startswith(_INDEXED):
-        first, position = _seek(container, track, first, ahead)
-    for frame in itertools.chain([first], container.decode(track)):
-        if frame.sample_rate != rate:
-            raise ShardError(f"changes from {rate} to {frame.sample_rate} Hz; cut it")
-        mono = _mono(frame)
-        yield position, mono
-        position += len(mono)
-
-
-def _seek(
-    container: InputContainer, track: AudioStream, first: AudioFrame, target: int
-) -> tuple[AudioFrame, int]:
-    """The frame that holds sample ``target``, or one before it, and its position.
-
-    The position is the frame's time stamp less that of the ``first`` frame, exact to
-    the clock of the container (WebM: 1 ms).
-    """
-    rate, origin = first.sample_rate, first.time
-    if origin is not None:
-        container.seek(round((origin + target / rate) * av.time_base))
-        frame = next(container.decode(track), None)
-        if frame is not None and frame.time is not None:
-            position = round((frame.time - origin) * rate)
-            if 0 <= position <= target:
-                return frame, position
-    container.seek(0)  # no usable index, or past the end
-    return next(container.decode(track)), 0
-
-
-def _mono(frame: AudioFrame) -> np.ndarray:
-    channels = len(frame.layout.channels)
-    _check_sound(frame.sample_rate, channels)
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, channels).T
-    return to_float(samples).mean(axis=0)
-
-
-def to_float(samples: np.ndarray) -> np.ndarray:
-    """float32 of the same shape, full scale 1, from PCM of any common dtype.
-
-    Raises ShardError for dtypes whose full scale is a guess: 64-bit integers, bool...
-    """
-    kind, size = samples.dtype.kind, samples.dtype.itemsize
-    if kind == "f":
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            return samples.astype(np.float32, copy=False)
-    if kind not in "iu" or size > 4:
-        raise ShardError(
-            f"samples of type {samples.dtype}, whose full scale cannot be known; "
-            "expected floats in [-1, 1] or integers of 8, 16 or 32 bits"
-        )
-    full_scale = 2.0 ** (8 * size - 1)
-    offset = full_scale if kind == "u" else 0.0
-    return ((samples - np.float64(offset)) / full_scale).astype(np.float32)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import soundfile
 
-from shards.audio.containers import find_wav_data
+from shards.audio.chunks import find_wav_data
 from shards.audio.decode import load_clip
 from shards.audio.sndfile import as_file, read_part
 from shards.errors import ShardError

@@ -21,7 +21,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.audio.containers import find_wav_data
+from shards.audio.chunks import find_wav_data
 from shards.audio.decode import load_clip, load_segment, to_mono_int16
 from shards.audio.members import CODECS, OPUS_RATES, decode, encode
 from shards.audio.sndfile import read_part
@@ -143,7 +143,7 @@ def test_every_common_form_is_decoded_whole_in_time_and_level(
 def test_a_segment_equals_the_slice_of_the_whole(
     forms: dict[str, tuple[bytes, int]], name: str
 ) -> None:
-    """Else chunks of long recordings lie beside the events of their labels."""
+    """Else chunks of long recordings lie next to the events of their labels."""
     data, rate = forms[name]
     whole = load_clip(data, sample_rate=rate)
     start = round(3.217 * rate)
@@ -151,12 +151,7 @@ def test_a_segment_equals_the_slice_of_the_whole(
         data, start_seconds=3.217, end_seconds=4.717, sample_rate=rate
     ).astype(int)
     assert len(found) == round(1.5 * rate)
-    clock = rate // 1000 if name in ("WebM", "Matroska", "MKV video") else 0
-    errors = [
-        np.abs(whole[start + shift :][: len(found)] - found).max()
-        for shift in range(-clock, clock + 1)
-    ]
-    assert min(errors) <= 8
+    assert np.abs(whole[start:][: len(found)] - found).max() <= 8
 
 
 def test_the_content_decides_not_the_name(
@@ -353,8 +348,8 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 BOUNDED = """
 import resource, sys
-from shards.decode import load_clip
-from shards.schema import ShardError
+from shards.audio.decode import load_clip
+from shards.errors import ShardError
 load_clip(sys.argv[1], sample_rate=16000)  # imports and warms up
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 300_000_000,) * 2)
@@ -388,7 +383,8 @@ def test_hours_in_a_small_file_are_refused_in_bounded_memory(
     lines = result.stdout.splitlines()
     assert len(lines) == 3
     assert lines[0] == (
-        f"{hour}: 3600 s of audio or more, expected at most 600 s; cut it"
+        f"{hour}: 3600 s of audio or more, and a clip may have 600 s; cut the file, or "
+        "list segments of it in a CSV"
     )
     assert "60" in lines[1] and "of audio or more" in lines[1]
     assert "4294967 s of audio or more" in lines[2]
@@ -402,7 +398,7 @@ def test_a_clip_longer_than_allowed_is_refused() -> None:
     """Else --max-seconds of a caller means nothing."""
     data = encode_silence(RATE * 3)
     assert len(load_clip(data, sample_rate=RATE, max_seconds=3)) == RATE * 3
-    with pytest.raises(ShardError, match="at most 2.9 s"):
+    with pytest.raises(ShardError, match="may have 2.9 s"):
         load_clip(data, sample_rate=RATE, max_seconds=2.9)
 
 
