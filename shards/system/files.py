@@ -12,10 +12,11 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from shards.errors import ShardError
 
@@ -131,21 +132,127 @@ def file_system_time(folder: Path) -> float | None:
         return None
 
 
-def read_bounded(path: str | Path, max_bytes: int) -> bytes:
-    """A whole small file. ShardError if it is none, unreadable or too long."""
-    path = Path(path)
-    try:
-        if not path.is_file() and path.exists():  # a pipe would make us wait for ever
-            raise ShardError(f"{path}: no plain file; restore it")
-        with open(path, "rb") as stream:
-            found = os.fstat(stream.fileno()).st_size
-            if found > max_bytes:
-                raise ShardError(f"{path}: {found} bytes, expected {max_bytes} at most")
-            return stream.read()
-    except OSError as error:
+def open_plain(
+    folder: str | Path, name: str, *, max_bytes: int | None = None
+) -> BinaryIO:
+    """The plain file ``name`` below ``folder``, open to be read; for names from others.
+
+    Never blocks on a pipe, and never follows a name or a link out of ``folder``; only
+    the blobs folder of a Hugging Face cache, which all its files link into, may be
+    elsewhere. ``name`` is relative, its parts separated by ``/``.
+
+    Raises ShardError for a file that is missing, special, elsewhere or longer than
+    ``max_bytes``, and other OSErrors, such as EIO, as they are.
+    """
+    path = Path(folder, name)
+    if not _is_below(name):
         raise ShardError(
-            f"{path}: {error.strerror}; check the path, or restore the file"
-        ) from None
+            f"{folder}: names {name!r}, expected a file below this folder; restore or "
+            "remove what names it"
+        )
+    try:
+        if "/" not in name:
+            with contextlib.suppress(OSError):  # a link: where does it lead?
+                return _open_bounded(path, max_bytes, follow=False)
+        _check_leads_below(Path(folder), path)
+    except OSError as error:
+        _refuse(path, error)
+    return _open_named(path, max_bytes)
+
+
+def read_plain(folder: str | Path, name: str, *, max_bytes: int) -> bytes:
+    """The bytes of a file below ``folder``; raises what open_plain raises."""
+    with open_plain(folder, name, max_bytes=max_bytes) as stream:
+        return _read_all(stream, Path(folder, name), max_bytes)
+
+
+def read_bounded(path: str | Path, max_bytes: int) -> bytes:
+    """A whole small file that the user named; links are followed.
+
+    Raises ShardError if it is missing, special, unreadable or too long.
+    """
+    with _open_named(Path(path), max_bytes) as stream:
+        return _read_all(stream, Path(path), max_bytes)
+
+
+def _is_below(name: str) -> bool:
+    """Whether a relative name leads into its folder, links aside."""
+    parts = name.split("/")
+    return "\0" not in name and not {"", ".", ".."} & set(parts)
+
+
+def _check_leads_below(folder: Path, path: Path) -> None:
+    """ShardError if ``path`` is elsewhere than below ``folder``, its links followed."""
+    home, end = folder.resolve(), path.resolve(strict=True)
+    homes = [home]
+    for parent in folder.absolute().parents:  # models--a--b/snapshots/REVISION
+        if parent.name == "snapshots":
+            homes.append((parent.parent / "blobs").resolve())
+    if not any(end.is_relative_to(home) for home in homes):
+        raise ShardError(
+            f"{path}: a link to {end}, expected a file below {home}; put the file "
+            "itself there"
+        )
+
+
+_BAD_PATH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ENXIO,
+    errno.ENODEV,
+)
+"""Errors that running again does not change, unlike EIO or ESTALE."""
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    """Raise a ShardError for a path that is wrong, else ``error`` itself."""
+    if error.errno not in _BAD_PATH:
+        raise error
+    raise ShardError(
+        f"{path}: {error.strerror}; check the path, or restore the file"
+    ) from None
+
+
+def _open_named(path: Path, max_bytes: int | None) -> BinaryIO:
+    """A plain file; ShardError for a path that is wrong."""
+    try:
+        return _open_bounded(path, max_bytes, follow=True)
+    except OSError as error:
+        _refuse(path, error)
+
+
+def _open_bounded(path: Path, max_bytes: int | None, *, follow: bool) -> BinaryIO:
+    """A plain file of at most ``max_bytes``, else ShardError. A pipe does not block."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+    stream = None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ShardError(f"{path}: not a plain file; restore it")
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise ShardError(
+                f"{path}: {status.st_size} bytes, expected {max_bytes} at most"
+            )
+        stream = os.fdopen(handle, "rb")
+        return stream
+    finally:
+        if stream is None:
+            os.close(handle)
+
+
+def _read_all(stream: BinaryIO, path: Path, max_bytes: int) -> bytes:
+    """All bytes of ``stream``; ShardError if it grew beyond ``max_bytes``."""
+    size = os.fstat(stream.fileno()).st_size
+    data = stream.read(min(size, max_bytes) + 1)
+    if len(data) > size:  # it is being written, or a file of /proc, which has no size
+        raise ShardError(f"{path}: grew while it was read; restore it")
+    return data
 
 
 def file_sha256(path: str | Path) -> str:
