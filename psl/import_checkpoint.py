@@ -1,10 +1,11 @@
-"""Turn weights that others published into a checkpoint folder of ours.
+r"""Turn weights that others published into a checkpoint folder of ours.
 
-    python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \\
+    python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \
         --classes data/class_labels_indices.csv
 
-Takes upstream's MobileNetV2 (.pt), PANNs' Cnn14 (.pth), AST as its authors saved it
-(.pth), and AST as a Hugging Face folder or Hub name. ``psl.label teacher=OUT``,
+Takes upstream's MobileNetV2, PANNs' Cnn14 and AST as its authors saved it, each as a
+file of torch.save (.pt, .pth, .bin, Lightning's .ckpt) or safetensors, and AST as a
+Hugging Face folder or Hub name. ``psl.label teacher=OUT``,
 ``psl.evaluate checkpoint=OUT`` and ``psl.train start=OUT`` take the result.
 """
 
@@ -18,20 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from psl.models.families import FAMILIES, ModelConfig, build_from_config
-from psl.teachers.upstream import MAX_BYTES
 from psl.weights.checkpoint import TrainingState, save_checkpoint
-from psl.weights.published import Published, read_huggingface, read_state_dict
-from psl.weights.tensors import find_weights, load_tensors
+from psl.weights.kinds import is_file_of_weights
+from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from shards.format.classes import Classes, read_classes
 from shards.system.exits import run_main
-from shards.system.files import read_bounded
 
 
 def read(path: str) -> Published:
     """The weights at ``path`` under our names; ValueError if they are none of those."""
-    if Path(path).is_file():
-        content = load_tensors(read_bounded(path, MAX_BYTES), path)
-        return read_state_dict(find_weights(content, path), path)
+    if is_file_of_weights(path):
+        return read_file_of_weights(path)
     published = read_huggingface(path)
     if published.family != "ast":
         raise ValueError(
@@ -66,12 +64,11 @@ def fill(
     ]
     lines += [f"missing  {name}: left at random" for name in missing]
     print("\n".join(lines))
-    if bad := len(unknown) + len(shapes) + len(missing):
-        if not partial:
-            raise ValueError(
-                f"{where}: {bad} tensors do not fit (listed above), expected all; give "
-                "the class list of the file, or --partial to leave those at random"
-            )
+    if (bad := len(unknown) + len(shapes) + len(missing)) and not partial:
+        raise ValueError(
+            f"{where}: {bad} tensors do not fit (listed above), expected all; give the "
+            "class list of the file, or --partial to leave those at random"
+        )
     fitting = {n: t for n, t in theirs.items() if n in own and n not in shapes}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors taken")
