@@ -3,8 +3,9 @@ r"""Turn weights that others published into a checkpoint folder of ours.
     python -m psl.import_checkpoint Cnn14_16k_mAP=0.438.pth --out runs/cnn14 \
         --classes data/class_labels_indices.csv
 
-Takes upstream's MobileNetV2 (.pt), PANNs' Cnn14 (.pth), AST as its authors saved it
-(.pth), and AST as a Hugging Face folder or Hub name. ``psl.label teacher=OUT``,
+Takes upstream's MobileNetV2, PANNs' Cnn14 and AST as its authors saved it, each as a
+file of torch.save (.pt, .pth, .bin, Lightning's .ckpt) or safetensors, and AST as a
+Hugging Face folder or Hub name. ``psl.label teacher=OUT``,
 ``psl.evaluate checkpoint=OUT`` and ``psl.train start=OUT`` take the result.
 """
 

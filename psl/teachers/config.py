@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from psl.config import config
+from psl.weights.kinds import SUFFIXES, is_file_of_weights, is_hub_model
 from shards.remote.places import is_url
 
 Kind = Literal["run", "upstream", "huggingface"]
@@ -19,11 +20,12 @@ class TeacherConfig:
     """One teacher; ``teacher: PATH`` is short for ``teacher: {path: PATH}``."""
 
     path: str
-    """A run folder (its average, else its best checkpoint), a checkpoint folder, a .pt
-    file with upstream's names or its URL, or a Hugging Face model: a folder or a Hub
-    name."""
+    """A run folder (its average, else its best checkpoint), a checkpoint folder, a file
+    of weights with upstream's names (.pt, .pth, .bin, .ckpt, .safetensors), its folder
+    or URL, or a Hugging Face model: a folder or a Hub name."""
     kind: Kind | None = None
-    """run, upstream or huggingface; null to tell by the path. Hub names need it."""
+    """run, upstream or huggingface; null to tell by what is there. Hub names need
+    it."""
     weight: float = Field(default=1.0, ge=1e-9, le=1e9)
     """Weight in the mean of several teachers' probabilities, relative to their sum."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
@@ -54,17 +56,11 @@ TeacherList = Annotated[
 
 
 def kind_of(config: TeacherConfig) -> Kind:
-    """The kind that is named, else the one that the path looks like.
+    """The kind that is named, else that of what is found at the path.
 
     Raises ValueError if a setting is of another kind.
     """
-    kind = config.kind
-    if kind is None and (
-        is_url(config.path) or Path(config.path).suffix in (".pt", ".pth", ".pkl")
-    ):
-        kind = "upstream"
-    if kind is None:
-        kind = "huggingface" if Path(config.path, "config.json").exists() else "run"
+    kind = config.kind or _look(config.path)
     theirs = {
         "run": (),
         "upstream": ("sha256", "classes"),
@@ -77,3 +73,16 @@ def kind_of(config: TeacherConfig) -> Kind:
                 "leave it out, or set kind"
             )
     return kind
+
+
+def _look(path: str) -> Kind:
+    """The kind of what is found at ``path``; a file's content is told when it is read.
+
+    A path where nothing is counts as what its name looks like.
+    """
+    if is_url(path) or is_file_of_weights(path):
+        return "upstream"
+    if is_hub_model(path):
+        return "huggingface"
+    is_lost = not Path(path).exists() and Path(path).suffix in SUFFIXES
+    return "upstream" if is_lost else "run"

@@ -43,7 +43,7 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, **features: Tensor) -> Tensor:
-        """[n, outputs]"""
+        """[n, outputs] logits."""
         return self.model(**features).logits
 
 

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from psl.models.config import ModelConfig
 from psl.models.families import FAMILIES, build_from_config
-from psl.teachers.upstream import MAX_BYTES
 from psl.weights.checkpoint import TrainingState, save_checkpoint
-from psl.weights.published import Published, read_huggingface, read_state_dict
-from psl.weights.tensors import find_weights, load_tensors
+from psl.weights.kinds import is_file_of_weights
+from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from shards.format.classes import Classes, read_classes
-from shards.system.files import read_bounded
 
 
 def import_weights(source: str, out: Path, class_list: str, *, partial: bool) -> None:
@@ -34,9 +32,8 @@ def import_weights(source: str, out: Path, class_list: str, *, partial: bool) ->
 
 def read(path: str) -> Published:
     """The weights at ``path`` under our names; ValueError if they are none of those."""
-    if Path(path).is_file():
-        content = load_tensors(read_bounded(path, MAX_BYTES), path)
-        return read_state_dict(find_weights(content, path), path)
+    if is_file_of_weights(path):
+        return read_file_of_weights(path)
     published = read_huggingface(path)
     if published.family != "ast":
         raise ValueError(

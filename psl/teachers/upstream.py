@@ -1,7 +1,7 @@
 """Checkpoint files of the published PSL code, and files with the same names.
 
 Owns what such a file may hold: tensors, under the names of our MobileNetV2, which are
-upstream's. Nothing in it is unpickled but tensors and plain containers.
+upstream's, whatever program saved them. psl/weights/files.py knows the forms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from psl.models.config import MobileNetV2Config
 from psl.models.families import build_model
 from psl.teachers.config import TeacherConfig
 from psl.teachers.member import Member, match_stated
-from psl.weights.tensors import find_weights, load_tensors, tensors_sha256
+from psl.weights.files import MAX_BYTES, parse_weights, read_file
+from psl.weights.published import UPSTREAM_NAMES
+from psl.weights.tensors import MAX_NAMED, find_weights, tensors_sha256
 from shards.dataset.cache import ShardCache
 from shards.errors import ShardError
 from shards.format.classes import Classes, read_classes
@@ -25,8 +27,6 @@ from shards.system.files import read_bounded, sha256_of, write_atomic
 
 _log = logging.getLogger(__name__)
 
-MAX_BYTES = 4 << 30
-"""A longer file is refused; upstream's have 12 MB."""
 FOLDER_NAME = "teachers"
 """In the cache folder, which leaves it alone."""
 _HEAD = "classifier.1.weight"
@@ -40,7 +40,7 @@ class ClipProbs(nn.Module):
         self.model = model
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """[B, C]"""
+        """[B, C] clip probabilities."""
         return self.model(waveform, lengths)[0]
 
 
@@ -51,12 +51,18 @@ def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
     ValueError if it is no such model, or not for these classes.
     """
     where = f"teacher {config.path}"
-    weights = find_weights(load_tensors(_read(config, cache), where), where)
+    content = parse_weights(_read(config, cache), where)
+    found = find_weights(content, where, known=UPSTREAM_NAMES)
+    weights = found.weights
     if _HEAD not in weights or weights[_HEAD].dim() != 2:
         raise ValueError(
-            f"{where}: no tensor {_HEAD} of two dimensions among {len(weights)}; "
-            "expected a state_dict with the names of upstream's MobileNetV2"
+            f"{where}: no tensor {_HEAD} of two dimensions among {len(weights)}, such "
+            f"as {', '.join(sorted(weights)[:MAX_NAMED])}; expected a state_dict with "
+            "the names of upstream's MobileNetV2 (psl.import_checkpoint takes those of "
+            "PANNs and AST)"
         )
+    if found.note:
+        print(f"{where}: takes {found.note}", flush=True)
     num_outputs = len(weights[_HEAD])
     stated = classes if config.classes is None else read_classes(config.classes)
     columns = match_stated(stated, num_outputs, classes, where=where)
@@ -81,7 +87,7 @@ def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
     if kept and (whole := _read_kept(kept, str(config.sha256))) is not None:
         return whole
     if not is_url(place):
-        data = read_bounded(place, MAX_BYTES)
+        data = read_file(place)
     else:
         data = read_url(place, max_bytes=MAX_BYTES, retry=cache.retry)
     if config.sha256 and (found := sha256_of(data)) != config.sha256:

@@ -1,5 +1,8 @@
 """Checkpoints: complete or absent, and nothing in them needs unpickling.
 
+A checkpoint may come from anyone: every file is a plain one in its folder, and no
+larger than its model is, before it is read.
+
 Owns the folder format: ``model.safetensors`` (parameters and buffers to evaluate and
 label with), ``trained.safetensors`` (those to train on with, where they are others: see
 psl/training/averages.py), ``optimizer.safetensors`` (tensors of the optimizer's state),
@@ -9,27 +12,36 @@ version, sha256 of the others).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from psl.data.checks import check_fits
 from psl.models.config import ModelConfig
 from psl.models.families import build_from_config
+from psl.weights.files import MAX_BYTES, parse_safetensors, read_shapes
 from psl.weights.result import read_result
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import Index
+from shards.format.schema import parse_json
 from shards.system.exits import JobError
-from shards.system.files import folder_atomic, remove_folder, sha256_of, write_synced
+from shards.system.files import (
+    folder_atomic,
+    open_plain,
+    read_plain,
+    remove_folder,
+    sha256_of,
+    write_synced,
+)
 
 FORMAT_VERSION = 2
 """1 had no manifest.json, and its state.json no checksum."""
@@ -37,6 +49,16 @@ FOLDER_NAME, AVERAGE_NAME = "checkpoints", "average"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TRAINED = "trained.safetensors"
 _MANIFEST = "manifest.json"
+_MAX_BYTES = {
+    _MODEL: MAX_BYTES,
+    _TRAINED: MAX_BYTES,
+    _OPTIMIZER: 3 * MAX_BYTES,
+    _STATE: 64 << 20,
+    _MANIFEST: 1 << 20,
+}
+"""All files that a checkpoint may have; a longer one is refused."""
+_MAX_SETTINGS = {"n_fft": 1 << 16, "n_mels": 1 << 12, "sample_rate": 1 << 20}
+"""Of a front end; its tables have n_fft / 2 times n_mels values."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +123,7 @@ def save_checkpoint(
         "classes": asdict(classes),
         "training": asdict(training),
     }
-    files[_STATE] = json.dumps(state, indent=1).encode()
+    files[_STATE] = json.dumps(state, indent=1, allow_nan=False).encode()
     manifest = {
         "format_version": FORMAT_VERSION,
         "sha256": {name: sha256_of(data) for name, data in files.items()},
@@ -129,18 +151,46 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     folder = path if _is_checkpoint(path) else _best(path)
     sha256 = _read_manifest(folder)
     try:
-        state = json.loads(_read_checked(folder / _STATE, sha256))
+        state = parse_json(_read_checked(folder, _STATE, sha256), where=_STATE)
         classes = state["classes"]
-        return Checkpoint(
+        config: ModelConfig = TypeAdapter(ModelConfig).validate_python(state["model"])
+        checkpoint = Checkpoint(
             folder=folder,
-            model_config=TypeAdapter(ModelConfig).validate_python(state["model"]),
+            model_config=config,
             classes=Classes(tuple(classes["mids"]), tuple(classes["names"])),
             training=TypeAdapter(TrainingState).validate_python(state["training"]),
             model_sha256=sha256[_MODEL],
-            weights=load(_read_checked(folder / _MODEL, sha256)),
+            weights={},
         )
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        _check_model(checkpoint)
+        weights = _read_tensors(folder, _MODEL, sha256)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
+    return replace(checkpoint, weights=weights)
+
+
+def _check_model(checkpoint: Checkpoint) -> None:
+    """ValueError unless the weights are those of the model in state.json.
+
+    By the shapes alone, so that nothing large is built or read before it is known to
+    fit.
+    """
+    shapes = read_shapes(checkpoint.folder, _MODEL)
+    config = checkpoint.model_config
+    for part in (asdict(config), asdict(config.front_end)):
+        layers = {"num_layers": len(shapes), "depth": len(shapes)}
+        for name, most in (_MAX_SETTINGS | layers).items():
+            if name in part and part[name] > most:
+                raise ValueError(f"{name} = {part[name]} in {_STATE}, expected {most}")
+    with torch.device("meta"):
+        model = build_from_config(config, len(checkpoint.classes))
+    expected = {name: list(t.shape) for name, t in model.state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if shapes.get(name) != expected.get(name):
+            raise ValueError(
+                f"{name!r:.100} has shape {shapes.get(name)} in {_MODEL}, expected "
+                f"{expected.get(name)} for the model of {_STATE}"
+            )
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:
@@ -152,13 +202,22 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     if not path.exists() and (folder / _STATE).exists():
         raise ValueError(_other_version(folder, 1))
     try:
-        manifest = json.loads(path.read_bytes())
+        data = read_plain(folder, _MANIFEST, max_bytes=_MAX_BYTES[_MANIFEST])
+        manifest = parse_json(data, where=_MANIFEST)
         version = int(manifest["format_version"])
         sha256 = TypeAdapter(dict[str, str]).validate_python(manifest["sha256"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ShardError(f"{path}: damaged checkpoint: {error!r}") from None
     if version != FORMAT_VERSION:
         raise ValueError(_other_version(folder, version))
+    known = _MAX_BYTES.keys() - {_MANIFEST}
+    if strange := sorted(sha256.keys() - known):
+        raise ShardError(
+            f"{path}: names {strange[0]!r:.100}, expected only "
+            f"{', '.join(sorted(known))}; restore the checkpoint"
+        )
+    if absent := {_MODEL, _STATE} - sha256.keys():
+        raise ShardError(f"{path}: damaged checkpoint: does not name {min(absent)}")
     return sha256
 
 
@@ -169,12 +228,21 @@ def _other_version(folder: Path, version: int) -> str:
     )
 
 
-def _read_checked(path: Path, sha256: dict[str, str]) -> bytes:
+def _read_checked(folder: Path, name: str, sha256: dict[str, str]) -> bytes:
     """The bytes of a file; ShardError unless they are those of the manifest."""
-    data = path.read_bytes()
-    if sha256_of(data) != sha256[path.name]:
-        raise ShardError(f"{path}: bytes differ from the sha256 in {_MANIFEST}")
+    data = read_plain(folder, name, max_bytes=_MAX_BYTES[name])
+    if sha256_of(data) != sha256[name]:
+        raise ShardError(_differs(folder / name))
     return data
+
+
+def _differs(path: Path) -> str:
+    return f"{path}: bytes differ from the sha256 in {_MANIFEST}"
+
+
+def _read_tensors(folder: Path, name: str, sha256: dict[str, str]) -> dict[str, Tensor]:
+    data = _read_checked(folder, name, sha256)
+    return parse_safetensors(data, str(folder / name))
 
 
 def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -188,15 +256,15 @@ def load_optimizer(checkpoint: Checkpoint) -> dict[str, Tensor]:
             f"{checkpoint.folder}: an older version saved it under DeepSpeed, without "
             "optimizer state, and it cannot be resumed; choose another run_dir"
         )
-    return load(_read_checked(checkpoint.folder / _OPTIMIZER, sha256))
+    return _read_tensors(checkpoint.folder, _OPTIMIZER, sha256)
 
 
 def load_trained(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The parameters and buffers that training goes on with."""
+    """The parameters and buffers that training continues with."""
     sha256 = _read_manifest(checkpoint.folder)
     if _TRAINED not in sha256:
         return checkpoint.weights
-    return load(_read_checked(checkpoint.folder / _TRAINED, sha256))
+    return _read_tensors(checkpoint.folder, _TRAINED, sha256)
 
 
 def newest_step(run_dir: str | Path) -> int:
@@ -225,16 +293,20 @@ def load_newest(run_dir: str | Path) -> Checkpoint | None:
 
     Warns about each damaged one it passes over; raises ShardError if all are.
     """
-    folders = list_checkpoints(run_dir)
+    folders, found = list_checkpoints(run_dir), ""
     for folder in reversed(folders):
         try:
             checkpoint = load_checkpoint(folder)
             _check_files(folder)
             return checkpoint
         except ShardError as error:
+            found = found or str(error)
             warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
     if folders:
-        raise ShardError(f"{run_dir}: every checkpoint is damaged; start a new run")
+        raise ShardError(
+            f"{run_dir}: every checkpoint is damaged (the newest: {found}); start a "
+            "new run"
+        )
     return None
 
 
@@ -242,10 +314,9 @@ def _check_files(folder: Path) -> None:
     """ShardError if what load_checkpoint does not read is missing or damaged."""
     sha256 = _read_manifest(folder)
     for name in sha256.keys() - {_MODEL, _STATE}:
-        try:
-            _read_checked(folder / name, sha256)
-        except OSError as error:
-            raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
+        with open_plain(folder, name, max_bytes=_MAX_BYTES[name]) as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256[name]:
+                raise ShardError(_differs(folder / name))
 
 
 def best_steps(history: Iterable[tuple[int, float]], keep: int) -> list[int]:

@@ -23,6 +23,9 @@ from psl.models.config import (
     ResNet50Config,
 )
 from psl.models.convolutional import transformers_module
+from psl.models.families import build_from_config
+from psl.weights.files import parse_weights, read_file
+from psl.weights.tensors import MAX_NAMED, find_weights
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,34 @@ class Published:
         return self.config.name
 
 
+UPSTREAM_NAMES = ("features.0.0.weight", "classifier.1.weight")
+PUBLISHED_NAMES = (*UPSTREAM_NAMES, "conv_block1.conv1.weight", "v.pos_embed")
+"""A name that weights of each of these have."""
+
+
+def read_file_of_weights(path: str, like: ModelConfig | None = None) -> Published:
+    """Ours of a file of weights of any form, or of the one in a folder.
+
+    Weights with the names of the model of ``like``, one of ours, come back as they
+    are. Raises ShardError if the file is damaged, ValueError if it is none of these.
+    """
+    own = () if like is None else own_names(like)
+    content = parse_weights(read_file(path), path)
+    found = find_weights(content, path, known=(*PUBLISHED_NAMES, *own[:1]))
+    if found.note:
+        print(f"{path}: takes {found.note}", flush=True)
+    if like is not None and own[0] in found.weights:
+        return Published(like, found.weights)
+    return read_state_dict(found.weights, path)
+
+
+def own_names(config: ModelConfig) -> list[str]:
+    """The names of a model's weights, without the tables of its front end."""
+    with torch.device("meta"):
+        names = build_from_config(config, 1).state_dict()
+    return [name for name in names if not name.startswith("front_end.")]
+
+
 def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
     """Ours of a state_dict with the names of upstream, of PANNs, or of AST's authors.
 
@@ -56,8 +87,9 @@ def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
         return _read_ast(weights, where)
     if "features.0.0.weight" in weights:
         return Published(MobileNetV2Config(), dict(weights))
+    some = ", ".join(sorted(weights)[:MAX_NAMED])
     raise ValueError(
-        f"{where}: {len(weights)} tensors, such as {sorted(weights)[0]}; expected the "
+        f"{where}: {len(weights)} tensors, such as {some}; expected the "
         "names of upstream's MobileNetV2 (features.0.0.weight), of PANNs' Cnn14 "
         "(conv_block1.conv1.weight) or of AST (v.pos_embed)"
     )

@@ -1,8 +1,8 @@
 """Weights that a run starts from.
 
 Owns which tensors of a checkpoint a fresh model takes, and the record of that. The
-source is a run or checkpoint of ours, or a model that transformers can load. A
-classifier for other classes is left as it is, new; everything else must fit.
+source is a run or checkpoint of ours, a file of weights, or a model that transformers
+can load. A classifier for other classes stays new; everything else must fit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from psl.models.config import ModelConfig
 from psl.models.families import FAMILIES
 from psl.weights.checkpoint import load_checkpoint
-from psl.weights.published import read_huggingface
+from psl.weights.kinds import is_file_of_weights, is_hub_model
+from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from psl.weights.tensors import tensors_sha256
 from shards.format.classes import Classes
 from shards.system.files import write_atomic
@@ -66,29 +67,41 @@ class Taken:
 
 
 def open_source(path: str, config: ModelConfig) -> Source:
-    """The weights at ``path``: a run, a checkpoint folder, or a Hugging Face model.
+    """The weights of a run, a checkpoint folder, a file or a Hugging Face model.
 
     Raises ValueError or ShardError if they are not there, damaged, or of another family
     than ``config``.
     """
-    is_folder = Path(path).is_dir()
-    if is_folder and not Path(path, "config.json").exists():
+    if is_file_of_weights(path):
+        source = _of_published(path, read_file_of_weights(path, config))
+    elif Path(path).is_dir() and not is_hub_model(path):
         checkpoint = load_checkpoint(path)
-        found = checkpoint.model_config.name
-        where = str(checkpoint.folder)
-        source = Source(where, found, checkpoint.weights, checkpoint.classes)
-        source = dataclasses.replace(source, config=checkpoint.model_config)
+        source = Source(
+            where=str(checkpoint.folder),
+            family=checkpoint.model_config.name,
+            weights=checkpoint.weights,
+            classes=checkpoint.classes,
+            config=checkpoint.model_config,
+        )
     else:
-        published = read_huggingface(path, config)
-        source = Source(path, published.family, published.weights, None)
-        if published.family == "ast":  # the others are for images
-            source = dataclasses.replace(source, config=published.config)
+        source = _of_published(path, read_huggingface(path, config))
     if source.family != config.name:
         raise ValueError(
             f"start {path}: holds {source.family}, expected {config.name}; set "
             f"model.name={source.family}, or start from another"
         )
     return source
+
+
+def _of_published(path: str, published: Published) -> Source:
+    """Weights whose classes are not known.
+
+    The files of PANNs and AST tell the features they were made for; those of other
+    families do not, or are for images.
+    """
+    tells = published.family in ("ast", "cnn14")
+    config = published.config if tells else None
+    return Source(path, published.family, published.weights, None, config)
 
 
 def take_weights(
@@ -163,7 +176,8 @@ def start_from(
 def write_record(run_dir: str | Path, taken: Taken, record: dict[str, object]) -> None:
     """Log what was taken, and keep it as start.json in the run folder."""
     _log.info("%s", "\n".join(taken.lines(f"start {record['start']}")))
-    write_atomic(Path(run_dir, RECORD_NAME), json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomic(Path(run_dir, RECORD_NAME), text)
 
 
 def _is_constant(name: str) -> bool:
