@@ -23,14 +23,14 @@ from shards.index import open_index
 from shards.reader import MemberReader
 from shards.schema import ShardError
 from tests.conftest import Run, write_source
-from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
+from tests.learning import REPOSITORY, folder_bytes, teacher_config, torchrun
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """A run of one epoch; not to be changed."""
     folder = tmp_path_factory.mktemp("teacher")
-    train.main(tiny_config(folder, dataset, "epochs=1"))
+    train.main(teacher_config(folder, dataset))
     return folder / "run"
 
 
