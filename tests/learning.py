@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -50,6 +53,31 @@ def tiny_config(
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
     return [str(path), *words]
+
+
+def teacher_config(folder: Path, audio: Path) -> list[str]:
+    """``tiny_config`` for a teacher whose labels differ from chunk to chunk.
+
+    After an epoch of the few steps that whole seconds make, BatchNorm's statistics are
+    near those it began with, and every chunk gets the same label in float16: one clip's
+    labels in another's place would go unseen (2026-11-28: 1 different label of 320).
+    """
+    words = ["epochs=1", "data.chunk_seconds=0.25", "global_batch_size=4"]
+    return tiny_config(folder, audio, *words)
+
+
+def num_different(labels: Path) -> int:
+    """How many different rows the chunks of a label dataset have."""
+    rows = set()
+    for path in labels.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for name in tar.getnames():
+                if name.endswith(".npy"):
+                    stream = tar.extractfile(name)
+                    assert stream is not None
+                    values = np.load(io.BytesIO(stream.read()))
+                    rows |= {row.tobytes() for row in values}
+    return len(rows)
 
 
 def torchrun(

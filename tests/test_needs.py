@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import needs
+from tests import needs, without_programs
 from tests.learning import REPOSITORY
 
 TITLE = "not tested on this machine"
@@ -35,6 +35,13 @@ def test_c(cluster): ...
 """One test can run without programs; two need nginx and one SLURM."""
 
 
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests say themselves what is hidden."""
+    monkeypatch.delenv("PSL_CI", raising=False)
+    monkeypatch.delenv("PSL_HIDE", raising=False)
+
+
 def run_tests(
     folder: Path, text: str, *words: str, **variables: str
 ) -> tuple[int, str]:
@@ -42,11 +49,10 @@ def run_tests(
     file = folder / "test_it.py"
     file.write_text(text)
     ours = [sys.executable, "-m", "pytest", "-c", "setup.cfg", "-p", "tests.conftest"]
-    plain = {k: v for k, v in os.environ.items() if k not in ("PSL_CI", "PSL_HIDE")}
     done = subprocess.run(
         [*ours, *words, str(file)],
         cwd=REPOSITORY,
-        env={**plain, **variables},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=120,
@@ -147,3 +153,14 @@ def test_the_packages_can_be_listed_before_anything_is_installed() -> None:
     command = [sys.executable, "-I", "-S", str(REPOSITORY / "tests" / "needs.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "nginx slurm-wlm munge iproute2\n"
+
+
+def test_the_run_without_programs_has_the_right_files_and_misses_no_line() -> None:
+    """CI would try a newcomer's machine on the wrong files, or not notice silence."""
+    names = {path.name for path in without_programs.files()}
+    assert names >= {"test_remote.py", "test_slurm.py", "test_two_machines.py"}
+    lines = ["3 tests need nginx: x", "1 test needs SLURM: y"]
+    assert without_programs.unnamed("\n".join(lines)) == ["network namespaces"]
+    lines.append("2 tests need network namespaces: z")
+    assert without_programs.unnamed("\n".join(lines)) == []
+    assert without_programs.unnamed("\n".join([*lines, lines[0]])) == ["nginx"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.needs import KINDS
 
-_IMPORT = re.compile(r"^from tests\b.*\b(needs|servers|slurm)\b", re.MULTILINE)
+_IMPORT = re.compile(r"^(from|import) .*\b(needs|servers|slurm)\b", re.MULTILINE)
 
 
 def files() -> list[Path]:

@@ -14,7 +14,15 @@ import pytest
 from psl import train
 from psl.weights.checkpoint import load_newest
 from tests.conftest import Run, Source
-from tests.learning import REPOSITORY, folder_bytes, losses, tiny_config, torchrun
+from tests.learning import (
+    REPOSITORY,
+    folder_bytes,
+    losses,
+    num_different,
+    teacher_config,
+    tiny_config,
+    torchrun,
+)
 from tests.needs import needs
 from tests.slurm import Cluster, running_cluster, wait_until
 
@@ -52,7 +60,7 @@ def test_an_array_labels_like_one_process_though_a_task_meets_its_limit(
     cluster: Cluster, tmp_path: Path, dataset: Path, run: Run
 ) -> None:
     """Labels would depend on the cluster, or a short time limit leave them undone."""
-    train.main(tiny_config(tmp_path, dataset, "epochs=1"))
+    train.main(teacher_config(tmp_path, dataset))
     words = [f"teacher={tmp_path / 'run'}", f"audio={dataset}", "chunk_seconds=1"]
     script, together = LAUNCH / "label_array.sbatch", tmp_path / "together"
     # four processes for three shards
@@ -72,6 +80,7 @@ def test_an_array_labels_like_one_process_though_a_task_meets_its_limit(
     tasks = cluster.wait_for_end(array)
     assert [task["JobState"] for task in tasks] == ["COMPLETED"] * 2, cluster.output()
     assert sorted(task["Restarts"] for task in tasks) == ["0", "1"]
+    assert num_different(tmp_path / "alone") > 40  # of 48
     assert folder_bytes(together) == folder_bytes(tmp_path / "alone")
 
 

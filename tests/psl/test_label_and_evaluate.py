@@ -24,14 +24,14 @@ from shards.errors import ShardError
 from shards.format.index import open_index
 from shards.system.exits import JobError
 from tests.conftest import Run, write_source
-from tests.learning import REPOSITORY, folder_bytes, tiny_config, torchrun
+from tests.learning import REPOSITORY, folder_bytes, teacher_config, torchrun
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """A run of one epoch; not to be changed."""
     folder = tmp_path_factory.mktemp("teacher")
-    train.main(tiny_config(folder, dataset, "epochs=1"))
+    train.main(teacher_config(folder, dataset))
     return folder / "run"
 
 

@@ -24,7 +24,7 @@ from shards.format.label_codec import encode_labels
 from shards.system.files import open_atomic, remove_leftovers
 from shards.verify import verify
 from tests.conftest import MIDS, Run, Source, write_source
-from tests.learning import folder_bytes, tiny_config
+from tests.learning import folder_bytes, teacher_config
 
 
 def with_full_disk(num_bytes: int, module: str, *words: str) -> str:
@@ -73,7 +73,7 @@ def labelled(
 ) -> tuple[list[str], Path]:
     """Words of ``psl.label`` but for out=, and the undisturbed labels of ``many``."""
     folder = tmp_path_factory.mktemp("labelled")
-    train.main(tiny_config(folder, many[1], "epochs=1"))
+    train.main(teacher_config(folder, many[1]))
     words = [f"teacher={folder / 'run'}", f"audio={many[1]}", "chunk_seconds=0.05"]
     label.main([*words, f"out={folder / 'whole'}"])
     return words, folder / "whole"

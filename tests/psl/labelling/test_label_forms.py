@@ -40,7 +40,7 @@ from shards.format.label_codec import (
 )
 from shards.verify import verify
 from tests.conftest import Run, write_source
-from tests.learning import losses, tiny_config
+from tests.learning import losses, teacher_config, tiny_config
 
 CPU = torch.device("cpu")
 TOP_2 = LabelForm(top_k=2, tail="mean")
@@ -505,7 +505,7 @@ def test_views_are_chosen_evenly_and_by_epoch() -> None:
 def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """A run of one epoch; not to be changed."""
     folder = tmp_path_factory.mktemp("teacher")
-    train.main(tiny_config(folder, dataset, "epochs=1"))
+    train.main(teacher_config(folder, dataset))
     return folder / "run"
 
 

@@ -44,7 +44,13 @@ from shards.verify import verify
 from tests.conftest import Run, write_source
 from tests.jobs import Job
 from tests.label_workers import GO_NAME, start_workers
-from tests.learning import REPOSITORY, folder_bytes, tiny_config
+from tests.learning import (
+    REPOSITORY,
+    folder_bytes,
+    num_different,
+    teacher_config,
+    tiny_config,
+)
 
 NUM_SHARDS, CLIPS_PER_SHARD = 40, 2
 
@@ -66,7 +72,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def teacher(tmp_path_factory: pytest.TempPathFactory, audio: Path) -> Path:
     """A run of one epoch; not to be changed."""
     folder = tmp_path_factory.mktemp("teacher")
-    train.main(tiny_config(folder, audio, "epochs=1"))
+    train.main(teacher_config(folder, audio))
     return folder / "run"
 
 
@@ -83,6 +89,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "out"
     label.main([*words, f"out={folder}"])
     verify(folder)
+    assert num_different(folder) > 300  # of 320, so that a wrong place is seen
     return folder
 
 

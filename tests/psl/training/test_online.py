@@ -24,7 +24,7 @@ from shards.format.index import open_index
 from shards.system.exits import JobError
 from tests import jobs
 from tests.conftest import Run, write_source
-from tests.learning import losses, tiny_config
+from tests.learning import losses, teacher_config, tiny_config
 
 HALF_STEP = 2.0**-11
 """Of float16, relative: what rounding to it may change."""
@@ -36,7 +36,7 @@ ROUNDING = 1e-6
 def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     """A run of one epoch; not to be changed."""
     folder = tmp_path_factory.mktemp("teacher")
-    train.main(tiny_config(folder, dataset, "epochs=1"))
+    train.main(teacher_config(folder, dataset))
     return folder / "run"
 
 

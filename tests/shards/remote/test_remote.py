@@ -36,7 +36,13 @@ from shards.remote.places import RetryPolicy
 from shards.remote.transport import Stall
 from shards.system.exits import JobError
 from tests.conftest import Run, write_source
-from tests.learning import folder_bytes, losses, tiny_config
+from tests.learning import (
+    folder_bytes,
+    losses,
+    num_different,
+    teacher_config,
+    tiny_config,
+)
 from tests.remote_reader import CHUNK, QUICK, read_epoch
 from tests.servers import RUNNERS, SERVERS, CuttingProxy, Serve, Server, free_port
 
@@ -720,7 +726,7 @@ def test_labels_and_scores_of_a_dataset_at_a_url_are_those_of_the_folder(
     server: Server, packed: Path, tmp_path: Path
 ) -> None:
     """Only training could use remote data, or labels would depend on the place."""
-    train.main(tiny_config(tmp_path, packed, "epochs=1"))
+    train.main(teacher_config(tmp_path, packed))
     for name, audio in [("local", str(packed)), ("remote", server.url("plain"))]:
         words = [f"audio={audio}", f"loader.cache={tmp_path / 'cache'}"]
         words += ["loader.cache_gb=0.0007"]
@@ -728,6 +734,7 @@ def test_labels_and_scores_of_a_dataset_at_a_url_are_those_of_the_folder(
         label.main([f"teacher={tmp_path / 'run'}", f"out={out / 'labels'}", *words])
         run_dir = f"checkpoint={tmp_path / 'run'}"
         evaluate.main([run_dir, f"out={out / 'eval'}", *words])
+    assert num_different(tmp_path / "local" / "labels") > 20  # of 24, one a clip
     assert folder_bytes(tmp_path / "local") == folder_bytes(tmp_path / "remote")
     assert 0 < sum(p.stat().st_size for p in (tmp_path / "cache").iterdir()) <= 700_000
 
