@@ -76,6 +76,7 @@ class Attempt:
         self._status: Status | None = None
         self._watchdog: Watchdog | None = None
         self._ending = threading.Lock()
+        self._launcher_gone: Callable[[], str | None] = lambda: None
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -83,7 +84,7 @@ class Attempt:
 
         From now on the process ends with its launcher, and with any of our threads.
         """
-        end_with_launcher(self._end_without_launcher)
+        self._launcher_gone = end_with_launcher(self._end_without_launcher)
         self._cleanup.enter_context(ending_by(self._end_without_thread))
         if self._rank == 0:
             try:
@@ -264,6 +265,9 @@ class Attempt:
         """
         with self._ending:
             limit_last_words()
+            if (gone := self._launcher_gone()) is not None:
+                # ranks whose launcher has ended see each other end, too
+                cause, ours = Cause(gone), self._is_first_here
             if self._status is None and ours and 0 in cause.silent:
                 self._status = read_status(self._run_dir)  # rank 0 cannot write it
             self._write_end(status, cause.message)

@@ -24,19 +24,29 @@ _REAPERS = ("systemd", "init", "tini", "dumb-init", "docker-init", "catatonit")
 """Programs that adopt the children of the dead, and launch nothing of this kind."""
 
 
-def end_with_launcher(end: Callable[[str], object] | None = None) -> None:
+def end_with_launcher(
+    end: Callable[[str], object] | None = None,
+) -> Callable[[], str | None]:
     """End this process, from now on, within seconds of the end of its launcher.
 
     ``end`` is called with the cause, from a thread, and must end the process; without
-    it, the cause is printed. Does nothing in a process that no launcher started, as
-    from a shell, which may well end before it.
+    it, the cause is printed. Returns what asks at once: the cause, or None while there
+    is none. Does nothing in a process that no launcher started, as from a shell, which
+    may well end before it.
     """
-    if not (mark := _mark()):
-        return
-    pid = _find_launcher(mark)
+    pid = _find_launcher(mark) if (mark := _mark()) else None
     if pid is None:
-        return
-    start_thread(_watch, Process.of(pid), end or _leave, name="launcher")
+        return lambda: None
+    launcher = Process.of(pid)
+
+    def cause() -> str | None:
+        if pid and not launcher.is_dead:
+            return None
+        name = f"process {pid}" if pid else "its process"
+        return f"the launcher of this rank is gone ({name}); run the same command again"
+
+    start_thread(_watch, cause, end or _leave, name="launcher")
+    return cause
 
 
 def _mark() -> str | None:
@@ -66,11 +76,10 @@ def _was_started_with(pid: int, mark: str) -> bool:
     return variables.get(mark) == os.environ[mark]
 
 
-def _watch(launcher: Process, end: Callable[[str], object]) -> None:
-    while launcher.pid != 0 and not launcher.is_dead:
+def _watch(find_cause: Callable[[], str | None], end: Callable[[str], object]) -> None:
+    while (cause := find_cause()) is None:
         time.sleep(LOOK_SECONDS)
-    name = f"process {launcher.pid}" if launcher.pid else "its process"
-    end(f"the launcher of this rank is gone ({name}); run the same command again")
+    end(cause)
 
 
 def _leave(cause: str) -> None:
