@@ -41,7 +41,7 @@ def num_local_processes() -> int:
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """As the launcher says, for jobs that share work but form no process group."""
+    """From the launcher, for jobs that share work without a process group."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
