@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def main() -> None:
     print("means are taken over the ranks")
     assert collectives.from_main(lambda: f"rank {rank} read") == "rank 0 read"
     try:
-        collectives.from_main(lambda: open("nowhere"))
+        collectives.from_main(lambda: Path("nowhere").read_text())
     except FileNotFoundError as error:
         assert error.filename == "nowhere"
         print("what rank 0 cannot read, none can")
@@ -60,7 +62,7 @@ class Loudness(nn.Module):
         self.factor = factor
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> Tensor:
-        """[B, 3]"""
+        """[B, 3] values."""
         loud = waveform[:, :1] > 0.9
         return waveform[:, :3] * torch.where(loud, 2 * self.factor, 1.0)
 

@@ -1,4 +1,4 @@
-"""The clips on which a run is validated, and which of its own it leaves out for that.
+"""The clips on which a run is validated, and which it holds out from training.
 
 Owns what ``data.valid`` means: a dataset of its own, a part of the training clips that
 is held out, or, as upstream does, the training clips themselves.
@@ -32,7 +32,7 @@ class Validation:
 
     @property
     def fingerprint(self) -> str:
-        """What says whether two runs are validated on the same clips."""
+        """Equal for two runs exactly if they are validated on the same clips."""
         if len(self.rows) == len(self.index):
             return self.index.fingerprint
         digest = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
@@ -40,10 +40,10 @@ class Validation:
 
 
 def open_validation(valid: str, held_out_share: float, audio: Index) -> Validation:
-    """What ``valid`` names; ``audio`` is what there is to train on.
+    """The clips that ``valid`` names; ``audio`` are those there are to train on.
 
-    Raises ShardError or ValueError if that is no dataset, or has no labels, or if no
-    clip would be held out, or all.
+    Raises ShardError or ValueError if that is not a dataset, or has no labels, or if no
+    clip would be held out, or all of them.
     """
     index, rows = audio, np.arange(len(audio))
     if valid == HELD_OUT:

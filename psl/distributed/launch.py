@@ -91,8 +91,8 @@ def join_job(
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
     gloo. DeepSpeed reads its own configuration only: that of ``accelerate launch``, or
     one made here, completed with the values given here. ``timeout_seconds`` is that of
-    psl/job/watchdog.py, which names whom a rank waits for; the process group's own timeout,
-    which cannot, is longer.
+    psl/job/watchdog.py, which names whom a rank waits for; the process group's own
+    timeout, which cannot, is longer.
 
     Raises ValueError if the launcher asks for something unsupported or contradicts the
     config, and JobError if its world is not the one accelerate sees.
@@ -200,8 +200,9 @@ def _check_world(accelerator: Accelerator, deepspeed: bool) -> None:
 
 
 def leave_job(accelerator: Accelerator) -> None:
-    """End the process group cleanly. Collective; drop every reference to a prepared model first.
+    """End the process group cleanly. Collective.
 
+    The caller first drops every reference to a prepared model.
     A gloo job that skips any of these steps aborts at exit about every other time.
     """
     accelerator.free_memory()

@@ -1,9 +1,9 @@
-"""DeepSpeed's ZeRO: its settings, and whole again what it splits among the ranks.
+"""DeepSpeed ZeRO: configuration, and gather and scatter of sharded state.
 
-Owns how weights and Adam's moments are gathered and dealt out. They are gathered
-parameter by parameter, so a checkpoint has one form whatever the strategy, any strategy
-and number of processes goes on from it, and no file of DeepSpeed's, which only
-unpickling opens, is written or read. Imports DeepSpeed when called, as it is an extra.
+Weights and Adam's moments are gathered parameter by parameter. So checkpoints have one
+form whatever the strategy, any strategy and number of processes resumes from them, and
+no file of DeepSpeed's, which only unpickling opens, is written or read. Imports
+DeepSpeed when called, as it is an extra.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn, optim
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam keeps for each weight, beside the number of steps."""
+"""What Adam keeps for each weight, besides the number of steps."""
 
 
 def stage_of(settings: dict[str, Any]) -> int:
@@ -138,7 +138,7 @@ def gather_optimizer(
     return tensors
 
 
-def deal_out_optimizer(
+def scatter_optimizer(
     tensors: dict[str, Tensor], model: nn.Module, optimizer: optim.Optimizer
 ) -> None:
     """Give each rank its part of the tensors of ``gather_optimizer``, or of plain Adam.
@@ -207,5 +207,5 @@ def _layers(optimizer: Any) -> tuple[Any, optim.Optimizer]:
 
 
 def _shape(parameter: Any) -> torch.Size:
-    """Of the whole parameter, also where this rank holds but a part."""
+    """The shape of the whole parameter, also where this rank holds a part only."""
     return getattr(parameter, "ds_shape", parameter.shape)

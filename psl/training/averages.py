@@ -1,4 +1,4 @@
-"""Averages of weights: a moving average during training, and the best checkpoints' mean.
+"""Averages of weights: a moving one during training, the best checkpoints' at the end.
 
 Owns their arithmetic. With a moving average, it is the average that is validated, saved
 as the model and used; the trained weights are saved next to it

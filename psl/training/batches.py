@@ -18,7 +18,7 @@ from shards.system.exits import JobError
 
 
 def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
-    """This rank's batches of the rest of the epoch, without an online teacher's targets."""
+    """This rank's batches of the rest of the epoch, before an online teacher."""
     order = run.data.steps(
         run.plan,
         state.epoch,

@@ -75,7 +75,7 @@ STOP_BATCHES = 16
 def train(
     config: TrainConfig, accelerator: Accelerator, attempt: Attempt
 ) -> TrainingState:
-    """Train to the end, from wherever the run stands. Collective."""
+    """Train to the end, from the start or the newest checkpoint. Collective."""
     run, state = open_run(config, accelerator, attempt)
     with contextlib.closing(run.log):
         while not run.schedule.is_over(state):
@@ -94,12 +94,12 @@ def train(
 
 def _take_steps(run: Run, state: TrainingState) -> TrainingState:
     """Steps up to the next validation, or the end of the epoch. Collective."""
-    done = run.schedule.steps_done(state)
-    run.attempt.mark("data", done + 1)
+    first = run.schedule.steps_done(state) + 1
+    run.attempt.mark("data", first)
     run.step.model.train()
     fetched = WaitMeter(batches(run, state))
     speed = Speed(fetched.waited_seconds)
-    for step, batch in enumerate(fetched, start=done + 1):
+    for step, batch in enumerate(fetched, start=first):
         outcome = _update(run, batch, step)
         state = _after(run, state, outcome)
         if outcome.problem is None:
@@ -223,7 +223,8 @@ def _stop(run: Run, state: TrainingState) -> NoReturn:
 def _save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective.
 
-    Rank 0 writes while the others go on; they never look (see collectives.from_main).
+    Rank 0 writes while the others continue; they never read these files (see
+    collectives.from_main).
     """
     step = run.schedule.steps_done(state)
     run.attempt.at("checkpoint.before", step)

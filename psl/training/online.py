@@ -1,9 +1,9 @@
-"""Targets by a teacher that looks along, instead of stored labels.
+"""Targets computed by the teacher during training, instead of stored labels.
 
-Owns how its probabilities become targets, and when the teacher looks: on the training
-device, at the very chunks of the batch, before the step; never in a loader thread,
-where it would share the device with the student. There, only what it computes on the
-host is done. The teacher is no part of what is trained, wrapped or saved.
+Owns how its probabilities become targets, and when it runs: on the training device, on
+the chunks of the batch, before the step; never in a loader thread, where it would share
+the device with the student. Loader threads only do what it computes on the host. The
+teacher is not trained, prepared or saved.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class OnlineTeacher:
 
     @property
     def identity(self) -> str:
-        """What says whether two runs have the same targets."""
+        """Equal for two runs exactly if their targets are."""
         return f"online:{self._teacher.identity}"
 
     def prepare(self, batch: Batch) -> Batch:
-        """The batch with what the teacher computes of it on the host.
+        """The batch with what the teacher computes from it on the host.
 
-        For loader threads. Its chunks must stay as they are until it is taught.
+        For loader threads. Its chunks must not change until ``teach``.
         """
         if not self._teacher.model.has_features:
             return batch
@@ -51,17 +51,17 @@ class OnlineTeacher:
             # loss into 3 % after three steps of Adam (tiny test model, 2026-11-23)
             pseudo = probs.half().float()
             targets = mix_targets(pseudo, batch.targets, self._alpha)
-        # looked at only if the step fails: now, the host would wait for it
+        # read only if the step fails: reading it here would make the host wait
         self._bad = probs.isnan().any(dim=1)
         return dataclasses.replace(batch, targets=targets, prepared=None)
 
     @property
     def bad_chunks(self) -> Tensor:
-        """[B] whether the teacher gave no probability for a chunk of the last batch."""
+        """[B] whether a chunk of the last batch got values outside [0, 1]."""
         return self._bad
 
     def blame(self) -> str:
-        """The teacher's name, or that of the members that gave no probability.
+        """The teacher's name, or that of the members that gave such values.
 
         Collective: on any rank.
         """

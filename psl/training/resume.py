@@ -1,4 +1,4 @@
-"""Going on with a run where its newest checkpoint stands.
+"""Resume a run from its newest checkpoint.
 
 Owns what is read from the run folder, by rank 0 for all ranks, and which keys of the
 configuration may differ from those the run was begun with.
@@ -80,17 +80,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run goes on from; the same on all ranks."""
+    """What a run resumes from; the same on all ranks."""
 
     training: TrainingState
     changes: list[Change]
     """What the user consented to."""
     trained: dict[str, Tensor]
-    """Parameters and buffers that training goes on with."""
+    """Parameters and buffers to train on."""
     used: dict[str, Tensor]
-    """Those that are validated: the moving average, if there is one."""
+    """Parameters and buffers to validate: the moving average, if there is one."""
     optimizer: dict[str, Tensor]
-    """By ``<parameter number>.<name>``; empty if the run is over."""
+    """Tensors by ``<parameter number>.<name>``; empty if the run is over."""
 
 
 def read_saved(schedule: Schedule, fingerprint: str) -> Saved | None:

@@ -57,13 +57,14 @@ class Run:
     step: Stepper
     log: RunLog
     online: OnlineTeacher | None
-    """Who makes the targets; None if they are stored, or weak."""
+    """Computes the targets; None if they are stored, or weak."""
     mixup: Mixup | None
     average: MovingAverage | None
-    """Of the weights; None if they are used as they are."""
+    """The moving average of the weights; None if they are used as they are."""
 
     @property
     def bare_model(self) -> nn.Module:
+        """The model without DeepSpeed's wrapper; under zero3 a part of it."""
         return self.accelerator.unwrap_model(self.step.model)
 
     def whole_model(self) -> nn.Module:
@@ -157,7 +158,7 @@ def _open_fitting_data(
 
 
 def _announce(config: TrainConfig, data: TrainingData) -> None:
-    """Say what a user may not expect of the data."""
+    """Print what a user may not expect about the data."""
     if left_out := data.num_unlabelled:
         _log.warning(
             "%d of %d clips have no labels: left out", left_out, len(data.audio.index)
@@ -171,7 +172,7 @@ def _announce(config: TrainConfig, data: TrainingData) -> None:
 def _open_teacher(
     config: TrainConfig, audio: Index, device: torch.device
 ) -> OnlineTeacher | None:
-    """Who makes the targets, on ``device``, if labels are made online."""
+    """The teacher on ``device``, if labels are computed online."""
     if config.data.teacher is None:
         return None
     cache = open_cache(config.loader)
@@ -265,13 +266,13 @@ def _prepare(
     optimizer: optim.Optimizer,
     tensors: dict[str, Tensor],
 ) -> tuple[nn.Module, optim.Optimizer]:
-    """Both for the strategy, the optimizer with ``tensors``. Collective."""
+    """Both as the strategy needs them, the optimizer with ``tensors``. Collective."""
     if not runtime.is_deepspeed(accelerator):
         put_optimizer_tensors(tensors, optimizer)
         return model, optimizer
     model, optimizer = accelerator.prepare(model, optimizer)
     bare_model = accelerator.unwrap_model(model)
-    zero.deal_out_optimizer(tensors, bare_model, optimizer)
+    zero.scatter_optimizer(tensors, bare_model, optimizer)
     return model, optimizer
 
 
@@ -283,7 +284,7 @@ def _write_config(
     *,
     is_over: bool,
 ) -> None:
-    """What a reader of the run folder must know of the run and of its changes."""
+    """config.yaml and run.json, as a reader of the run folder needs them."""
     if saved is None:
         write_first_files(config.run_dir, config, accelerator.num_processes)
         return

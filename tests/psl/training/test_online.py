@@ -95,7 +95,7 @@ class OneByOne(torch.nn.Module):
     def forward(
         self, waveform: torch.Tensor, lengths: torch.Tensor, _: None
     ) -> torch.Tensor:
-        """[B, C]"""
+        """[B, C] probabilities."""
         pairs = zip(waveform.split(1), lengths.split(1), strict=True)
         return torch.cat([self.inner(*pair) for pair in pairs])
 
