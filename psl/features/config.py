@@ -59,7 +59,7 @@ class LogMelConfig:
 class SlaneyLogMelConfig:
     """The front end of PANNs; the defaults are those of its 16 kHz models.
 
-    Its 32 kHz models have n_fft 1024, hop_length 320 and f_max 14000. This is a class of
+    Its 32 kHz models have n_fft 1024, hop_length 320 and f_max 14000. It is a class of
     its own since checkpoints record its fields, and those left out have these defaults.
     """
 

@@ -27,8 +27,8 @@ class PreemphasisMel(nn.Module):
         super().__init__()
         if config.window_samples > config.n_fft:
             raise ValueError(
-                f"front_end.window_samples {config.window_samples} is longer than n_fft "
-                f"{config.n_fft}; expected at most that"
+                f"front_end.window_samples {config.window_samples} is longer than "
+                f"n_fft {config.n_fft}; expected at most that"
             )
         self._config = config
         with torch.device("cpu"):  # tables, to be had also for a model on meta
