@@ -10,5 +10,6 @@ TINY: dict[str, dict[str, Any]] = {
     "efficientnet_b0": {"width": 0.25, "depth": 0.5},
     "efficientnet_b2": {"width": 0.25, "depth": 0.5, "pooling": "attention"},
     "resnet50": {"width": 0.1, "depth": 0.3},
+    "mn": {"width": 0.1},
     "ast": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "max_frames": 208},
 }

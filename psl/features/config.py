@@ -59,7 +59,7 @@ class LogMelConfig:
 class SlaneyLogMelConfig:
     """The front end of PANNs; the defaults are those of its 16 kHz models.
 
-    Its 32 kHz models have n_fft 1024, hop_length 320 and f_max 14000. This is a class of
+    Its 32 kHz models have n_fft 1024, hop_length 320 and f_max 14000. It is a class of
     its own since checkpoints record its fields, and those left out have these defaults.
     """
 
@@ -121,3 +121,30 @@ class FbankConfig:
     def zero(self) -> float:
         """What the normalisation makes of 0, with which the published AST pads."""
         return -self.mean / (2 * self.std)
+
+
+@config
+class PreemphasisMelConfig:
+    """The front end of EfficientAT's networks; the defaults are those of mn10_as."""
+
+    sample_rate: Rate = 32000
+    """Rate the audio must have, Hz."""
+    n_fft: Samples = 1024
+    """FFT size, samples."""
+    window_samples: Samples = 800
+    """Length of the window, samples; at most n_fft."""
+    hop_length: Samples = 320
+    """Distance of STFT frames, samples."""
+    n_mels: Bands = 128
+    """Mel bands (F)."""
+    f_min: Hertz = 0.0
+    """Lowest frequency, Hz."""
+    f_max: Annotated[Hertz, Field(gt=0)] = 15000.0
+    """Highest frequency, Hz."""
+
+    def num_frames(self, num_samples: Tensor) -> Tensor:
+        """STFT frames of waveforms of ``num_samples`` samples.
+
+        Pre-emphasis takes one sample away.
+        """
+        return _centred_frames(num_samples - 1, self.hop_length)

@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from psl.config import Dropout, config
-from psl.features.config import FbankConfig, LogMelConfig, SlaneyLogMelConfig
+from psl.features.config import (
+    FbankConfig,
+    LogMelConfig,
+    PreemphasisMelConfig,
+    SlaneyLogMelConfig,
+)
 
 DEFAULT = "mobilenetv2"
 """The family that a configuration without a name means: the paper's student."""
@@ -135,6 +140,22 @@ class ASTConfig:
     front_end: FbankConfig = FbankConfig()
 
 
+@config
+class MnConfig:
+    """MobileNetV3 of EfficientAT: 4.88 million parameters at width 1, 527 classes."""
+
+    name: Literal["mn"] = "mn"
+    width: Factor = 1.0
+    """Factor on all channels: 0.4 for the published mn04, 1 for mn10, 4 for mn40."""
+    pooling: Literal["mean", "clip"] = "mean"
+    """mean: of the probabilities of frames (decision mean), right for short chunks.
+    clip: of the embeddings over time and frequency, as the published models have it;
+    the weights have the same names and shapes."""
+    dropout: Dropout = 0.2
+    """Probability of dropping an input of the last layer."""
+    front_end: PreemphasisMelConfig = PreemphasisMelConfig()
+
+
 def _name_of(value: Any) -> str:
     if isinstance(value, dict):
         return str(value.get("name", DEFAULT))
@@ -147,7 +168,8 @@ ModelConfig = Annotated[
     | Annotated[EfficientNetB0Config, Tag("efficientnet_b0")]
     | Annotated[EfficientNetB2Config, Tag("efficientnet_b2")]
     | Annotated[ResNet50Config, Tag("resnet50")]
-    | Annotated[ASTConfig, Tag("ast")],
+    | Annotated[ASTConfig, Tag("ast")]
+    | Annotated[MnConfig, Tag("mn")],
     Discriminator(_name_of),
 ]
 """Any family's configuration; ``name`` tells which."""

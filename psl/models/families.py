@@ -25,10 +25,12 @@ from psl.models.config import (
     Cnn14Config,
     EfficientNetB0Config,
     EfficientNetB2Config,
+    MnConfig,
     MobileNetV2Config,
     ModelConfig,
     ResNet50Config,
 )
+from psl.models.mn import Mn
 from psl.models.mobilenetv2 import MobileNetV2
 
 
@@ -51,6 +53,7 @@ FAMILIES = {
     "efficientnet_b2": Family(EfficientNetB2Config, efficientnet.build, "head."),
     "resnet50": Family(ResNet50Config, resnet.build, "head."),
     "ast": Family(ASTConfig, AST, "classifier.dense."),
+    "mn": Family(MnConfig, Mn, "classifier.5."),
 }
 
 
