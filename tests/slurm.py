@@ -269,10 +269,12 @@ def _path() -> str:
 
 
 def main() -> None:
-    """``python -m tests.slurm COMMAND...``: a command beside a cluster of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        with running_cluster(Path(folder) / "slurm") as cluster:
-            result = subprocess.run(sys.argv[1:] or ["bash"], env=cluster.environment)
+    """``python -m tests.slurm COMMAND...``: a command with a cluster of its own."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_cluster(Path(folder) / "slurm") as cluster,
+    ):
+        result = subprocess.run(sys.argv[1:] or ["bash"], env=cluster.environment)
     sys.exit(result.returncode)
 
 

@@ -1,4 +1,7 @@
-"""Weights that others published -> a checkpoint folder of ours (psl.import_checkpoint)."""
+"""Weights that others published -> a checkpoint folder of ours.
+
+What the command psl.import_checkpoint does.
+"""
 
 from __future__ import annotations
 
@@ -68,12 +71,11 @@ def fill(
     ]
     lines += [f"missing  {name}: left at random" for name in missing]
     print("\n".join(lines))
-    if bad := len(unknown) + len(shapes) + len(missing):
-        if not partial:
-            raise ValueError(
-                f"{where}: {bad} tensors do not fit (listed above), expected all; give "
-                "the class list of the file, or --partial to leave those at random"
-            )
+    if (bad := len(unknown) + len(shapes) + len(missing)) and not partial:
+        raise ValueError(
+            f"{where}: {bad} tensors do not fit (listed above), expected all; give the "
+            "class list of the file, or --partial to leave those at random"
+        )
     fitting = {n: t for n, t in theirs.items() if n in own and n not in shapes}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors taken")

@@ -47,7 +47,7 @@ def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
 
 
 def _read_run(run_dir: str) -> tuple[Result, Checkpoint, TrainConfig]:
-    """The result of a finished run, its newest checkpoint without weights, its config."""
+    """A finished run's result, newest checkpoint (without weights) and config."""
     result, newest = read_result(run_dir), load_newest(run_dir)
     if result is None or newest is None:
         raise ShardError(

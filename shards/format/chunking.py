@@ -34,9 +34,7 @@ class Chunking:
     def from_seconds(
         chunk_seconds: float, sample_rate: int, hop_seconds: float | None = None
     ) -> Chunking:
-        """Chunks every ``hop_seconds``; None for chunks side by side, as in the paper
-        (section 2).
-        """
+        """Chunks every ``hop_seconds``; None for adjacent ones (paper, section 2)."""
         samples = round(chunk_seconds * sample_rate)
         if samples < 1:
             raise ValueError(f"chunk_seconds = {chunk_seconds}; expected more than 0")

@@ -35,9 +35,11 @@ LAUNCH = REPOSITORY / "launch" / "slurm"
 def cluster() -> Iterator[Cluster]:
     """Two nodes that work in folders of their own."""
     # a short path, since those of sockets may have 107 bytes
-    with tempfile.TemporaryDirectory() as folder:
-        with running_cluster(Path(folder) / "slurm") as cluster:
-            yield cluster
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_cluster(Path(folder) / "slurm") as cluster,
+    ):
+        yield cluster
 
 
 def test_an_array_packs_the_same_bytes_as_one_process(

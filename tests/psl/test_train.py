@@ -347,7 +347,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(
     before = [folder.name for folder in list_checkpoints(tmp_path / "run")]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / before[-1])
     code = (
-        "import resource, sys; from psl.train import main; from shards.system.exits import *;"
+        "import resource, sys; from psl.train import main;"
+        "from shards.system.exits import *;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
         "run_main(lambda: main(sys.argv[1:]))"
     )

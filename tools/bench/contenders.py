@@ -1,4 +1,4 @@
-"""The ways of reading 2-s chunks that tools/bench/data.py compares, and the audio they read.
+"""The ways of reading 2-s chunks that tools/bench/data.py compares, and their audio.
 
 Owns the copies of the same clips that each way needs, and one function for each way,
 which yields batches until a number of them is reached. Measures nothing.

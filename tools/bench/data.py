@@ -1,7 +1,7 @@
 """How fast 2-s chunks come off the disk: upstream's HDF5, webdataset, and ours.
 
-Times every way in tools/bench/contenders.py on the same clips in one run, in rounds that
-take turns, so that what else the machine does meets all of them; ratios are taken
+Times every way in tools/bench/contenders.py on the same clips in one run, in rounds
+that take turns, so that what else the machine does meets all of them; ratios are taken
 within a round, and medians over the rounds. Everything is in the page cache. Prints
 Markdown.
 """

@@ -241,7 +241,8 @@ def _run_layout(
                 [*launcher, "-m", "tools.bench.scaling", *words], env=environment
             )
         )
-    if any([job.wait() for job in jobs]):
+    statuses = [job.wait() for job in jobs]
+    if any(statuses):
         raise RuntimeError(f"{layout}: a process failed, see above")
     return [json.loads(path.read_text()) for path in sorted(folder.glob("job*.json"))]
 

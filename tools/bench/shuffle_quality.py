@@ -46,6 +46,7 @@ class Setting:
 
     @property
     def num_chunks(self) -> int:
+        """Chunks of all clips."""
         return self.num_clips * CHUNKS
 
     @property
@@ -100,8 +101,9 @@ def write_tars(folder: Path, setting: Setting) -> list[str]:
 
 
 def buffered(names: list[str], size: int) -> np.ndarray:
-    """Webdataset with its shards shuffled and a buffer of ``size`` chunks, filled
-    before the first comes out; one process, which is the best case for a buffer.
+    """The order of webdataset with shuffled shards and a buffer of ``size`` chunks.
+
+    The buffer is filled before the first comes out; one process, its best case.
     """
 
     def cut(samples: Iterator[dict[str, Any]]) -> Iterator[int]:
@@ -131,9 +133,10 @@ def neighbours(order: np.ndarray, batch_size: int) -> tuple[float, float]:
 
 
 def mixture(classes: np.ndarray, length: int) -> float:
-    """Variance of each class's count in runs of ``length`` examples, relative to
-    drawing at random without replacement; the mean over classes. 1 is a full shuffle,
-    more is clumps, less is more even than chance.
+    """Variance of each class's count in runs of ``length`` examples, mean over classes.
+
+    Relative to drawing at random without replacement: 1 is a full shuffle, more is
+    clumps, less is more even than chance.
     """
     n = len(classes) // length * length
     runs = classes[:n].reshape(-1, length)

@@ -1,8 +1,8 @@
 """Whether everything works on this machine's GPUs, and how fast: one command.
 
-Owns the command, the packages it needs, and the report; tools/gpu/steps.py has the steps.
-They run in processes of their own, since an error on a GPU ends the process it meets,
-and what is not tried is said with its reason. Needs no network and no data.
+Owns the command, the packages it needs, and the report; tools/gpu/steps.py has the
+steps. They run in processes of their own, since an error on a GPU ends the process it
+meets, and what is not tried is said with its reason. Needs no network and no data.
 """
 
 from __future__ import annotations

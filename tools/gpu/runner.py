@@ -111,6 +111,7 @@ class Check:
 
     @property
     def size(self) -> Size:
+        """How much is tried on the device."""
         return SIZES[self.device]
 
     @property

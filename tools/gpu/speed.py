@@ -1,7 +1,7 @@
 """How fast training and labelling are on a device; a process for each measurement.
 
-Run by tools/gpu/check.py: ``tools/gpu/speed.py WHAT TASK OUT``, TASK and OUT being JSON. Measures
-the product's own loops, data included.
+Run by tools/gpu/check.py: ``python -m tools.gpu.speed WHAT TASK OUT``, where TASK and
+OUT are JSON. Measures the product's own loops, data included.
 """
 
 from __future__ import annotations

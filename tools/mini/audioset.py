@@ -40,7 +40,7 @@ def weak_labels(clip: ClipId, events: list[Event]) -> list[str]:
     rng = clip.rng(1)
     kept = rng.random(len(mids)) >= LABEL_DROP_PROB
     kept[rng.integers(len(mids))] |= not kept.any()
-    return [mid for mid, is_kept in zip(mids, kept) if is_kept]
+    return [mid for mid, is_kept in zip(mids, kept, strict=True) if is_kept]
 
 
 def write_whole(path: Path, content: bytes) -> None:

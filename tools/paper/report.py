@@ -258,7 +258,7 @@ def save(path: Path, draw: Callable[..., None], *facts: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line of ``python -m tools.paper.report``. Reads everything, then writes."""
+    """The command line of ``python -m tools.paper.report``: reads all, then writes."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.paper.report",
         description="Tabulate and draw what a finished demonstration shows.",

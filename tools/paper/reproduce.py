@@ -57,10 +57,12 @@ class Reproduction:
 
     @property
     def table(self) -> Table:
+        """The table that the paper has."""
         return TABLES[self.name]
 
     @property
     def is_mini(self) -> bool:
+        """Whether the data is a miniature AudioSet."""
         return bool(self.profile.build)
 
     def run_dir(self, row: str, seed: int) -> Path:

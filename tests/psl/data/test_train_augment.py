@@ -362,7 +362,9 @@ def test_without_any_of_it_a_student_hears_what_is_in_the_files(
     for batch, (rows, chunks) in zip(
         ear.student, data.plan(8, seed=0).steps(0), strict=True
     ):
-        for number, (row, chunk) in enumerate(zip(rows.tolist(), chunks.tolist())):
+        for number, (row, chunk) in enumerate(
+            zip(rows.tolist(), chunks.tolist(), strict=True)
+        ):
             expected = all_samples(dataset, row)[16000 * chunk : 16000 * (chunk + 1)]
             np.testing.assert_array_equal(batch.pcm[number], expected)
         weak = data.audio.index.table.weak_targets(rows, 3)

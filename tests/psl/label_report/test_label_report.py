@@ -65,7 +65,10 @@ def write_labels(folder: Path, audio: Index, probs: dict[str, Any]) -> Path:
             audio.key(int(row)) for row in np.flatnonzero(audio.table.shard == number)
         ]
         members = [np.array(probs.get(key, np.full((4, 3), 0.01))) for key in keys]
-        rows = [Row(key, "npy", encode_labels(m), 4) for key, m in zip(keys, members)]
+        rows = [
+            Row(key, "npy", encode_labels(m), 4)
+            for key, m in zip(keys, members, strict=True)
+        ]
         builder.add(shard.name, rows)
     assert builder.publish([shard.name for shard in audio.shards])
     return folder

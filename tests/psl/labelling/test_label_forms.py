@@ -613,7 +613,9 @@ def test_the_student_hears_what_the_teacher_heard_bit_for_bit(
 
     def listen(reader: Any, batch: Any, *more: Any, **options: Any) -> Any:
         read = real(reader, batch, *more, **options)
-        names = zip(*(c.tolist() for c in (batch.rows, batch.chunks, batch.views)))
+        names = zip(
+            *(c.tolist() for c in (batch.rows, batch.chunks, batch.views)), strict=True
+        )
         for name, pcm in zip(names, read.pcm, strict=True):
             heard[name] = pcm.tobytes()
         return read

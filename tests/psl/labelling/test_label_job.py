@@ -106,8 +106,8 @@ def start() -> Iterator[Start]:
         return jobs[-1]
 
     yield start_and_note
-    for job in jobs:
-        job.kill()
+    for process in jobs:
+        process.kill()
 
 
 def records(folder: Path) -> int:
@@ -175,8 +175,8 @@ def test_twenty_kills_of_three_workers_change_no_byte_and_repeat_no_shard(
         for _ in range(max(0, rng.randint(1, 3) - len(jobs))):  # another count
             jobs.append(start(folder, words, seconds=0.05))
         assert not (out / "index.json").exists(), f"done before kill {number}"
-    for job in jobs:
-        job.kill()
+    for process in jobs:
+        process.kill()
     assert 0 < records(out) < NUM_SHARDS
     (folder / GO_NAME).touch()
     last = start(folder, words, number=2)

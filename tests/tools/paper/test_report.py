@@ -1,4 +1,4 @@
-"""Runs tools/paper/report.py on a small made-up demonstration and reads what it wrote."""
+"""Runs tools/paper/report.py on a made-up demonstration and reads what it wrote."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_every_row_of_every_table_is_a_configuration_that_train_takes(
 def test_the_baseline_of_table_2_is_the_papers_at_full_size(
     tools: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ "My mAP does not match": the baseline would be another one."""
+    """A newcomer's "my mAP does not match": the baseline would be another one."""
     words = ["table2", "--profile", "audioset", "--rows", "baseline,psl_2s"]
     words += ["--teacher", "t"]
     for line in commands(tools, capsys, *words)[-8:]:
