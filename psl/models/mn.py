@@ -192,6 +192,12 @@ class _Excitation(nn.Module):
         return x * scale[:, :, None, None]
 
 
+def head_shape(width: float) -> tuple[int, int]:
+    """Outputs and inputs of the first linear layer, which tell the width."""
+    last = scaled(_STAGES[-1].out, width)
+    return scaled(_LAST, width), _EXPANSION * last
+
+
 def scaled(channels: int, width: float) -> int:
     """``channels * width`` to the nearest multiple of 8, but at least 0.9 of it."""
     exact = channels * width

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from psl.data.batch import Prepared
 from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
-from psl.teachers.member import FittedMember, Member
-from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
+from psl.teachers.member import FittedMember, Member, match_stated
+from psl.weights.checkpoint import load_checkpoint
 from shards.dataset.cache import ShardCache
 from shards.format.index import Index
 from shards.system.files import sha256_of
@@ -149,16 +149,20 @@ def _load_member(config: TeacherConfig, audio: Index, cache: ShardCache) -> Memb
 
 
 def _load_run(config: TeacherConfig, audio: Index) -> Member:
-    """Our own checkpoint, which must have the audio's rate and classes."""
+    """Our own checkpoint, which must have all classes of the audio."""
     checkpoint = load_checkpoint(config.path)
-    check_checkpoint_fits(audio, checkpoint)
+    own, columns = checkpoint.classes, None
+    if own.mids != audio.classes.mids:
+        where = f"teacher {config.path}"
+        columns = match_stated(own, len(own), audio.classes, where=where)
     return Member(
         model=upstream.ClipProbs(checkpoint.build_model()),
         sample_rate=checkpoint.model_config.front_end.sample_rate,
-        columns=None,
+        columns=columns,
         identity={
             "kind": "run",
             "weights_sha256": checkpoint.model_sha256,
             "model": asdict(checkpoint.model_config),
-        },
+        }
+        | ({} if columns is None else {"outputs_sha256": own.sha256}),
     )

@@ -62,7 +62,7 @@ def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
             "PANNs and AST)"
         )
     if found.note:
-        print(f"{where}: takes {found.note}", flush=True)
+        _log.info("%s: takes %s", where, found.note)
     num_outputs = len(weights[_HEAD])
     stated = classes if config.classes is None else read_classes(config.classes)
     columns = match_stated(stated, num_outputs, classes, where=where)

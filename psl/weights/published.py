@@ -6,6 +6,7 @@ list. Files hold tensors and plain containers, or are not opened.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psl.features.config import PreemphasisMelConfig
+from psl.models import mn
 from psl.models.config import (
     ASTConfig,
     Cnn14Config,
+    MnConfig,
     MobileNetV2Config,
     ModelConfig,
     ResNet50Config,
@@ -26,6 +30,8 @@ from psl.models.convolutional import transformers_module
 from psl.models.families import build_from_config
 from psl.weights.files import parse_weights, read_file
 from psl.weights.tensors import MAX_NAMED, find_weights
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,13 @@ class Published:
 
 
 UPSTREAM_NAMES = ("features.0.0.weight", "classifier.1.weight")
-PUBLISHED_NAMES = (*UPSTREAM_NAMES, "conv_block1.conv1.weight", "v.pos_embed")
+_MN_NAME = "features.1.block.0.0.weight"
+PUBLISHED_NAMES = (
+    *UPSTREAM_NAMES,
+    _MN_NAME,
+    "conv_block1.conv1.weight",
+    "v.pos_embed",
+)
 """A name that weights of each of these have."""
 
 
@@ -63,7 +75,7 @@ def read_file_of_weights(path: str, like: ModelConfig | None = None) -> Publishe
     content = parse_weights(read_file(path), path)
     found = find_weights(content, path, known=(*PUBLISHED_NAMES, *own[:1]))
     if found.note:
-        print(f"{path}: takes {found.note}", flush=True)
+        _log.info("%s: takes %s", path, found.note)
     if like is not None and own[0] in found.weights:
         return Published(like, found.weights)
     return read_state_dict(found.weights, path)
@@ -77,7 +89,7 @@ def own_names(config: ModelConfig) -> list[str]:
 
 
 def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
-    """Ours of a state_dict with the names of upstream, of PANNs, or of AST's authors.
+    """Ours of a state_dict with the names of upstream, PANNs, EfficientAT or AST.
 
     Raises ValueError if it is none of these.
     """
@@ -85,14 +97,50 @@ def read_state_dict(weights: Mapping[str, Tensor], where: str) -> Published:
         return _read_panns(weights, where)
     if "v.pos_embed" in weights:
         return _read_ast(weights, where)
+    if _MN_NAME in weights:
+        return _read_mn(weights, where)
     if "features.0.0.weight" in weights:
         return Published(MobileNetV2Config(), dict(weights))
     some = ", ".join(sorted(weights)[:MAX_NAMED])
     raise ValueError(
         f"{where}: {len(weights)} tensors, such as {some}; expected the "
         "names of upstream's MobileNetV2 (features.0.0.weight), of PANNs' Cnn14 "
-        "(conv_block1.conv1.weight) or of AST (v.pos_embed)"
+        f"(conv_block1.conv1.weight), of EfficientAT's mn ({_MN_NAME}) or of AST "
+        "(v.pos_embed)"
     )
+
+
+MN_WIDTHS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)
+"""Of the published mn01 to mn40."""
+
+
+def _read_mn(weights: Mapping[str, Tensor], where: str) -> Published:
+    """EfficientAT's mn: names agree, and shapes tell the width.
+
+    How many mel bands there are and how far the STFT moves, nothing in the file tells
+    but its name: mn10_as_mels_40, mn10_as_hop_15 (in ms).
+    """
+    last = weights.get("classifier.2.weight")
+    if last is None or "classifier.5.weight" not in weights or last.dim() != 2:
+        raise ValueError(
+            f"{where}: an mn without classifier.2 and classifier.5; expected the head "
+            "of two linear layers (mn04_as, mn10_as, ...), others are not known here"
+        )
+    found = [w for w in MN_WIDTHS if mn.head_shape(w) == tuple(last.shape)]
+    if not found:
+        raise ValueError(
+            f"{where}: classifier.2.weight has shape {list(last.shape)}, expected that "
+            f"of one of the published widths {', '.join(map(str, MN_WIDTHS))}"
+        )
+    name, front_end = Path(where).name, {}
+    if hop := re.search(r"_hop_(\d+)", name):
+        front_end["hop_length"] = int(hop[1]) * 32
+    if mels := re.search(r"_mels_(\d+)", name):
+        front_end["n_mels"] = int(mels[1])
+    config = MnConfig(
+        width=found[0], pooling="clip", front_end=PreemphasisMelConfig(**front_end)
+    )
+    return Published(config, dict(weights))
 
 
 def _read_panns(weights: Mapping[str, Tensor], where: str) -> Published:
