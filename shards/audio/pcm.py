@@ -61,8 +61,8 @@ def check_32_bit_file(mono: np.ndarray, channels: int) -> None:
         return
     if (mono.astype(np.float64) * 2.0**31 * channels % 256).any():
         raise ShardError(
-            "32-bit samples that never leave 16 bits, so that all would become 0; write "
-            "the file again with 16 bits"
+            "32-bit samples that never leave 16 bits, so that all would become 0; "
+            "write the file again with 16 bits"
         )
 
 
