@@ -36,6 +36,7 @@ from shards.packing.segments import read_segments
 from shards.packing.sources.webdataset import list_clips
 from shards.verify import verify
 from tests.hostile import Columns, forge, memory_bound
+from tests.shards.audio.test_audio import sweep, write_with_ffmpeg
 from tests.shards.test_bad_data import (
     CLASSES,
     KEYS,
@@ -488,6 +489,54 @@ def test_a_damaged_audio_file_is_refused_or_gives_no_more_than_asked(
         assert 1 <= len(samples) <= 320
 
     fuzz(f"file {suffix}", 100, case)
+
+
+MORE_AUDIO: dict[str, tuple[str, str]] = {
+    "MP3": ("mp3", "libmp3lame"),
+    "AAC": ("adts", "aac"),
+    "M4A": ("ipod", "aac"),
+    "WebM": ("webm", "libopus"),
+    "WMA": ("asf", "wmav2"),
+    "Ogg FLAC": ("ogg", "flac"),
+    "W64": ("w64", "pcm_s16le"),
+    "CAF": ("caf", "pcm_s16le"),
+}
+
+
+@pytest.mark.parametrize("form", [*MORE_AUDIO, "GSM", "G.721"])
+def test_a_damaged_file_of_any_form_is_refused_or_gives_no_more_than_asked(
+    form: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else a tag in another alphabet, or a bad byte, ends a packing in a traceback."""
+    samples = sweep(48000 if form == "WebM" else 16000, 2.0)
+    if form in MORE_AUDIO:
+        container, codec = MORE_AUDIO[form]
+        rate = len(samples) // 2
+        whole = write_with_ffmpeg(
+            tmp_path / "x", samples, format=container, codec=codec, rate=rate
+        )
+    else:
+        kind, subtype = {"GSM": ("WAV", "GSM610"), "G.721": ("AU", "G721_32")}[form]
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, 8000, format=kind, subtype=subtype)
+        whole = buffer.getvalue()
+
+    def case(rng: random.Random) -> None:
+        data = mutated(rng, whole, block=rng.choice((4, 64)))
+        if rng.random() < 0.5:  # most of what can go wrong is in headers
+            data = mutated(rng, whole[:300], block=4) + whole[300:]
+        samples = load_segment(
+            data,
+            start_seconds=rng.choice((0.0, 1.2)),
+            end_seconds=1.7,
+            sample_rate=RATE,
+            is_recording=rng.choice((True, False, None)),
+        )
+        assert samples.dtype == np.int16 and samples.ndim == 1
+        assert 1 <= len(samples) <= round(1.7 * RATE)
+
+    fuzz(f"form {form}", 60, case)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_damaged_description_is_refused_or_of_plain_values() -> None:

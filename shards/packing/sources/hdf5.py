@@ -54,11 +54,13 @@ def list_clips(
             where=where,
         )
         if stored is None:
-            what = f"{container} has no dataset {name!r}"
+            what = f"{container} has no dataset or audio_name {name!r}"
             missing.append([clip.key, "missing", what])
         else:
             clips.append(clip)
-    provenance = {"tsv_sha256": file_sha256(tsv), "source_rate": rate}
+    rates = {clip.place[2] for clip in clips} - {None} or {rate}
+    source_rate = rates.pop() if len(rates) == 1 else sorted(rates)
+    provenance = {"tsv_sha256": file_sha256(tsv), "source_rate": source_rate}
     return Listing(str(tsv), join_labels(clips), missing, provenance, load)
 
 
