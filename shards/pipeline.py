@@ -3,7 +3,7 @@
 Owns what a sample of that pipeline is. The samples are the trainer's examples in the
 trainer's order (shards/order/plan.py), read by the index, so nothing in a tar is
 searched, decoded by its suffix or run: of webdataset only DataPipeline is used, never
-gopen, its decoders or its shard lists.
+gopen, its decoders or its shard lists. It is imported late, as it imports torch.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import webdataset
 
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
@@ -22,6 +21,9 @@ from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.join import check_join
 from shards.order.plan import Plan
+
+if TYPE_CHECKING:
+    import webdataset
 
 DEFAULT_CHUNK_SECONDS = 10.0
 
@@ -37,9 +39,11 @@ class Order:
 
     def __call__(self) -> Iterator[dict[str, int]]:
         """Row and chunk of each sample."""
+        from webdataset.utils import pytorch_worker_info
+
         # A DataLoader takes a batch of each worker in turn. Whole steps are dealt to
         # the workers, so batches of a step's size come out in the order of the plan.
-        worker, num_workers = webdataset.utils.pytorch_worker_info()[2:]
+        worker, num_workers = pytorch_worker_info()[2:]
         steps = self.plan.steps(self.epoch, rank=self.rank, world_size=self.world_size)
         for number, (rows, chunks) in enumerate(steps):
             if number % num_workers == worker:
@@ -118,6 +122,8 @@ def as_webdataset(
     ValueError for labels with several views or without chunks for a clip, and if the
     batch cannot be shared or filled.
     """
+    import webdataset
+
     index = open_index(audio, kind="audio")
     label_index = None if labels is None else open_index(labels, kind="labels")
     chunking = _chunking(index, label_index, chunk_seconds)
