@@ -57,7 +57,9 @@ def write_clips(
         for i, data in enumerate(members)
     ]
     names = [f"{number:06d}.tar" for number in range(num_shards)]
-    for name, hand in zip(names, np.array_split(np.arange(len(rows)), num_shards)):
+    for name, hand in zip(
+        names, np.array_split(np.arange(len(rows)), num_shards), strict=True
+    ):
         builder.add(name, [rows[i] for i in hand])
     builder.publish(names)
     return MemberReader(open_index(folder, kind="audio"))
