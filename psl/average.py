@@ -1,30 +1,15 @@
-"""Average the best checkpoints of a run, as the paper's students were.
+"""The command that averages the best checkpoints of a finished run.
 
-Owns the mean of their weights and the checkpoint it becomes. psl.train does it at its
-end where the configuration says average_best; this command does it for a run that is
-finished.
+Owns its words. psl/training/average_run.py does it; it and torch are imported once the
+configuration is accepted, so that --help and a wrong key are answered at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-
-from accelerate import Accelerator
 
 from psl.command_line import Command, from_command_line
-from psl.config import parse
-from psl.config_values import read_yaml
-from psl.data.validation import open_validation
-from psl.distributed import launch
-from psl.training.averages import average_best, describe
-from psl.training.config import AverageConfig, TrainConfig
-from psl.training.log import CONFIG_NAME
-from psl.weights.checkpoint import check_checkpoint_fits, load_newest
-from psl.weights.result import Average, read_result, write_result
-from shards.errors import ShardError
-from shards.format.join import open_indexes
+from psl.training.config import AverageConfig
 from shards.system.exits import run_main
 
 COMMAND = Command(
@@ -35,44 +20,12 @@ COMMAND = Command(
 )
 
 
-def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
-    """Average the best checkpoints of a finished run. Collective."""
-    result, newest = read_result(config.run), load_newest(config.run)
-    if result is None or newest is None:
-        raise ShardError(
-            f"{config.run}: not a finished run, as it has no result.json; finish it "
-            "first"
-        )
-    path = Path(config.run, CONFIG_NAME)
-    train_config = parse(TrainConfig, read_yaml(path, TrainConfig), where=str(path))
-    data = train_config.data
-    audio = open_indexes(data.audio, kind="audio")
-    valid = open_validation(data.valid, data.held_out_share, audio)
-    check_checkpoint_fits(valid.index, newest)
-    average = average_best(
-        config.run,
-        newest.training,
-        k=config.k,
-        valid=valid,
-        accelerator=accelerator,
-        loader=train_config.loader,
-    )
-    if accelerator.is_main_process:
-        write_result(config.run, dataclasses.replace(result, average=average))
-        print(describe(config.run, average))
-    return average
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.average``."""
-    run_averaging(from_command_line(AverageConfig, argv, COMMAND))
+    config = from_command_line(AverageConfig, argv, COMMAND)
+    from psl.training.average_run import run_averaging  # loads torch
 
-
-def run_averaging(config: AverageConfig) -> None:
-    """Join the job and average. Collective."""
-    accelerator = launch.start()
-    average_run(config, accelerator)
-    launch.finish(accelerator)
+    run_averaging(config)
 
 
 if __name__ == "__main__":

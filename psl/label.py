@@ -1,45 +1,18 @@
-"""A teacher over audio shards -> label shards.
+"""The command that labels audio shards with a teacher.
 
-Owns the labelling job: one label shard per audio shard, whole or absent, skipped when
-done. Any number of processes on any machines that share the folder take shards by
-claims (shards/system/claims.py), join and leave at will, and need no process group; whoever
-finds all done writes the index. Batches never cross a shard, so what a shard holds
-does not depend on how many processes run, or how often they were killed.
+Owns its words. psl/labelling/job.py is the job; it and torch are imported once the
+configuration is accepted, so that --help and a wrong key are answered at once.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from psl.command_line import Command, from_command_line
-from psl.data.batch import Prepared
-from psl.data.labels import LabelLayout
-from psl.data.loader import cache_share, open_cache
-from psl.distributed import runtime
-from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
-from psl.labelling.config import LabelConfig, label_layout
-from psl.labelling.unlabelled import check_report, forget_noted, too_many
-from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
-from psl.teachers.load import Ensemble, Teacher, load_teacher
-from shards import __version__
-from shards.dataset.prefetch import Prefetcher
-from shards.dataset.reader import MemberReader
-from shards.dataset.writer import DatasetBuilder
-from shards.format.index import INDEX_NAME, Index, open_index
-from shards.system.claims import Claims
-from shards.system.exits import EXIT_PREEMPTED, JobError, run_main
-
-_log = logging.getLogger(__name__)
+from psl.labelling.config import LabelConfig
+from shards.system.exits import run_main
 
 COMMAND = Command(
     "psl.label",
@@ -60,165 +33,6 @@ COMMAND = Command(
         "wait",
     ),
 )
-WAIT_SECONDS = 0.1
-"""Between looks for a signal while other processes work."""
-
-
-def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
-    """Label shards until none is left, and return a one-line summary.
-
-    Whichever process finds all shards done publishes the index. Raises ShardError or
-    ValueError if teacher, audio and ``out`` do not fit each other, or a clip cannot be
-    labelled, JobError when asked to ``stop``.
-    """
-    stop = stop or StopRequest(config.out, watch_file=False)
-    index = open_index(config.audio, kind="audio")
-    cache = open_cache(config.loader)
-    teacher = load_teacher(config.teacher, index, cache=cache)
-    layout = label_layout(config, index)
-    builder = _builder(config, index, teacher, layout)
-    names = [shard.name for shard in index.shards]
-    if not builder.begin():
-        builder.publish(names)  # clears away what a killed process left
-        return f"{config.out}: already labelled with these settings"
-    progress.note_job(builder, index)
-    device = runtime.local_device()
-    runtime.place(teacher.model, device)
-    work = Work(
-        reader=MemberReader(index, cache),
-        layout=layout,
-        builder=builder,
-        score=_score(teacher.model, config),
-        device=device,
-        batch_size=config.batch_size,
-        loader=config.loader,
-        blame=teacher.blame,
-        max_unreadable=math.floor(config.max_unlabelled * len(index)),
-        prepare=teacher.model.prepare if teacher.model.has_features else None,
-    )
-    with (
-        builder.unless_published(),
-        Claims(builder.parts_folder, lease_seconds=config.lease_seconds) as claims,
-    ):
-        _work_until_done(config, work, claims, stop)
-    if builder.is_published() and builder.publish(names):  # which now clears away
-        return f"{config.out}: labels of {len(index)} clips are complete"
-    return f"{config.out}: this process is done, other shards are still missing"
-
-
-def _builder(
-    config: LabelConfig, index: Index, teacher: Teacher, layout: LabelLayout
-) -> DatasetBuilder:
-    return DatasetBuilder(
-        folder=Path(config.out),
-        kind="labels",
-        classes=index.classes,
-        properties={
-            **layout.properties,
-            "sample_rate": index.properties["sample_rate"],
-        },
-        provenance={
-            "labelled_by": f"psl {__version__}",
-            "teacher_sha256": teacher.identity,
-            "teachers": teacher.members,
-            "audio_fingerprint": index.fingerprint,
-            "batch_size": config.batch_size,  # other sizes round otherwise
-            "precision": config.precision,
-            "compile": config.compile,
-        },
-    )
-
-
-def _score(teacher: Ensemble, config: LabelConfig) -> Score:
-    """What gives the probabilities [B, C] float32 of a batch of chunks."""
-    if config.compile:
-        teacher.compile_for(config.batch_size)
-
-    def score(waveform: Tensor, lengths: Tensor, prepared: Prepared | None) -> Tensor:
-        device = waveform.device.type
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
-        ):
-            clip_probs: Tensor = teacher(waveform, lengths, prepared)
-        return clip_probs
-
-    return score
-
-
-def _work_until_done(
-    config: LabelConfig, work: Work, claims: Claims, stop: StopRequest
-) -> None:
-    """Label what is free, take over from the dead, and publish when all is done."""
-    index, builder = work.reader.index, work.builder
-    sizes = {shard.name: shard.num_clips for shard in index.shards}
-    queue = ShardQueue(work.names, builder, claims)
-    bar = tqdm(
-        total=len(index),
-        initial=sum(sizes[name] for name in builder.recorded() & sizes.keys()),
-        unit="clip",
-        desc=f"label {Path(config.out).name}",
-        disable=runtime.rank_and_world_size()[0] != 0,
-    )
-    with bar, Prefetcher([work.reader], cache_share(config.loader)) as prefetcher:
-        worker = ShardWorker(
-            work,
-            queue,
-            claims,
-            prefetcher=prefetcher,
-            stop=stop,
-            on_written=bar.update,
-        )
-        while not builder.is_published():
-            worker.run()
-            if stop.is_made:
-                raise JobError.ending_with(
-                    EXIT_PREEMPTED,
-                    f"{config.out}: stopped by {name_of(stop.reason)}; run the same "
-                    "command again to go on",
-                )
-            if worker.has_too_many_unreadable:
-                forget_noted(builder, work.names)
-                found = list(worker.unreadable.values())
-                raise too_many(len(found), len(index), config.audio, found[-1])
-            # the queue's look may be older than the last write, which ends the wait
-            if queue.all_done or (
-                not config.wait and builder.recorded() >= sizes.keys()
-            ):
-                _publish(config, work, claims, stop)
-            elif not config.wait:
-                return
-            claims.progress()
-            time.sleep(WAIT_SECONDS)
-
-
-def _publish(
-    config: LabelConfig, work: Work, claims: Claims, stop: StopRequest
-) -> None:
-    """Write the index, unless another process is about to, or a shard is damaged."""
-    builder, index = work.builder, work.reader.index
-    claim = claims.take(INDEX_NAME)
-    if claim is None:
-        return
-    try:
-        whole = []
-        for name in work.names:
-            part = builder.part(name)
-            if part and builder.is_intact(part):
-                whole.append(part)
-            else:  # the next look finds it undone
-                _log.warning("%s: not as its record says; labelled again", name)
-                builder.forget(name)
-            claims.progress()
-            if stop.is_made:
-                return
-        if len(whole) < len(work.names):
-            return
-        check_report(builder, whole, config.max_unlabelled, len(index))
-        progress.note_made(builder, audio=config.audio)
-        builder.publish(work.names)
-    finally:
-        claim.release()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -227,17 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if any(word.partition("=")[0] == "--status" for word in words):
         progress.main(words)
         return
-    run_labelling(from_command_line(LabelConfig, argv, COMMAND))
+    config = from_command_line(LabelConfig, argv, COMMAND)
+    from psl.labelling.job import run_labelling  # loads torch
 
-
-def run_labelling(config: LabelConfig) -> None:
-    """Label, as one process of the job, until there is no more to do."""
-    stop = StopRequest(config.out, watch_file=False)
-    stop.listen()
-    try:
-        print(label(config, stop))
-    finally:
-        stop.ignore()
+    run_labelling(config)
 
 
 if __name__ == "__main__":

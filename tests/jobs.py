@@ -1,6 +1,6 @@
 """Training jobs of one or more ranks, started fast and killed in every way.
 
-Ranks are forked from a server that has imported psl.train, with the environment
+Ranks are forked from a server that has imported psl.training.loop, with the environment
 torchrun would give them: what takes seconds is then the training, not the imports.
 """
 
@@ -22,6 +22,7 @@ import torch
 
 from psl import train
 from psl.job.lock import last_holder
+from psl.training import loop  # noqa: F401 - what ranks would import late
 from shards.system.exits import run_main
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -16,11 +16,11 @@ from unittest import mock
 
 import torch
 
-from psl import label
 from psl.config import parse
 from psl.data.loader import WaitMeter
 from psl.distributed import launch, runtime
 from psl.job.attempt import Attempt
+from psl.labelling import job
 from psl.labelling.config import LabelConfig
 from psl.labelling.worker import ShardWorker
 from psl.training.config import TrainConfig
@@ -112,8 +112,8 @@ def time_labelling(config: LabelConfig) -> dict[str, Any]:
         start = time.perf_counter()
         return workers[-1]
 
-    with mock.patch.object(label, "ShardWorker", made):
-        label.label(config)
+    with mock.patch.object(job, "ShardWorker", made):
+        job.label(config)
     seconds = time.perf_counter() - start
     num_chunks = _num_chunks(Path(config.out))
     return {

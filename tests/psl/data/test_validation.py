@@ -13,6 +13,7 @@ import torch
 from psl import train
 from psl.data.examples import TrainingData
 from psl.data.validation import held_out, open_validation, recording
+from psl.training import loop
 from psl.weights.checkpoint import TrainingState, load_newest
 from shards.format.index import open_index
 from tests.jobs import start
@@ -49,10 +50,10 @@ def test_a_run_is_validated_on_the_held_out_clips_alone(
 
     def measure(*args: object, rows: np.ndarray, **options: object) -> object:
         seen.append(rows.tolist())
-        return train.__dict__["_measure"](*args, rows=rows, **options)
+        return loop.__dict__["_measure"](*args, rows=rows, **options)
 
-    monkeypatch.setattr(train, "_measure", train.measure, raising=False)
-    monkeypatch.setattr(train, "measure", measure)
+    monkeypatch.setattr(loop, "_measure", loop.measure, raising=False)
+    monkeypatch.setattr(loop, "measure", measure)
     words = ["data.valid=held_out", "data.held_out_share=0.3", "epochs=1"]
     train.main(tiny_config(tmp_path, dataset, *words, "global_batch_size=4"))
     audio = open_index(dataset, kind="audio")

@@ -30,6 +30,7 @@ from psl.job.faults import parse_fault
 from psl.job.lock import RunLock
 from psl.job.status import read_status
 from psl.models.families import build_model
+from psl.training import loop
 from psl.training.step import Stepper
 from psl.weights.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from shards.errors import ShardError
@@ -101,14 +102,14 @@ def test_a_stop_during_validation_keeps_the_epoch(
     words = tiny_config(tmp_path / "a", dataset, "epochs=2")
     train.main(words)
     words = tiny_config(tmp_path / "b", dataset, "epochs=2")
-    measure = train.measure
+    measure = loop.measure
 
     def measure_after_a_signal(*args: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return measure(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "measure", measure_after_a_signal)
+        patch.setattr(loop, "measure", measure_after_a_signal)
         with pytest.raises(
             JobError, match="SIGTERM with a checkpoint at step 6"
         ) as end:

@@ -31,7 +31,7 @@ from psl.data.chunking import Chunking
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
-from psl.labelling import progress, worker
+from psl.labelling import job, progress, worker
 from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
 from shards.dataset.reader import MemberReader
@@ -695,7 +695,7 @@ def test_nan_names_clip_and_teacher_and_gives_the_claim_back(
     def nan_score(*_: object) -> worker.Score:
         return lambda waveform, *_: torch.full((len(waveform), 3), torch.nan)
 
-    monkeypatch.setattr(label, "_score", nan_score)
+    monkeypatch.setattr(job, "_score", nan_score)
     with pytest.raises(JobError, match=r"tar: key 'clip\d+_0' at row 0: from teacher"):
         label.main([*words, f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").glob("*.tar")) and not claimed(tmp_path / "out")

@@ -142,7 +142,7 @@ def test_models_work_where_torchaudio_s_extension_does_not_load(error: str) -> N
 WITHOUT_TORCHVISION = """
 import sys
 sys.modules["torchvision"] = None
-import psl.train, psl.label, psl.evaluate
+import psl.training.loop, psl.labelling.job, psl.evaluation.evaluate
 from transformers import ASTConfig, ASTForAudioClassification
 import torchaudio
 print(torchaudio.transforms.MelSpectrogram.__name__)

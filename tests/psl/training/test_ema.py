@@ -13,6 +13,7 @@ from torch import nn
 from psl import train
 from psl.evaluation import scoring
 from psl.evaluation.metrics import Metrics
+from psl.training import loop
 from psl.training.averages import MovingAverage
 from psl.weights.checkpoint import checkpoint_folder, load_checkpoint, load_newest
 from tests.jobs import start
@@ -91,7 +92,7 @@ def test_what_is_validated_is_what_is_saved(
         seen.append({name: t.clone() for name, t in model.state_dict().items()})
         return scoring.measure(model, *args, **options)
 
-    monkeypatch.setattr(train, "measure", measure)
+    monkeypatch.setattr(loop, "measure", measure)
     train.main(tiny_config(tmp_path, dataset, "optim.ema_decay=0.9"))
     assert len(seen) == 2
     for step, validated in zip((6, 12), seen, strict=True):
