@@ -96,6 +96,7 @@ def render_help(cls: type, command: Command, *, everything: bool) -> str:
         "A YAML file holds keys and values, and a later word overrides an earlier one. "
         f"{PRINT_CONFIG} shows the configuration with all defaults, and does nothing.",
         WIDTH,
+        break_on_hyphens=False,
     )
     purpose = textwrap.fill(command.purpose, WIDTH)
     example = f"example:\n  {name} {command.example}"
@@ -119,6 +120,7 @@ def _listed(keys: Iterable[Key]) -> str:
             WIDTH,
             initial_indent="  ",
             subsequent_indent="      ",
+            break_on_hyphens=False,
         )
         for key in keys
     )

@@ -39,7 +39,10 @@ MAX_VALUES = 20_000
 MAX_DIGITS = 40
 """Longer whole numbers are read as floats, which no key for whole numbers takes."""
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FAST_FROM = 1 << 14
+"""Characters from which the fast loader reads; it refuses bytes that are not UTF-8 in
+names of folders, which the other one reads back from our config.yaml."""
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=", re.ASCII)
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
@@ -205,8 +208,8 @@ def _from_yaml(text: str, members: Members) -> Any:
 
 def _compose(text: str) -> Any:
     """The nodes of a YAML text, once it is known to be neither deep nor tagged."""
-    depth = 0
-    for event in yaml.parse(text, _LOADER):
+    depth, loader = 0, _FAST if len(text) >= _FAST_FROM else yaml.SafeLoader
+    for event in yaml.parse(text, loader):
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
             raise ValueError(f"{_line(event)}: a tag, {tag}; expected plain values")
@@ -219,7 +222,7 @@ def _compose(text: str) -> Any:
                 )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    return yaml.compose(text, _LOADER)
+    return yaml.compose(text, loader)
 
 
 def _line(found: Any) -> str:

@@ -42,7 +42,8 @@ BASE = {"run_dir": "r", "data": {"audio": ["a"], "valid": "v"}}
         ("data.alpha=1.5", "less than or equal to 1"),
         ("data.audio=a", "data.audio = 'a': expected a list, such as data.audio=[a]"),
         ("optim.schedule=cosin", "optim.schedule = 'cosin': Input should be"),
-        ("model.width=null", "model.width"),
+        ("model.width=null", "model.width is empty; give it a value"),
+        ("run_dir=", "run_dir is empty; give it a value"),
         ("model.front_end.hop_length=0", "greater than or equal to 1"),
     ],
 )
@@ -338,7 +339,7 @@ def test_strings_in_files_are_texts_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["20261128", "1e-3", "null", "no", "#1", "a: b", "\u00fc"]
+    "text", ["20261128", "1e-3", "null", "no", "#1", "a: b", "\u00fc", "caf\udce9"]
 )
 def test_a_string_of_any_form_reads_back_from_the_run_folder(
     text: str, tmp_path: Path
