@@ -35,11 +35,12 @@ def main() -> None:
     collectives.weights_from_main(model)
     assert (model.get_buffer("features.0.1.running_mean") == 0).all()
     print("weights are those of rank 0")
-    collectives.check_agreement(accelerator, "the same")
+    collectives.check_agreement(accelerator, {"seed": "1", "data": "a"})
     try:
-        collectives.check_agreement(accelerator, f"epoch {rank}")
+        collectives.check_agreement(accelerator, {"seed": "1", "data": f"{rank}"})
     except JobError as error:
-        assert "ranks [1] see other data" in str(error)
+        assert "ranks [1] see other data or another config" in str(error)
+        assert f"(rank {rank} has data = {rank})" in str(error)
         print("disagreement is an error on both")
     online = OnlineTeacher(
         Teacher(("good", "bad"), Ensemble([_member(0.5), _member(1.0)], [1, 1]), 1, []),

@@ -104,19 +104,23 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def check_agreement(accelerator: Accelerator, what: str) -> None:
-    """JobError on all ranks unless all give the same ``what``. Collective.
+def check_agreement(accelerator: Accelerator, facts: Mapping[str, str]) -> None:
+    """JobError on all ranks unless all have the same ``facts``, by name. Collective.
 
-    Ranks that read different files would otherwise diverge, and hang, later.
+    Ranks that were given different files would otherwise diverge, and hang, later.
     """
-    digest = int(sha256_of(what.encode())[:15], 16)
-    mine = torch.tensor([digest], device=accelerator.device)
+    digests = [int(sha256_of(text.encode())[:15], 16) for text in facts.values()]
+    mine = torch.tensor([digests], device=accelerator.device)
     everybody = accelerator.gather(mine).tolist()
-    if len(set(everybody)) > 1:
-        odd = [rank for rank, value in enumerate(everybody) if value != everybody[0]]
+    odd = [rank for rank, row in enumerate(everybody) if row != everybody[0]]
+    if odd:
+        columns = zip(facts, *everybody, strict=True)
+        names = [name for name, *values in columns if len(set(values)) > 1]
+        ours = ", ".join(f"{name} = {facts[name]}" for name in names)
         raise JobError(
-            f"ranks {odd} see other data than rank 0; give all nodes the same files "
-            f"(this is rank {accelerator.process_index}: {what})"
+            f"ranks {odd} see other data or another configuration than rank 0; give "
+            "all nodes the same files and arguments (rank "
+            f"{accelerator.process_index} has {ours})"
         )
 
 

@@ -204,8 +204,7 @@ def _refusal(change: Change, rule: Rule, run_dir: str) -> str:
     )
 
 
-def shared_words(config: TrainConfig) -> str:
-    """What all ranks must be told alike, as text; paths may differ between machines."""
+def shared_facts(config: TrainConfig) -> dict[str, str]:
+    """The keys that all ranks must agree on; paths may differ between machines."""
     own = ("run_dir", "data", "loader", "attempt")
-    values = {name: v for name, v in _plain(config).items() if name not in own}
-    return json.dumps(values, sort_keys=True)
+    return {k: json.dumps(v) for k, v in _plain(config).items() if k not in own}

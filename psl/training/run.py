@@ -30,7 +30,7 @@ from psl.training.datasets import open_data
 from psl.training.log import RunLog, note_changes, write_config, write_first_files
 from psl.training.online import OnlineTeacher
 from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer_tensors
-from psl.training.resume import Saved, read_saved, shared_words
+from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
 from psl.training.step import Stepper
 from psl.weights.checkpoint import TrainingState
@@ -108,7 +108,8 @@ def open_run(
     online = _open_teacher(config, data.audio.index, accelerator.device)
     targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
     fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
-    collectives.check_agreement(accelerator, f"{fingerprint} {shared_words(config)}")
+    facts = {"data": fingerprint, **shared_facts(config)}
+    collectives.check_agreement(accelerator, facts)
     saved = read_saved(schedule, fingerprint)
     step, average = _build_step(config, accelerator, data.audio.index.classes, saved)
     state = saved.training if saved else TrainingState(0, 0, (), fingerprint)
