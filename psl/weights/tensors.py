@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psl.distributed import runtime
 from psl.weights.files import MAX_BYTES
 from psl.weights.unpickle import Unread
 
@@ -44,6 +45,11 @@ class Found:
     """By the model's own names."""
     note: str | None
     """Where in the file they are, and what was left out, if it was not the whole."""
+
+    def announce(self, where: str) -> None:
+        """Print what was taken of the file ``where``, if it was not simply all."""
+        if self.note and runtime.rank_and_world_size()[0] == 0:
+            print(f"{where}: takes {self.note}", flush=True)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -138,9 +144,9 @@ def _check(value: Any, name: str, where: str) -> Tensor:
             f"{where}: {name!r:.100} is {kind}, expected tensors by name; save the "
             "state_dict alone"
         )
-    if (kind := _unusual(value)) is not None:
+    if (unusual := _unusual(value)) is not None:
         raise ValueError(
-            f"{where}: {name!r:.100} is a {kind} tensor, expected plain ones of real "
+            f"{where}: {name!r:.100} is a {unusual} tensor, expected plain ones of real "
             "numbers; save the weights as float32"
         )
     if value.numel() * value.element_size() > MAX_BYTES:
