@@ -146,8 +146,8 @@ def _check(value: Any, name: str, where: str) -> Tensor:
         )
     if (unusual := _unusual(value)) is not None:
         raise ValueError(
-            f"{where}: {name!r:.100} is a {unusual} tensor, expected plain ones of real "
-            "numbers; save the weights as float32"
+            f"{where}: {name!r:.100} is a {unusual} tensor, expected plain ones of "
+            "real numbers; save the weights as float32"
         )
     if value.numel() * value.element_size() > MAX_BYTES:
         raise ValueError(
