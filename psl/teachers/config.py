@@ -36,8 +36,9 @@ class TeacherConfig:
     the audio's own order, for huggingface: the model's id2label."""
     activation: Activation | None = None
     """huggingface: function from logits to probabilities; none if the model returns
-    probabilities; null for softmax if the model says that it has a single label, else
-    sigmoid."""
+    probabilities; null for what its problem_type says: softmax for a single label,
+    sigmoid for several. Needed where that is not said, except for AudioSet's classes
+    (sigmoid)."""
     revision: str | None = None
     """huggingface: branch, tag or commit on the Hub; null for main."""
     trust_remote_code: bool = False

@@ -1,38 +1,49 @@
 """Audio classifiers of the Hugging Face transformers library.
 
-Owns their loading (safetensors only, nothing left at random), and a look at what they
-give before anything is labelled: as many outputs as they name, and logits unless the
-user says that they are probabilities. Features are psl/teachers/features.py's.
+Owns a look at what they give before anything is labelled: as many outputs as they
+name, logits unless the user says that they are probabilities, and how these become
+probabilities. psl/weights/pretrained.py loads them, psl/teachers/features.py has their
+features.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor, nn
 
-import psl.features._torchaudio  # noqa: F401  before transformers, which imports torchaudio
+from psl.models.convolutional import transformers_module
 from psl.teachers.config import Activation, TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.member import Features, Member, match_outputs, match_stated
+from psl.weights.pretrained import NOT_LOADED, load_config, load_extractor, load_model
 from psl.weights.tensors import tensors_sha256
 from shards.format.classes import Classes, read_classes
 from shards.system.files import file_sha256, sha256_of
 
+_log = logging.getLogger(__name__)
+
 _CHANGES_NOTHING = ("_name_or_path", "name_or_path", "transformers_version")
-_NOT_LOADED = (
-    *(OSError, ValueError, KeyError, RuntimeError, ImportError),
-    *(TypeError, AttributeError, safetensors.SafetensorError),
-)
-"""What transformers raises for files that are not what it expects."""
+_ACTIVATIONS: dict[str, Activation] = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+}
+"""What transformers' own losses take for each problem_type."""
+_MANY_CLASSES = 400
+_AUDIOSET_NAMES = {
+    *("Speech", "Music", "Dog", "Vehicle", "Rain", "Applause", "Guitar", "Laughter"),
+    *("Siren", "Silence", "Water", "Bird"),
+}
+"""Some classes of AudioSet, all of whose taggers are multi-label. AST's published
+checkpoints do not state a problem_type (MIT/ast-finetuned-audioset-10-10-0.4593)."""
 
 
 class Logits(nn.Module):
@@ -64,7 +75,7 @@ def load(config: TeacherConfig, classes: Classes) -> Member:
     else:
         stated = read_classes(config.classes)
         columns = match_stated(stated, scores.shape[1], classes, where=where)
-    activation = config.activation or _activation(model.config, scores, where)
+    activation = choose_activation(config, model.config, scores, where)
     code_sha256 = remote_code_sha256([extractor, model, model.config])
     return Member(
         model=classifier,
@@ -86,40 +97,24 @@ def load(config: TeacherConfig, classes: Classes) -> Member:
 
 def _from_pretrained(config: TeacherConfig, where: str) -> tuple[Any, Any]:
     """Feature extractor and model; ValueError if they cannot be had whole."""
+    transformers_module(f"at {config.path}")
+    how: dict[str, Any] = {
+        "revision": config.revision or "main",
+        "trust_remote_code": config.trust_remote_code,
+    }
     try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ValueError(
-            f"{where}: needs a package that is not installed ({error}); run "
-            "pip install -e '.[teachers]'"
-        ) from None
-    how = {"revision": config.revision or "main"}
-    trust = config.trust_remote_code
-    try:
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(
-            config.path, trust_remote_code=trust, **how
+        settings = load_config(config.path, **how)
+        extractor = load_extractor(config.path, **how)
+        model = load_model(
+            config.path, "AutoModelForAudioClassification", settings, **how
         )
-        model, info = transformers.AutoModelForAudioClassification.from_pretrained(
-            config.path,
-            trust_remote_code=trust,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-            **how,
-        )
-    except _NOT_LOADED as error:
+    except NOT_LOADED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{where}: transformers cannot load it: {reason:.300}; expected an audio "
             "classifier with config.json, preprocessor_config.json and "
             "model.safetensors (trust_remote_code: true runs code that comes with it)"
         ) from None
-    for what in ("missing_keys", "mismatched_keys"):
-        if names := sorted(map(str, info[what])):
-            raise ValueError(
-                f"{where}: {len(names)} {what.replace('_', ' ')}, such as {names[0]}; "
-                "these weights would be random, so it is no trained classifier"
-            )
     return extractor, model
 
 
@@ -137,7 +132,7 @@ def _try_out(model: nn.Module, features: Features, rate: int, where: str) -> Ten
             scores: Tensor = model(**group.inputs).float()
         if scores.dim() != 2 or len(scores) != 2:
             raise ValueError(f"logits of shape {list(scores.shape)} for 2 chunks")
-    except (*_NOT_LOADED, IndexError) as error:
+    except NOT_LOADED as error:
         raise ValueError(
             f"{where}: fails on a second of audio: {error!r:.300}; expected a model "
             "that gives logits [chunks, outputs] for what its feature extractor makes"
@@ -152,26 +147,43 @@ def _outputs(settings: Any, number: int, where: str) -> list[str]:
         odd = sorted(names.keys() ^ set(range(number)))
         raise ValueError(
             f"{where}: its id2label names {len(names)} outputs, expected one for each "
-            f"of 0 to {number - 1} (output {odd[0]} is one too many or missing); mend "
+            f"of 0 to {number - 1} (output {odd[0]} is one too many or missing); fix "
             "its config.json, or state the outputs' order with teacher.classes"
         )
     return [names[place] for place in range(number)]
 
 
-def _activation(settings: Any, scores: Tensor, where: str) -> Activation:
-    """What the model's configuration says; AudioSet's classes are not exclusive.
+def choose_activation(
+    config: TeacherConfig, settings: Any, scores: Tensor, where: str
+) -> Activation:
+    """What is stated, or else what the model's configuration says; printed with why.
 
-    Raises ValueError if ``scores`` look like probabilities, of which a sigmoid would
-    make values from 0.5 to 0.73 that nobody would notice.
+    Raises ValueError if neither tells, or if ``scores`` look like probabilities, of
+    which a sigmoid would make values from 0.5 to 0.73 that nobody would notice.
     """
+    if config.activation:
+        return config.activation
     if ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(
             f"{where}: all its outputs for noise and a tone are in 0 to 1 "
             f"({scores.min():.3g} to {scores.max():.3g}), as probabilities are; set "
             "teacher.activation to none if they are, else to sigmoid or softmax"
         )
-    single = settings.problem_type == "single_label_classification"
-    return "softmax" if single else "sigmoid"
+    names = {str(name).strip() for name in settings.id2label.values()}
+    activation: Activation
+    if (kind := settings.problem_type) in _ACTIVATIONS:
+        activation, reason = _ACTIVATIONS[kind], f"problem_type is {kind}"
+    elif kind is None and len(names) >= _MANY_CLASSES and names >= _AUDIOSET_NAMES:
+        activation, reason = "sigmoid", f"its {len(names)} outputs are AudioSet's"
+    else:
+        raise ValueError(
+            f"{where}: its config.json does not say how its {scores.shape[1]} outputs "
+            f"become probabilities (problem_type is {kind}); set teacher.activation to "
+            "softmax if a clip has exactly one of these classes, to sigmoid if it may "
+            "have several or none"
+        )
+    _log.info("%s: probabilities by %s, as %s", where, activation, reason)
+    return activation
 
 
 def _settings_sha256(extractor: Any, model: Any) -> str:

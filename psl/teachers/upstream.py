@@ -61,8 +61,7 @@ def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
             "the names of upstream's MobileNetV2 (psl.import_checkpoint takes those of "
             "PANNs and AST)"
         )
-    if found.note:
-        _log.info("%s: takes %s", where, found.note)
+    found.announce(where)
     num_outputs = len(weights[_HEAD])
     stated = classes if config.classes is None else read_classes(config.classes)
     columns = match_stated(stated, num_outputs, classes, where=where)

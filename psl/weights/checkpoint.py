@@ -151,7 +151,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     folder = path if _is_checkpoint(path) else _best(path)
     sha256 = _read_manifest(folder)
     try:
-        state = parse_json(_read_checked(folder, _STATE, sha256), where=_STATE)
+        state = parse_json(
+            _read_checked(folder, _STATE, sha256), where=str(folder / _STATE)
+        )
         classes = state["classes"]
         config: ModelConfig = TypeAdapter(ModelConfig).validate_python(state["model"])
         checkpoint = Checkpoint(
@@ -165,8 +167,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         _check_model(checkpoint)
         weights = _read_tensors(folder, _MODEL, sha256)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ShardError(f"{folder}: damaged checkpoint: {error!r}") from None
+        raise ShardError(f"{folder}: damaged checkpoint: {_reason(error)}") from None
     return replace(checkpoint, weights=weights)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _check_model(checkpoint: Checkpoint) -> None:
@@ -203,11 +210,11 @@ def _read_manifest(folder: Path) -> dict[str, str]:
         raise ValueError(_other_version(folder, 1))
     try:
         data = read_plain(folder, _MANIFEST, max_bytes=_MAX_BYTES[_MANIFEST])
-        manifest = parse_json(data, where=_MANIFEST)
+        manifest = parse_json(data, where=str(path))
         version = int(manifest["format_version"])
         sha256 = TypeAdapter(dict[str, str]).validate_python(manifest["sha256"])
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ShardError(f"{path}: damaged checkpoint: {error!r}") from None
+        raise ShardError(f"{path}: damaged checkpoint: {_reason(error)}") from None
     if version != FORMAT_VERSION:
         raise ValueError(_other_version(folder, version))
     known = _MAX_BYTES.keys() - {_MANIFEST}
@@ -315,8 +322,11 @@ def _check_files(folder: Path) -> None:
     sha256 = _read_manifest(folder)
     for name in sha256.keys() - {_MODEL, _STATE}:
         with open_plain(folder, name, max_bytes=_MAX_BYTES[name]) as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256[name]:
-                raise ShardError(_differs(folder / name))
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != sha256[name]:
+            raise ShardError(_differs(folder / name))
 
 
 def best_steps(history: Iterable[tuple[int, float]], keep: int) -> list[int]:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from psl.weights.kinds import SUFFIXES, USUAL_NAMES, find_file
-from psl.weights.unpickle import load_inert
+from psl.weights.unpickle import check_pickle, load_inert
 from shards.errors import ShardError
 from shards.format.schema import parse_json
 from shards.system.files import open_plain, read_bounded, read_plain
@@ -32,6 +32,8 @@ MAX_BYTES = 4 << 30
 """A longer file of weights is refused; AST's have 0.35 GB."""
 MAX_HEADER_BYTES = 8 << 20
 """A longer header of a safetensors file is refused; AST's has 30 kB."""
+_OLD_PICKLES = 5
+"""In a file of torch.save before torch 1.6."""
 _DTYPE_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -68,7 +70,7 @@ def parse_weights(data: bytes, where: str) -> Any:
     if data[:4] == b"PK\x03\x04":
         return _parse_zip(data, where)
     if data[:1] == b"\x80":
-        return _torch_load(data, where)
+        return _parse_pickles(data, where)
     if data[8:9] == b"{":
         return parse_safetensors(data, where)
     found = "is empty" if not data else f"starts with {data[:16]!r}"
@@ -155,16 +157,28 @@ def _parse_zip(data: bytes, where: str) -> Any:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             records = archive.infolist()
+            # of a compressed record a few bytes could stand for all memory
+            if any(r.compress_type for r in records) or (
+                sum(r.file_size for r in records) > len(data)
+            ):
+                raise ValueError("compressed records, which torch.save does not write")
+            for record in records:
+                if record.filename.endswith("/data.pkl"):
+                    check_pickle(archive.open(record))
     except (zipfile.BadZipFile, *_NOT_TORCH) as error:
         raise _not_torch(where, error) from None
-    # of a compressed record a few bytes could stand for all memory
-    if any(r.compress_type for r in records) or (
-        sum(r.file_size for r in records) > len(data)
-    ):
-        raise ShardError(
-            f"{where}: has compressed records, which torch.save does not write; save "
-            "it again with torch.save"
-        )
+    return _torch_load(data, where)
+
+
+def _parse_pickles(data: bytes, where: str) -> Any:
+    """What torch.save wrote before torch 1.6: some pickles, then the values."""
+    stream = io.BytesIO(data)
+    try:
+        for _ in range(_OLD_PICKLES):
+            if stream.tell() < len(data):
+                check_pickle(stream)
+    except _NOT_TORCH as error:
+        raise _not_torch(where, error) from None
     return _torch_load(data, where)
 
 

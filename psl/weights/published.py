@@ -26,9 +26,10 @@ from psl.models.config import (
     ModelConfig,
     ResNet50Config,
 )
-from psl.models.convolutional import transformers_module
 from psl.models.families import build_from_config
 from psl.weights.files import parse_weights, read_file
+from psl.weights.kinds import SUFFIXES
+from psl.weights.pretrained import NOT_LOADED, load_config, load_extractor, load_model
 from psl.weights.tensors import MAX_NAMED, find_weights
 
 _log = logging.getLogger(__name__)
@@ -71,11 +72,10 @@ def read_file_of_weights(path: str, like: ModelConfig | None = None) -> Publishe
     Weights with the names of the model of ``like``, one of ours, come back as they
     are. Raises ShardError if the file is damaged, ValueError if it is none of these.
     """
-    own = () if like is None else own_names(like)
+    own = [] if like is None else own_names(like)
     content = parse_weights(read_file(path), path)
     found = find_weights(content, path, known=(*PUBLISHED_NAMES, *own[:1]))
-    if found.note:
-        _log.info("%s: takes %s", path, found.note)
+    found.announce(path)
     if like is not None and own[0] in found.weights:
         return Published(like, found.weights)
     return read_state_dict(found.weights, path)
@@ -250,37 +250,28 @@ def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
             f"{path}: not found in {folder}; expected weights there, or the owner/name "
             "of a model on the Hugging Face Hub"
         )
-    transformers = transformers_module(f"at {path}")
+    kinds = {
+        "audio-spectrogram-transformer": "ASTForAudioClassification",
+        "efficientnet": "EfficientNetModel",
+        "resnet": "ResNetModel",
+    }
     try:
-        settings = transformers.AutoConfig.from_pretrained(path)
+        settings = load_config(path)
         kind = settings.model_type
-        classes = {
-            "audio-spectrogram-transformer": "ASTForAudioClassification",
-            "efficientnet": "EfficientNetModel",
-            "resnet": "ResNetModel",
-        }
-        if kind not in classes:
-            raise ValueError(f"a model of type {kind}, expected {', '.join(classes)}")
-        model, info = getattr(transformers, classes[kind]).from_pretrained(
-            path,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-        if missing := sorted(map(str, info["missing_keys"])):
-            raise ValueError(
-                f"{len(missing)} weights are missing, such as {missing[0]}"
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if kind not in kinds:
+            raise ValueError(f"a model of type {kind}, expected {', '.join(kinds)}")
+        model = load_model(path, kinds[kind], settings)
+    except NOT_LOADED as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: neither a run or checkpoint of ours, nor a model that "
-            f"transformers can load: {reason:.300}"
+            f"{path}: not a run, a checkpoint or a file of weights "
+            f"(*{', *'.join(SUFFIXES)}), nor a model that transformers can load: "
+            f"{reason:.300}"
         ) from None
     weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
     if kind == "audio-spectrogram-transformer":
         labels = [settings.id2label[n] for n in sorted(settings.id2label)]
-        return _of_ast(settings, weights, labels, _normalisation(transformers, path))
+        return _of_ast(settings, weights, labels, _normalisation(path))
     config: ModelConfig
     if kind == "resnet":
         config = like if like and like.name == "resnet50" else ResNet50Config()
@@ -294,10 +285,10 @@ def read_huggingface(path: str, like: ModelConfig | None = None) -> Published:
     return Published(config, _one_channel(ours))
 
 
-def _normalisation(transformers: Any, path: str) -> dict[str, float]:
+def _normalisation(path: str) -> dict[str, float]:
     """Of the features that an AST was trained on; empty, so AudioSet's, if not said."""
     try:
-        extractor = transformers.ASTFeatureExtractor.from_pretrained(path)
+        extractor = load_extractor(path, "ASTFeatureExtractor")
     except OSError:  # no preprocessor_config.json
         return {}
     rate = {"sample_rate": extractor.sampling_rate}

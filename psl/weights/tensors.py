@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from psl.weights.files import MAX_BYTES
 from psl.weights.unpickle import Unread
+
+_log = logging.getLogger(__name__)
 
 _AVERAGED = (
     *("ema_state_dict", "state_dict_ema", "model_ema", "model_ema_state_dict"),
@@ -44,6 +47,11 @@ class Found:
     """By the model's own names."""
     note: str | None
     """Where in the file they are, and what was left out, if it was not the whole."""
+
+    def announce(self, where: str) -> None:
+        """Say what was taken of the file ``where``, if it was not simply all."""
+        if self.note:
+            _log.info("%s: takes %s", where, self.note)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -138,10 +146,10 @@ def _check(value: Any, name: str, where: str) -> Tensor:
             f"{where}: {name!r:.100} is {kind}, expected tensors by name; save the "
             "state_dict alone"
         )
-    if (kind := _unusual(value)) is not None:
+    if (unusual := _unusual(value)) is not None:
         raise ValueError(
-            f"{where}: {name!r:.100} is a {kind} tensor, expected plain ones of real "
-            "numbers; save the weights as float32"
+            f"{where}: {name!r:.100} is a {unusual} tensor, expected plain ones of "
+            "real numbers; save the weights as float32"
         )
     if value.numel() * value.element_size() > MAX_BYTES:
         raise ValueError(

@@ -13,13 +13,15 @@ import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 MAX_PICKLE_BYTES = 64 << 20
 """A longer description of the tensors is refused; that of AST's has 30 kB."""
+MAX_OBJECTS = 1 << 20
+"""Objects that a tuple may hold, those in its own tuples counted each time."""
 _STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -77,17 +79,48 @@ def load_inert(data: bytes) -> Any:
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("saved on a big-endian machine")
         pickled = archive.read(name)
-        _check_opcodes(pickled)
         return _Unpickler(io.BytesIO(pickled), archive, folder).load()
 
 
-def _check_opcodes(pickled: bytes) -> None:
-    """ValueError for a pickle of which a few bytes would take all memory."""
-    if len(pickled) > MAX_PICKLE_BYTES:
-        raise ValueError(f"a pickle of {len(pickled)} bytes")
-    for opcode, argument, _ in pickletools.genops(pickled):
-        if opcode.name in ("LONG_BINPUT", "PUT") and argument > len(pickled):
-            raise ValueError(f"a memo of {argument} entries")
+def check_pickle(stream: IO[bytes]) -> None:
+    """Step over a pickle; ValueError if a few bytes of it would take memory or hours.
+
+    That are a memo with a huge number, and tuples of tuples, whose hash looks at each
+    of them as often as it is named. Nothing is made.
+    """
+    sizes: list[int | None] = []  # of the objects on the stack; None for a mark
+    memo: dict[int, int | None] = {}
+    argument: Any
+    at: Any
+    for opcode, argument, at in pickletools.genops(stream):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if argument is None else argument
+            memo[number] = sizes[-1]
+            if number > at or at > MAX_PICKLE_BYTES:
+                raise ValueError(f"a memo of {number} entries at byte {at}")
+            continue
+        if opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+            sizes.append(memo[argument])
+            continue
+        taken = _take(sizes, opcode.stack_before)
+        is_hashed = opcode.name.startswith("TUPLE") or opcode.name == "FROZENSET"
+        size = 1 + sum(taken) if is_hashed else 1
+        if size > MAX_OBJECTS:
+            raise ValueError(f"a tuple of more than {MAX_OBJECTS} objects")
+        sizes += [
+            None if kind is pickletools.markobject else size
+            for kind in opcode.stack_after
+        ]
+
+
+def _take(sizes: list[int | None], before: list[Any]) -> list[int]:
+    """What an opcode takes off the stack, down to the last mark if it wants that."""
+    taken: list[int] = []
+    if pickletools.markobject in before:
+        while (size := sizes.pop()) is not None:
+            taken.append(size)
+        before = before[: before.index(pickletools.markobject)]
+    return taken + [sizes.pop() or 1 for _ in before]
 
 
 class _Unpickler(pickle.Unpickler):

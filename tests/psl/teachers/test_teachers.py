@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -21,19 +22,21 @@ import safetensors.torch
 import soxr
 import torch
 
-from psl import label, train
+from psl import import_checkpoint, label, train
 from psl.models.families import build_model
 from psl.teachers import huggingface
 from psl.teachers.config import TeacherConfig
 from psl.teachers.features import ExtractorFeatures
 from psl.teachers.load import load_teacher
 from psl.teachers.member import resample
+from psl.weights.checkpoint import load_checkpoint
 from shards.dataset.cache import ShardCache
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.index import open_index
 from shards.system.exits import JobError
-from tests.conftest import Run, write_source
+from tests.conftest import MIDS, Run, write_source
+from tests.hostile import memory_bound
 from tests.learning import REPOSITORY, tiny_config
 
 UPSTREAM = REPOSITORY / "tests/upstream_state_dict.json"
@@ -98,19 +101,68 @@ def upstream_probs(audio: Path) -> np.ndarray:
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("form", ["plain", "model", "state_dict", "ddp"])
-def test_a_file_with_upstream_s_names_labels_in_whatever_wrapping(
-    audio: Path, tmp_path: Path, upstream_probs: np.ndarray, form: str
-) -> None:
-    """Owners of the published teachers could not label with them."""
+def save_as(form: str, folder: Path) -> Path:
+    """``upstream_weights(3)`` as a program saves them."""
     weights: Any = upstream_weights(3)
-    if form == "ddp":
-        weights = {f"module.{name}": tensor for name, tensor in weights.items()}
+    path = folder / "teacher.pt"
+    if form in ("model.safetensors", "accelerate folder"):
+        path = folder / "model.safetensors"
+        safetensors.torch.save_file({n: t.clone() for n, t in weights.items()}, path)
+        return folder if form == "accelerate folder" else path
+    if form in ("module.", "_orig_mod."):
+        weights = {f"{form}{name}": tensor for name, tensor in weights.items()}
+    elif form == "last.ckpt":
+        named = {f"model.{name}": tensor for name, tensor in weights.items()}
+        weights = {"state_dict": named, "hyper_parameters": {"data": Path("data")}}
+        path = folder / form
+    elif form == "model_ema":
+        noise = {name: torch.zeros_like(t) for name, t in weights.items()}
+        weights = {"model": noise, form: weights}
+    elif form == "pytorch_model.bin":
+        path = folder / form
     elif form != "plain":
         weights = {form: weights, "epoch": 3}
-    torch.save(weights, tmp_path / "teacher.pt")
-    found = stored(tmp_path / "teacher.pt", audio, tmp_path / "out")
+    torch.save(weights, path)
+    return path
+
+
+FORMS = (
+    *("plain", "model", "state_dict", "module.", "_orig_mod.", "last.ckpt"),
+    *("model_ema", "pytorch_model.bin", "model.safetensors", "accelerate folder"),
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_with_upstream_s_names_labels_in_whatever_form(
+    audio: Path, tmp_path: Path, upstream_probs: np.ndarray, form: str
+) -> None:
+    """Owners of the published teachers, or of their own, could not label with them."""
+    found = stored(save_as(form, tmp_path), audio, tmp_path / "out")
     np.testing.assert_allclose(found, upstream_probs, atol=5e-4)
+
+
+@pytest.mark.parametrize("form", ["last.ckpt", "accelerate folder"])
+def test_training_and_imports_take_the_same_files(
+    audio: Path, tmp_path: Path, form: str
+) -> None:
+    """What labels could not be trained on, or only after a conversion by hand."""
+    path = save_as(form, tmp_path)
+    words = ["epochs=1", "data.chunk_seconds=0.5", f"start={path}"]
+    folder = tmp_path / "training"
+    words = tiny_config(folder, audio, *words, "model.width=1", "model.time_stride=32")
+    front_end = ("n_fft=512", "hop_length=160", "n_mels=64", "std_db=1")
+    words += [f"model.front_end.{word}" for word in front_end]
+    train.main([*words, "model.last_channels=1280"])
+    taken = json.loads((folder / "run" / "start.json").read_text())["taken"]
+    assert "features.18.0.weight" in taken
+    classes = tmp_path / "classes.csv"
+    lines = [f"{i},{mid},{mid[3:]}" for i, mid in enumerate(MIDS)]
+    classes.write_text("\n".join(["index,mid,display_name", *lines]) + "\n")
+    out = tmp_path / "imported"
+    import_checkpoint.main([str(path), "--out", str(out), "--classes", str(classes)])
+    imported = load_checkpoint(out).weights
+    expected = upstream_weights(3)
+    assert torch.equal(imported["classifier.1.bias"], expected["classifier.1.bias"])
 
 
 def test_outputs_are_put_into_the_audio_s_order_by_the_stated_class_list(
@@ -292,6 +344,7 @@ def spectrogram_transformer(
         num_mel_bins=32,
         id2label=dict(enumerate(names)),
         label2id={name: number for number, name in enumerate(names)},
+        problem_type="multi_label_classification",
         initializer_range=0.5,
     )
     return save_hub_model(
@@ -378,6 +431,101 @@ def test_the_activation_is_the_one_that_is_stated(
     np.testing.assert_allclose(found, expected, atol=5e-4)
     with pytest.raises(JobError, match="key 'clip._0' at row 0: from teacher .*wav2ve"):
         stored(teacher | {"activation": "none"}, audio, tmp_path / "logits")
+
+
+AUDIOSET = (
+    *("Speech", "Music", "Dog", "Vehicle", "Rain", "Applause", "Guitar", "Laughter"),
+    *("Siren", "Silence", "Water", "Bird"),
+)
+
+
+@pytest.mark.parametrize(
+    ("problem", "names", "expected", "reason"),
+    [
+        ("single_label_classification", (), "softmax", "problem_type is single_label"),
+        ("multi_label_classification", (), "sigmoid", "problem_type is multi_label_cl"),
+        (None, AUDIOSET, "sigmoid", "its 527 outputs are AudioSet's"),
+        (None, (), None, "set teacher.activation to softmax if"),
+        (None, AUDIOSET[:-1], None, "set teacher.activation to softmax if"),
+        ("regression", AUDIOSET, None, "problem_type is regression"),
+    ],
+)
+def test_the_activation_follows_from_what_the_model_says_or_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+    problem: str | None,
+    names: tuple[str, ...],
+    expected: str | None,
+    reason: str,
+) -> None:
+    """A single-label classifier's labels would come from sigmoids, and sum to 2.6."""
+    transformers = pytest.importorskip("transformers")
+    id2label = {n: names[n] if n < len(names) else f"L{n}" for n in range(527)}
+    settings = transformers.ASTConfig(problem_type=problem, id2label=id2label)
+    config, scores = TeacherConfig(path="t"), torch.full((2, 527), -1.0)
+    if expected is None:
+        with pytest.raises(ValueError, match=reason):
+            huggingface.choose_activation(config, settings, scores, "teacher t")
+    else:
+        found = huggingface.choose_activation(config, settings, scores, "teacher t")
+        assert found == expected
+        printed = capsys.readouterr().out
+        assert f"teacher t: probabilities by {expected}, as {reason}" in printed
+
+
+def hub_fifo(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+
+
+def hub_link(folder: Path, name: str) -> None:
+    shutil.move(folder / name, folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+
+
+def hub_set(folder: Path, name: str, **values: Any) -> None:
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | values))
+
+
+def hub_sharded(folder: Path) -> None:
+    """An index of shards that names a file elsewhere."""
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    names = {"weight_map": {"a": "../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(names))
+
+
+HUB_ATTACKS: dict[str, Callable[[Path], object]] = {
+    "config is a pipe": lambda f: hub_fifo(f, "config.json"),
+    "extractor is a pipe": lambda f: hub_fifo(f, "preprocessor_config.json"),
+    "weights are a pipe": lambda f: hub_fifo(f, "model.safetensors"),
+    "any JSON is a pipe": lambda f: hub_fifo(f, "processor_config.json"),
+    "weights lie elsewhere": lambda f: hub_link(f, "model.safetensors"),
+    "weights are huge": lambda f: os.truncate(f / "model.safetensors", 1 << 42),
+    "weights are cut": lambda f: os.truncate(f / "model.safetensors", 2000),
+    "a shard lies elsewhere": hub_sharded,
+    "many layers": lambda f: hub_set(f, "config.json", num_hidden_layers=1 << 40),
+    "wide": lambda f: hub_set(f, "config.json", intermediate_size=1 << 40),
+    "wide and mad": lambda f: hub_set(f, "config.json", hidden_size=1 << 26),
+    "fast": lambda f: hub_set(f, "preprocessor_config.json", sampling_rate=10**10),
+    "long": lambda f: hub_set(f, "preprocessor_config.json", max_length=1 << 40),
+    "brackets": lambda f: (f / "config.json").write_text("[" * 10**5),
+}
+
+
+@pytest.mark.parametrize("attack", HUB_ATTACKS)
+def test_a_hub_folder_from_elsewhere_is_refused_in_bounded_memory(
+    audio: Path, tmp_path: Path, spectrogram_transformer: HubModel, attack: str
+) -> None:
+    """Whoever tries a stranger's model would lose the machine, or hang for ever."""
+    folder = shutil.copytree(spectrogram_transformer.folder, tmp_path / "ast")
+    HUB_ATTACKS[attack](folder)
+    index = open_index(audio, kind="audio")
+    config = TeacherConfig(path=str(folder), kind="huggingface")
+    with (
+        memory_bound(2 << 30),
+        pytest.raises(ValueError, match="ast: transformers cannot load it: "),
+    ):
+        load_teacher([config], index, cache=ShardCache())
 
 
 def changed(model: HubModel, folder: Path, name: str, **values: Any) -> Path:

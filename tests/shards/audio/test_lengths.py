@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_flac_that_is_cut_within_a_frame_is_refused(stated: int) -> None:
 
 
 def mp3(folder: Path, seconds: float, *, rate: int = 44100, **options: str) -> bytes:
-    form = {"format": "mp3", "codec": "libmp3lame", **options}
+    form: dict[str, Any] = {"format": "mp3", "codec": "libmp3lame", **options}
     return write_with_ffmpeg(folder / "x.mp3", sweep(rate, seconds), rate=rate, **form)
 
 
@@ -325,7 +326,7 @@ def test_tags_that_are_not_utf_8_are_no_error(tmp_path: Path) -> None:
     """Else a song with an old tag in another alphabet ends a packing in a traceback."""
     data = mp3(tmp_path, 1.0)
     tag = b"TAG" + "Ж".encode("cp1251") * 30 + bytes(95)
-    form = {"format": "ipod", "codec": "aac", "rate": 44100}
+    form: dict[str, Any] = {"format": "ipod", "codec": "aac", "rate": 44100}
     m4a = write_with_ffmpeg(tmp_path / "x", sweep(44100, 1.0), **form)
     for source in (data + tag, m4a.replace(b"iso2", b"\xc6\xc6\xc6\xc6")):
         assert len(load_clip(source, sample_rate=44100)) >= 44100
@@ -377,7 +378,7 @@ def edited(data: bytes, change: Callable[[Pages], Pages]) -> bytes:
     pages = change(pages)
     for page in pages:
         page[22:26] = bytes(4)
-        page[22:26] = struct.pack("<I", crc32(page))
+        page[22:26] = struct.pack("<I", crc32(bytes(page)))
     return b"".join(pages)
 
 
@@ -462,6 +463,6 @@ def test_endless_empty_pages_are_given_up_soon() -> None:
     page = edited(ogg(seconds=0.1), lambda pages: pages[:1])[:27]
     empty = bytearray(page[:5] + bytes([0]) + page[6:26] + bytes([0]))
     empty[22:26] = bytes(4)
-    empty[22:26] = struct.pack("<I", crc32(empty))
+    empty[22:26] = struct.pack("<I", crc32(bytes(empty)))
     with pytest.raises(ShardError, match="does not end the stream"):
         read_pages(io.BytesIO(bytes(empty) * 100_000), 27 * 100_000)

@@ -17,6 +17,7 @@ from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import open_index
+from shards.format.weak_labels import LabelReader
 from shards.packing.sources import hdf5, hdf5_rows
 from shards.packing.sources.listing import Clip
 from tests.conftest import Run
@@ -134,7 +135,7 @@ def test_a_list_may_name_the_rows_of_such_files(tmp_path: Path) -> None:
     tsv = tmp_path / "x.tsv"
     rows = [f"{name}\t{n}\t{path}\n" for n, name in enumerate((NAMES[0], "gone.wav"))]
     tsv.write_text("filename\tlabels\thdf5path\n" + "".join(rows))
-    listing = hdf5.list_clips(tsv, CLASSES, file=None, rate=None)
+    listing = hdf5.list_clips(tsv, LabelReader(CLASSES), file=None, rate=None)
     (clip,) = listing.clips
     assert (clip.clip_id, clip.labels) == (IDS[0], (0,))
     np.testing.assert_array_equal(hdf5.load(clip, RATE), WAVES[0])
@@ -153,7 +154,7 @@ def test_the_rate_must_be_known(tmp_path: Path) -> None:
     tsv = tmp_path / "x.tsv"
     tsv.write_text(f"filename\tlabels\thdf5path\n{NAMES[0]}\t0\t{unknown}\n")
     with pytest.raises(ShardError, match="no attribute sample_rate"):
-        hdf5.list_clips(tsv, CLASSES, file=None, rate=None)
+        hdf5.list_clips(tsv, LabelReader(CLASSES), file=None, rate=None)
 
 
 def test_rows_that_panns_left_empty_are_missing(tmp_path: Path) -> None:
