@@ -7,6 +7,7 @@ import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_flac_that_is_cut_within_a_frame_is_refused(stated: int) -> None:
 
 
 def mp3(folder: Path, seconds: float, *, rate: int = 44100, **options: str) -> bytes:
-    form = {"format": "mp3", "codec": "libmp3lame", **options}
+    form: dict[str, Any] = {"format": "mp3", "codec": "libmp3lame", **options}
     return write_with_ffmpeg(folder / "x.mp3", sweep(rate, seconds), rate=rate, **form)
 
 
@@ -325,7 +326,7 @@ def test_tags_that_are_not_utf_8_are_no_error(tmp_path: Path) -> None:
     """Else a song with an old tag in another alphabet ends a packing in a traceback."""
     data = mp3(tmp_path, 1.0)
     tag = b"TAG" + "Ж".encode("cp1251") * 30 + bytes(95)
-    form = {"format": "ipod", "codec": "aac", "rate": 44100}
+    form: dict[str, Any] = {"format": "ipod", "codec": "aac", "rate": 44100}
     m4a = write_with_ffmpeg(tmp_path / "x", sweep(44100, 1.0), **form)
     for source in (data + tag, m4a.replace(b"iso2", b"\xc6\xc6\xc6\xc6")):
         assert len(load_clip(source, sample_rate=44100)) >= 44100
@@ -353,7 +354,7 @@ def ogg(level: float = 0.5, *, subtype: str = "VORBIS", seconds: float = 6.0) ->
     return buffer.getvalue()
 
 
-def crc32(page: bytes) -> int:
+def crc32(page: bytes | bytearray) -> int:
     """Checksum of an Ogg page, bit by bit as RFC 3533 has it."""
     crc = 0
     for byte in page:
