@@ -85,7 +85,7 @@ def test_a_segment_late_in_a_long_mp3_is_found_without_decoding_all(
     form = FORMS["MP3"]
     data = write_with_ffmpeg(tmp_path / "x", sweep(44100, 30.0), **form)
     whole = load_clip(data, sample_rate=44100).astype(int)
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         places = [packet.pos or 0 for packet in container.demux(audio=0)]
     side = places[len(places) // 2] + 6
     bad = data[:side] + b"\xff" * 26 + data[side + 26 :]
