@@ -117,6 +117,11 @@ class Mn(nn.Module):
             frames = (frames + 1) // 2
         return frames
 
+    @property
+    def frame_samples(self) -> int:
+        """Samples from the start of one output frame to the start of the next."""
+        return (1 << _HALVINGS) * self.config.front_end.hop_length
+
     def _classify(self, embedding: Tensor) -> Tensor:
         """Probabilities [..., C] float32 of embeddings [..., D]."""
         return self.classifier(embedding).float().sigmoid()

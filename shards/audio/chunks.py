@@ -1,8 +1,8 @@
 """Sizes in the headers of WAV, RF64, W64, AIFF, AU and CAF files, and true ones.
 
 Owns how far the samples of such a file reach. A recorder that was killed, or that wrote
-into a pipe, leaves a size that is no size, or that of an earlier moment; decoders
-believe it silently. Decodes nothing. All input is untrusted.
+into a pipe, leaves a placeholder, or the size of an earlier moment; decoders believe
+it silently. Decodes nothing. All input is untrusted.
 """
 
 from __future__ import annotations

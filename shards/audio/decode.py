@@ -21,10 +21,9 @@ from shards.audio.recording import MAX_CHANNELS, RATES, Recording
 from shards.errors import ShardError
 from shards.format.schema import MAX_CLIP_SECONDS
 
-SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm"),
-    *(".mka", ".mp4", ".mkv", ".mov", ".avi", ".flv", ".3gp", ".wma", ".aif"),
-    *(".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64"),
+SUFFIXES = tuple(
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .m4a .aac .amr .webm .mka .mp4 .mkv .mov "
+    ".avi .flv .3gp .wma .aif .aiff .aifc .au .snd .caf .w64 .rf64".split()
 )
 """File names that are looked at as audio."""
 

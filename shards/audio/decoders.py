@@ -36,9 +36,7 @@ _BLOCK = 1 << 16
 _MP3_SLACK = 2 * 1152
 """Samples an MP3 may fall short of its header: encoders count it as a frame or not."""
 
-_SNDFILE_MAGIC = (
-    *(b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"caff", b"fLaC"),
-)
+_SNDFILE_MAGIC = tuple(b"RIFF RIFX RF64 riff FORM .snd caff fLaC".split())
 
 _MAY_HOLD_ANYTHING = (b"RIFF", b"OggS", b"caff", b"RF64")
 """Containers of which libsndfile knows a few codecs; FFmpeg is asked for the others."""
@@ -110,8 +108,8 @@ def _with_ffmpeg(stream: Stream, end: End = NOT_STATED) -> Recording:
 def _open_other(stream: Stream) -> Recording:
     """MP3 or a container that only FFmpeg knows.
 
-    FFmpeg leaves out padding where the header of an MP3 says that it ends, even if it
-    goes on there, and would not know it then; so it is not shown that number.
+    FFmpeg drops padding where the header of an MP3 says that the file ends, even if
+    more frames follow there; so it does not get to see that number.
     """
     header = read_mp3_header(stream)
     if header is None:

@@ -38,8 +38,8 @@ _FORMATS = (
 _CODECS = (
     "aac,aac_latm,ac3,ac3_fixed,eac3,alac,amrnb,amrwb,ape,flac,mp1,mp1float,mp2,"
     "mp2float,mp3,mp3float,opus,libopus,vorbis,speex,libspeex,tta,wavpack,wmav1,wmav2,"
-    "wmapro,wmalossless,adpcm_ima_wav,adpcm_ima_qt,adpcm_ms,adpcm_swf,adpcm_g722,"
-    "adpcm_g726,gsm,gsm_ms,truespeech,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,"
+    "wmapro,wmalossless,adpcm_ima_wav,adpcm_ima_qt,adpcm_ms,adpcm_swf,g722,"
+    "g726,g726le,gsm,gsm_ms,truespeech,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,"
     "pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,"
     "pcm_f64be"
 )

@@ -80,7 +80,7 @@ def _added_samples(frame: bytes, position: int) -> tuple[int, int]:
 def count_flac_samples(stream: Stream) -> tuple[int, int] | None:
     """Samples of a FLAC file by its header (0: not stated), and by its last frame.
 
-    The latter is 0 if no frame is found at the end. None if it is no FLAC.
+    The latter is 0 if no frame is found at the end. None if it is not FLAC.
     """
     start = skip_id3(stream)
     stream.seek(start)
@@ -110,7 +110,7 @@ def _end_of_last_frame(tail: bytes, block: int) -> int:
 
 
 def _end_of_frame(header: bytes, block: int) -> int:
-    """Where the frame with this header ends, in samples; 0 if it is no header."""
+    """Where the frame with this header ends, in samples; 0 if it is not a header."""
     if len(header) < 6 or header[3] & 1 or header[2] >> 4 == 0 or header[2] & 15 == 15:
         return 0
     extra = 8 - (header[4] ^ 0xFF).bit_length()  # leading ones

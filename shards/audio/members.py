@@ -78,7 +78,7 @@ def decode(
     predictive codec takes time to settle. A "source" member is decoded whole.
 
     Raises ShardError if the member is damaged, ends before ``stop``, or is not mono
-    16-bit at ``sample_rate`` (but for "source").
+    16-bit at ``sample_rate`` (except for "source").
     """
     if stop - start > MAX_CLIP_SECONDS * sample_rate:
         raise ShardError(

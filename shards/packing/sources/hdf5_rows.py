@@ -22,7 +22,12 @@ from shards.errors import ShardError, naming
 from shards.format.classes import Classes
 from shards.format.schema import MAX_CLIP_SECONDS, make_key
 from shards.packing.names import parse_stem
-from shards.packing.sources.hdf5_file import READ_ERRORS, find_dataset, open_hdf5
+from shards.packing.sources.hdf5_file import (
+    READ_ERRORS,
+    find_dataset,
+    open_hdf5,
+    read_bytes,
+)
 from shards.packing.sources.listing import Clip, Listing, import_optional
 
 MAX_ROWS = 1 << 22
@@ -118,12 +123,12 @@ def _known_rate(path: str | Path, said: int | None) -> int:
 
 def _read_names(path: str | Path, names: Any) -> tuple[str, ...]:
     try:
-        values = [value for part in _parts(names) for value in part.tolist()]
-        return tuple(
-            value.decode() if isinstance(value, bytes) else str(value)
-            for value in values
-        )
-    except READ_ERRORS as error:
+        if names.dtype.kind == "O":
+            values = [read_bytes(path, names, row) for row in range(len(names))]
+        else:
+            values = [value for part in _parts(names) for value in part.tolist()]
+        return tuple(value.rstrip(b"\0").decode() for value in values)
+    except (ShardError, *READ_ERRORS) as error:
         raise ShardError(f"{path}: audio_name cannot be read: {error}") from None
 
 
@@ -218,9 +223,9 @@ def load(clip: Clip, sample_rate: int) -> np.ndarray:
     if data is None or row >= len(data):
         raise ShardError(f"{where}: gone since it was listed")
     try:
-        values = np.asarray(data[row])
         if rate is None:
-            return load_clip(values.tobytes(), sample_rate=sample_rate)
+            return load_clip(read_bytes(path, data, row), sample_rate=sample_rate)
+        values = np.asarray(data[row])
         return to_mono_int16(values, rate=rate, sample_rate=sample_rate)
     except (ShardError, *READ_ERRORS) as error:
         raise ShardError(f"{where}: {error}") from None

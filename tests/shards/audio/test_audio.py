@@ -263,7 +263,7 @@ def video_without_audio(folder: Path) -> bytes:
 
 
 def test_what_is_no_audio_is_refused_by_name(tmp_path: Path) -> None:
-    """Else a night's packing ends in a traceback, or goes on with noise."""
+    """Else a night's packing ends in a traceback, or packs noise."""
     path = tmp_path / "clip.m4a"
     cases = {
         b"": "empty file",

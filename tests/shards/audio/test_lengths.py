@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -214,6 +215,25 @@ def test_telephone_codecs_in_a_pipe_are_read_to_their_end(subtype: str) -> None:
     np.testing.assert_array_equal(load_clip(unknown, sample_rate=8000), whole)
 
 
+@pytest.mark.parametrize("codec, rate, late", [("g722", 16000, 22), ("g726", 8000, 0)])
+def test_telephone_codecs_that_only_ffmpeg_has_are_read(
+    tmp_path: Path, codec: str, rate: int, late: int
+) -> None:
+    """Else recordings of telephone exchanges are refused by their codec's name."""
+    wave = sweep(rate, 3.0)
+    with av.open(str(tmp_path / "x"), "w", format="wav") as container:
+        track: Any = container.add_stream(codec, rate=rate)
+        track.layout, track.bit_rate = "mono", 4 * rate
+        pcm = np.round(wave[None] * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        for packet in (*track.encode(frame), *track.encode(None)):
+            container.mux(packet)
+    found = load_clip(tmp_path / "x", sample_rate=rate)
+    assert len(found) == len(wave)
+    assert signal_to_noise(found[late:][500:], wave[500:]) > 20
+
+
 # FLAC
 
 
@@ -354,7 +374,7 @@ def ogg(level: float = 0.5, *, subtype: str = "VORBIS", seconds: float = 6.0) ->
     return buffer.getvalue()
 
 
-def crc32(page: bytes) -> int:
+def crc32(page: bytes | bytearray) -> int:
     """Checksum of an Ogg page, bit by bit as RFC 3533 has it."""
     crc = 0
     for byte in page:

@@ -19,6 +19,7 @@ from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.format.weak_labels import LabelReader
 from shards.packing.sources import hdf5, hdf5_rows
+from shards.packing.sources.hdf5_file import find_dataset, read_bytes
 from shards.packing.sources.listing import Clip
 from tests.conftest import Run
 from tests.hostile import memory_bound
@@ -127,6 +128,42 @@ def test_files_of_passt_are_decoded_at_their_own_rate(tmp_path: Path) -> None:
         found = hdf5_rows.load(clip, RATE)
         assert len(found) == NUM_SAMPLES // 2  # 8000 samples at 32 kHz
         np.testing.assert_array_equal(found, load_clip(encoded(wave), sample_rate=RATE))
+
+
+@pytest.mark.parametrize(
+    "layout", [{}, {"maxshape": (None,), "chunks": (3,)}, {"userblock_size": 512}]
+)
+def test_bytes_and_names_are_those_that_h5py_reads(
+    tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    """Else another layout of the same values gives other sound, or none."""
+    path, rng = tmp_path / "x.h5", np.random.default_rng(0)
+    values = [rng.bytes(size) for size in (1, 7, 5000, 0, 70_000, 8, 9, 100)]
+    block = {k: layout.pop(k) for k in list(layout) if k == "userblock_size"}
+    with h5py.File(path, "w", **block) as file:
+        dtype = h5py.vlen_dtype(np.uint8)
+        rows = file.create_dataset("mp3", (len(values),), dtype, **layout)
+        for row, value in enumerate(values):
+            rows[row] = np.frombuffer(value, np.uint8)
+        names = file.create_dataset("audio_name", (8,), h5py.string_dtype(), **layout)
+        names[:] = [f"Yé{row}.mp3" for row in range(8)]
+        file["target"] = np.zeros((8, len(CLASSES)), bool)
+    data = find_dataset(path, "mp3")
+    for row, value in enumerate(values):
+        if value:
+            assert read_bytes(path, data, row) == value == data[row].tobytes()
+    assert [clip.clip_id for clip in listed(path)] == [f"Yé{row}" for row in range(8)]
+
+
+def test_compressed_references_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    """Else they are read by the library, which may never return."""
+    path = write(tmp_path / "x.h5", waveform=None)
+    with h5py.File(path, "a") as file:
+        file.create_dataset(
+            *("mp3", (4,), h5py.vlen_dtype(np.uint8)), chunks=(4,), compression="gzip"
+        )
+    with pytest.raises(ShardError, match="x.h5: mp3 of row 0: compressed.* again with"):
+        hdf5_rows.load(listed(path)[0], RATE)
 
 
 def test_a_list_may_name_the_rows_of_such_files(tmp_path: Path) -> None:
