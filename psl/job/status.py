@@ -62,7 +62,7 @@ class Status:
     """Starts in a row from that step which did not get to a later checkpoint."""
     host: str
     pid: int
-    """Of rank 0."""
+    """The process id of rank 0."""
     time: str
     """When this was written, ISO 8601."""
 

@@ -225,7 +225,7 @@ class ShardCache:
             self._discard(part, shard)
             raise
         except BaseException:
-            part.close()  # what has come serves whoever is next
+            part.close()  # the next process continues from here
             raise
         self._discard(part, shard)
         raise ShardError(

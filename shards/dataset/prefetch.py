@@ -32,7 +32,7 @@ class Prefetcher:
     def __init__(self, readers: Sequence[MemberReader], max_bytes: int) -> None:
         self.readers = readers
         self.max_bytes = max_bytes
-        """Of the shards wanted at a time; what comes after them is left alone."""
+        """Total size of the shards wanted at a time; later ones are left alone."""
         self._wanted: Iterator[int] = iter(())
         self._version = 0
         self._changed = threading.Condition()

@@ -25,7 +25,7 @@ from shards.system.workers import Task, run_tasks
 
 
 def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
-    """Write index.json and clips.npz of ``folder`` anew; a one-line summary.
+    """Write index.json and clips.npz of ``folder`` again; a one-line summary.
 
     What is not in the tars - provenance, and all about label datasets - is taken from
     index.json if it can still be read. Raises ShardError naming the member that is
@@ -33,7 +33,7 @@ def rebuild(folder: str | Path, *, classes: Classes, workers: int = 1) -> str:
     """
     folder = Path(folder)
     if (folder / PARTS_NAME).exists():
-        raise ShardError(f"{folder}: was not packed to its end; pack it again first")
+        raise ShardError(f"{folder}: not packed to its end; pack it again first")
     paths = sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
     if not paths:
         raise ShardError(f"{folder}: no tars to make an index of")

@@ -2,7 +2,7 @@
 
 Owns what of the tar format is accepted: plain files under safe relative names. It is
 its own reader, strict and always moving forward, because Python's tarfile believes
-the sizes in extended headers (CVE-2025-8194: a negative one makes it loop for ever),
+the sizes in extended headers (CVE-2025-8194: a negative one makes it loop forever),
 and because the end mark must be there.
 """
 
@@ -26,7 +26,7 @@ _NUMBER = re.compile(rb" *([0-7]{1,12})[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,4}) ([^=]+)=")
 _FILE, _FOLDER, _LONG_NAME, _PAX = b"0\0", b"5", b"L", b"xg"
 _STEERING_PAX = {b"size", b"linkpath", b"charset", b"hdrcharset"}
-"""Fields that change how the tar is read; others, but for the name, do not matter."""
+"""Fields that change how the tar is read; others, except the name, do not matter."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _walk(
             yield Member(safe_name, start, size)
         elif kind not in _FOLDER or size:
             raise ShardError(
-                f"{where}: member {safe_name!r} is no plain file (type {kind!r}); "
+                f"{where}: member {safe_name!r} is not a plain file (type {kind!r}); "
                 "links, devices and sparse files are refused"
             )
 
@@ -117,7 +117,7 @@ def _parse_header(header: bytes, where: str) -> tuple[bytes, bytes, int]:
     """Type, name and size."""
     checksum = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
     if _parse_number(header[148:156], where) != checksum:
-        raise ShardError(f"{where}: no tar header (wrong checksum); copy it again")
+        raise ShardError(f"{where}: not a tar header (wrong checksum); copy it again")
     name, prefix = (part.split(b"\0")[0] for part in (header[:100], header[345:500]))
     if header[257:263] == b"ustar\0" and prefix:  # GNU's magic has no prefix
         name = prefix + b"/" + name
@@ -127,7 +127,9 @@ def _parse_header(header: bytes, where: str) -> tuple[bytes, bytes, int]:
 def _parse_number(field: bytes, where: str) -> int:
     match = _NUMBER.fullmatch(field)
     if not match:  # numbers in base 256 are for members of 8 GB and more
-        raise ShardError(f"{where}: no tar header ({field!r} is no octal number)")
+        raise ShardError(
+            f"{where}: not a tar header ({field!r} is not an octal number)"
+        )
     return int(match[1], 8)
 
 

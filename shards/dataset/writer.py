@@ -1,6 +1,6 @@
 """Making a dataset folder, one whole shard at a time.
 
-Owns deterministic tars and the resumable state beside them: every finished shard
+Owns deterministic tars and the resumable state next to them: every finished shard
 leaves a small record in ``.parts/``; when all are there, the index is published and
 the records go. A job killed on any line runs again and does only what is missing.
 """
@@ -191,7 +191,7 @@ class DatasetBuilder:
         """The record of shard ``name``, or None if it is not finished.
 
         A shard that has lost its tar, or a piece of it, is not finished; nor is one
-        made with other settings, by whoever did not see these.
+        made with other settings, by a process that did not see these.
         """
         tar = self._tar_path(name)
         try:
@@ -266,7 +266,7 @@ class DatasetBuilder:
         write_atomic(self._part_path(part.shard.name), json.dumps(fields))
 
     def forget(self, name: str) -> None:
-        """Drop the record of shard ``name``, so that the next run makes it anew."""
+        """Drop the record of shard ``name``, so that the next run makes it again."""
         self._part_path(name).unlink(missing_ok=True)
 
     def _part_path(self, name: str) -> Path:
@@ -309,7 +309,7 @@ def make_index(
     provenance: dict[str, Any],
     location: str | None = None,
 ) -> Index:
-    """The index over finished shards; ShardError if a key stands twice."""
+    """The index over finished shards; ShardError for a duplicate key."""
     shards = tuple(part.shard for part in parts)
     index = Index(
         kind=kind,

@@ -10,7 +10,7 @@ file shows its newest content and times. Ages are differences of two times of th
 system, so no machine's clock matters. Claims avoid duplicate work; correctness does not
 depend on them: a process
 that was frozen past its lease may believe for a moment that it holds what another one
-has, so what claims guard must be written whole, and the same by whoever writes it.
+has, so what claims guard must be written whole, and the same by every process.
 """
 
 from __future__ import annotations

@@ -583,7 +583,7 @@ def make_climb(header: bytearray) -> None:
 
 @pytest.mark.parametrize(
     "change, words",
-    [(make_symlink, "is no plain file"), (make_climb, "'../0.wav' would leave")],
+    [(make_symlink, "is not a plain file"), (make_climb, "'../0.wav' would leave")],
 )
 def test_verify_refuses_a_member_that_leaves_its_folder(
     audio: Index, refused: Refused, change: Callable[[bytearray], None], words: str

@@ -448,7 +448,9 @@ def test_what_is_no_plain_file_in_a_tar_is_refused(audio: Index, what: str) -> N
     """Else whoever unpacks the shard gets links and devices of a stranger."""
     append_member(audio.paths[0], "x", b"", **UNSAFE[what])
     forge(audio.paths[0].parent)
-    with pytest.raises(ShardError, match="000000.tar: at byte .* 'x' is no plain file"):
+    with pytest.raises(
+        ShardError, match="000000.tar: at byte .* 'x' is not a plain file"
+    ):
         verify(audio.paths[0].parent)
 
 

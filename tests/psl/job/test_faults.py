@@ -189,7 +189,7 @@ def test_a_killed_rank_is_named_and_the_next_start_repeats_the_losses(
 def test_a_rank_that_stops_or_gets_no_data_ends_the_job_with_its_name(
     tmp_path: Path, dataset: Path, fault: str, message: str
 ) -> None:
-    """Hundreds of GPUs would wait for ever, and nobody would know for which."""
+    """Hundreds of GPUs would wait forever, and nobody would know for which."""
     words = tiny_config(tmp_path, dataset, *WORDS, "attempt.timeout_seconds=8")
     job = start(tmp_path, words, ranks=2, fault=f"rank=1,step=8,{fault}")
     rank = job.ranks[0]
@@ -206,7 +206,7 @@ def test_a_rank_that_stops_or_gets_no_data_ends_the_job_with_its_name(
 def test_a_run_that_gets_nowhere_is_stuck_until_somebody_says_retry(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """A cluster would be kept busy by a job that crashes on the same batch for ever."""
+    """A cluster would be kept busy by a job that crashes on the same batch forever."""
     words = tiny_config(tmp_path, dataset, *WORDS, "attempt.max_futile_starts=2")
     fault = "step=7,point=step,action=kill"
     for _ in range(4):
@@ -247,7 +247,7 @@ def test_a_loss_that_is_nan_on_one_rank_stops_all_and_names_its_batch(
 def test_a_step_that_is_not_finite_can_be_skipped_and_leaves_no_trace(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """One bad clip would end a run of weeks; or stay in the statistics for ever."""
+    """One bad clip would end a run of weeks; or stay in the statistics forever."""
     words = tiny_config(tmp_path, dataset, "epochs=1", "nonfinite=skip")
     fault = "rank=0,step=3,point=step,action=nan"
     job = start(tmp_path, words, ranks=2, fault=fault)
@@ -262,7 +262,7 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_leaves_no_trace(
 
 
 def test_infinite_samples_leave_the_statistics_as_they_were() -> None:
-    """BatchNorm would be NaN for ever, though weights were not updated."""
+    """BatchNorm would be NaN forever, though weights were not updated."""
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)
     model = build_model(num_classes=2, dropout=0.0)
@@ -352,7 +352,7 @@ def _flip(path: Path) -> None:
 def test_damage_to_any_file_of_the_newest_checkpoint_falls_back_loudly(
     tmp_path: Path, whole: dict[int, Path], name: str, damage: str
 ) -> None:
-    """A disk error would lose a run, or go on from wrong numbers."""
+    """A disk error would lose a run, or resume from wrong numbers."""
     run_dir = shutil.copytree(whole[1], tmp_path / "run")
     path = list_checkpoints(run_dir)[-1] / name
     if damage == "flip":
@@ -368,7 +368,7 @@ def test_damage_to_any_file_of_the_newest_checkpoint_falls_back_loudly(
     with pytest.warns(UserWarning, match="step_00000018.*falling back"):
         checkpoint = load_newest(run_dir)
     assert checkpoint is not None and checkpoint.folder.name == "step_00000016"
-    if name != "optimizer.safetensors":  # not read unless to go on training
+    if name != "optimizer.safetensors":  # not read unless training resumes
         with pytest.raises(ShardError, match="step_00000018"):
             load_checkpoint(path.parent)
 
@@ -437,7 +437,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
 def test_what_cannot_be_done_is_a_bad_configuration(
     tmp_path: Path, dataset: Path, word: str, message: str
 ) -> None:
-    """A job would be requeued for ever for a mistake in its config."""
+    """A job would be requeued forever for a mistake in its config."""
     job = start(tmp_path, tiny_config(tmp_path, dataset, word))
     assert job.wait() == [78] and message in job.output
     assert status.report(tmp_path / "run")[0] == "bad_config"

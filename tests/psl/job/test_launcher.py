@@ -68,7 +68,7 @@ def torchrun_killed(words: list[str], log: Path, when: str) -> list[psutil.Proce
 def test_ranks_end_when_torchrun_is_killed_and_the_same_command_resumes(
     tmp_path: Path, dataset: Path, when: str
 ) -> None:
-    """After the OOM killer, the requeued job was refused for 22 minutes, or for ever.
+    """After the OOM killer, the requeued job was refused for 22 minutes, or forever.
 
     One rank imports, and ends once it has; the other waits for it to meet.
     """
@@ -148,7 +148,7 @@ def test_a_process_started_from_a_shell_outlives_it() -> None:
 
 
 def test_a_rank_whose_launcher_ended_while_it_was_importing_ends() -> None:
-    """It would wait in the rendezvous of a job that is no more."""
+    """It would wait in the rendezvous of a job that has ended."""
     shell = ["bash", "-c", 'export TORCHELASTIC_RUN_ID=none; "$@" &', "launcher"]
     result = subprocess.run(
         [*shell, sys.executable, "-c", CHILD],

@@ -126,7 +126,7 @@ def test_a_damaged_record_counts_as_no_holder(tmp_path: Path, content: bytes) ->
 
 
 def test_a_pipe_or_endless_file_as_lock_hangs_nobody(tmp_path: Path) -> None:
-    """psl.status of a folder from elsewhere would wait for ever."""
+    """psl.status of a folder from elsewhere would wait forever."""
     write_status(tmp_path, started(None, 70))
     os.mkfifo(tmp_path / "lock")
     assert report(tmp_path)[0] == "failed"

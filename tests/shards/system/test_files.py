@@ -90,7 +90,7 @@ def test_a_file_is_bounded_before_it_is_read(folder: Path) -> None:
 
 
 def test_a_missing_file_is_an_error_of_the_data(folder: Path) -> None:
-    """Whoever gave the wrong path: the line names it."""
+    """A user who gave the wrong path would not see which."""
     with pytest.raises(ShardError, match="home/none: No such file"):
         open_plain(folder, "none")
     with pytest.raises(ShardError, match="none/file: No such file"):

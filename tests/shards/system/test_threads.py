@@ -41,7 +41,7 @@ def test_a_thread_that_dies_ends_the_process_with_one_line() -> None:
 
 
 def test_a_process_ends_though_nobody_reads_what_it_says() -> None:
-    """Its launcher was killed and with it the pipe; the rank would stay for ever."""
+    """Its launcher was killed and with it the pipe; the rank would stay forever."""
     code = "import os\nos.close(2)\nos.close(1)\n" + DIES
     assert run_python(code).returncode == 1
     broken = "import os\nr, w = os.pipe()\nos.close(r)\nos.dup2(w, 2)\n" + DIES

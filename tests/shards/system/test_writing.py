@@ -127,7 +127,7 @@ else:
 def test_what_a_killed_writer_left_goes_and_what_is_being_written_stays(
     tmp_path: Path, kind: str
 ) -> None:
-    """A checkpoint of 1 GB would stay for ever; or one be removed while it is made."""
+    """A checkpoint of 1 GB would stay forever; or one be removed while it is made."""
     writer = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path), kind],
         stdin=subprocess.PIPE,
