@@ -30,9 +30,6 @@ SUFFIXES = tuple(
 SLACK_SECONDS = 1.0
 """A file at most this much longer than its segment may be the cut segment."""
 
-CUT_SECONDS = 0.1
-"""A file whose length differs by no more from that of its segment was cut to it."""
-
 Source = str | Path | bytes | memoryview
 """A path, or the encoded file itself."""
 
@@ -130,9 +127,9 @@ def _read_segment(
             return cut
         if is_recording is False:
             raise ShardError(
-                f"more than {wanted_seconds + SLACK_SECONDS:.2f} s of audio, expected "
-                f"only the segment of {wanted_seconds:.2f} s; cut it, or if it is the "
-                "whole recording, name it by its id alone (--files-are recordings)"
+                f"longer than its segment ({wanted_seconds:.2f} s) by more than "
+                f"{SLACK_SECONDS:g} s; cut it, or if it is the whole recording, name "
+                "it by its id alone (--files-are recordings)"
             )
     least_seconds = min(wanted_seconds, SLACK_SECONDS)
     seconds = recording.seconds
@@ -173,9 +170,9 @@ def _read_cut(
     if is_recording is None and not _is_cut(seconds, start_seconds, end_seconds):
         raise ShardError(
             f"{seconds:.2f} s of audio may be the segment from {start_seconds:.2f} to "
-            f"{end_seconds:.2f} s or a recording that holds it; name the file "
-            f"<id>_{start_seconds:.3f}_{end_seconds:.3f} if it is the segment, or tell "
-            "what all files are: --files-are segments, or --files-are recordings"
+            f"{end_seconds:.2f} s or a recording that it lies in; say which: "
+            "--files-are segments or --files-are recordings, or name the segment "
+            f"<id>_{start_seconds:.3f}_{end_seconds:.3f}"
         )
     return mono[: round(wanted_seconds * rate)], rate
 
@@ -183,14 +180,11 @@ def _read_cut(
 def _is_cut(seconds: float, start_seconds: float, end_seconds: float) -> bool:
     """Whether a file that is short enough for the segment can be nothing else.
 
-    It can if the segment begins where the file does. As a recording it must reach the
-    segment; and one as long as the segment, which would lack a second or more of it,
-    is the segment.
+    As a recording it would begin with the segment, or end before it; and it is about as
+    long as the segment, which a recording that ends before it rarely is.
     """
-    if start_seconds == 0 or seconds <= start_seconds:
-        return True
-    is_as_long = abs(seconds - (end_seconds - start_seconds)) <= CUT_SECONDS
-    return is_as_long and seconds <= end_seconds - SLACK_SECONDS
+    is_as_long = seconds >= end_seconds - start_seconds - SLACK_SECONDS
+    return start_seconds == 0 or (seconds <= start_seconds and is_as_long)
 
 
 def _read(
