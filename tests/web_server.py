@@ -142,11 +142,11 @@ def pieces(file: Path, answer: Answer, *, slow: bool) -> Iterator[bytes]:
     begun = time.monotonic()
     with open(file, "rb") as stream:
         for at in range(answer.start, answer.stop, _PIECE_BYTES):
+            if slow:
+                due = begun + (at - answer.start) / SLOW_BYTES_PER_SECOND
+                time.sleep(max(0.0, due - time.monotonic()))
             stream.seek(at)
             yield stream.read(min(_PIECE_BYTES, answer.stop - at))
-            if slow:
-                due = begun + (at + _PIECE_BYTES - answer.start) / SLOW_BYTES_PER_SECOND
-                time.sleep(max(0.0, due - time.monotonic()))
 
 
 def main() -> None:

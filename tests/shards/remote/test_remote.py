@@ -209,7 +209,8 @@ def test_an_epoch_goes_on_when_the_server_is_killed_and_starts_again(
         end.set()
         thread.join()
     assert killed[0] >= 2
-    assert num_logged(server, '/slow/000000.tar HTTP/1.1"')
+    # of any shard: a server killed between its last byte and its log writes no line
+    assert num_logged(server, "GET /slow/00000")
     assert any('tar HTTP/1.1" 206' in line for line in server.log())
 
 
