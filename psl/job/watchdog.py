@@ -25,6 +25,7 @@ from shards.system.threads import start_thread
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 """For the main thread to end by itself, once a rank is known to have failed."""
+STDERR = 2
 STORE_ERRORS_ALLOWED = 5
 """Polls in a row without an answer after which the store counts as gone."""
 _PREFIX = "psl/watchdog/"
@@ -120,8 +121,11 @@ class Watchdog:
     def _watch(self) -> None:
         failures = 0
         while not self._stopped.wait(min(POLL_SECONDS, self._beat_seconds)):
-            # in C, for the case that some library never gives the interpreter back
-            faulthandler.dump_traceback_later(2 * self._timeout + 60, exit=True)
+            # in C, for the case that some library never gives the interpreter back; to
+            # the descriptor, as notebooks and tests put a stderr without one in place
+            faulthandler.dump_traceback_later(
+                2 * self._timeout + 60, exit=True, file=STDERR
+            )
             cause = self._dead_peer()
             try:
                 self._say_alive()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -52,3 +54,22 @@ def test_a_start_says_at_once_from_where_it_goes_on(
             train.main(words)
         status = read_status(tmp_path / "run")
         assert status is not None and (status.step, status.epoch) == (6, 1)
+
+
+def test_a_run_in_a_notebook_whose_stderr_has_no_descriptor_goes_to_its_end(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """The watchdog's thread would fail there, and end the notebook with it."""
+    code = (
+        "import io, sys, time; from psl import train; sys.stderr = io.StringIO();"
+        "train.main(sys.argv[1:]); time.sleep(0.5); print('still here')"
+    )
+    words = tiny_config(tmp_path, dataset, "epochs=60", "patience=null")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "still here" in done.stdout
