@@ -322,6 +322,7 @@ def test_a_teacher_of_transformers_looks_along_under_zero3(
         initializer_range=0.5,
         id2label=names,
         label2id={name: number for number, name in names.items()},
+        problem_type="multi_label_classification",
         **size,
     )
     teacher = tmp_path / "ast"
