@@ -23,6 +23,7 @@ from psl.data.torch_order import Visit
 from psl.training.batches import batches
 from psl.training.config import TrainConfig
 from psl.training.datasets import open_data
+from psl.training.schedule import Schedule
 from psl.weights.checkpoint import TrainingState
 from shards.errors import ShardError
 from shards.format.index import open_index
@@ -114,7 +115,7 @@ def trainer_batches(
         accelerator=SimpleNamespace(
             process_index=rank, num_processes=world_size, device=torch.device("cpu")
         ),
-        steps_done=lambda state: state.epoch * plan.num_steps + state.step_in_epoch,
+        schedule=Schedule(config, plan.num_steps),
     )
     found = []
     for epoch in range(epochs):

@@ -135,9 +135,10 @@ def test_a_wrong_input_is_refused_with_what_to_do(run_dir: Path, what: str) -> N
 def test_every_family_says_how_far_apart_its_frames_are(name: str) -> None:
     """Else frames of another family are drawn at the wrong times."""
     model: Any = psl.build_model(name, num_classes=3, **TINY[name])
-    tagger = Tagger(model, classes=CLASSES, sample_rate=RATE, device="cpu")
+    rate = model.config.front_end.sample_rate
+    tagger = Tagger(model, classes=CLASSES, sample_rate=rate, device="cpu")
     # frames that clips of 40 s and 120 s reach tell the distance, up to rounding
-    few, many = model.num_frames(torch.tensor([40 * RATE, 120 * RATE])).tolist()
+    few, many = model.num_frames(torch.tensor([40 * rate, 120 * rate])).tolist()
     assert tagger.frame_seconds == pytest.approx(80 / (many - few), rel=0.02)
     expected = {"mobilenetv2": 0.32, "ast": 2.08}
     assert tagger.frame_seconds == expected.get(name, 0.32)

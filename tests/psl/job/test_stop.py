@@ -13,6 +13,8 @@ import pytest
 from psl import label, train
 from psl.job.status import read_status
 from psl.job.stop import StopRequest
+from psl.labelling import job
+from psl.training import loop
 from shards.system.exits import JobError
 from tests.learning import tiny_config
 
@@ -37,7 +39,7 @@ def test_a_label_job_that_is_still_reading_its_teacher_ends_at_once(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow disk would have it killed after the grace time, as if it had failed."""
-    monkeypatch.setattr(label, "load_teacher", read_forever)
+    monkeypatch.setattr(job, "load_teacher", read_forever)
     words = ["teacher=t", f"audio={dataset}", f"out={tmp_path}", "chunk_seconds=1"]
     with pytest.raises(JobError, match="stopped by SIGTERM before any work") as end:
         label.main(words)
@@ -48,7 +50,7 @@ def test_a_training_run_that_is_still_opening_ends_at_once_as_preempted(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three preemptions during slow starts would call a run stuck."""
-    monkeypatch.setattr(train, "begin_run", read_forever)
+    monkeypatch.setattr(loop, "open_run", read_forever)
     with pytest.raises(JobError, match="stopped by SIGTERM before any work") as end:
         train.main(tiny_config(tmp_path, dataset))
     assert end.value.status == 75

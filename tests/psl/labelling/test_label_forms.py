@@ -272,7 +272,10 @@ def test_readers_of_the_first_form_refuse_the_others_and_still_read_their_own(
         (LabelForm(top_k=5, tail="mean"), "top_k = 5; expected 1 to 4"),
         (LabelForm(top_k=2), "top_k = 2 with tail = None"),
         (LabelForm(tail="mean"), "top_k = None with tail = mean"),
-        (LabelForm(top_k=2, tail=cast(Any, "median")), "field tail is missing or not"),
+        (
+            LabelForm(top_k=2, tail=cast(Any, "median")),
+            "field tail is missing or invalid",
+        ),
     ],
 )
 def test_an_index_of_an_impossible_form_is_refused(

@@ -276,7 +276,7 @@ def test_a_configuration_names_its_family_and_is_checked_by_it() -> None:
     with pytest.raises(ValueError, match="model.name = 'asd': expected 'mobilenetv2'"):
         parse(TrainConfig, {**values, "model": {"name": "asd"}})
     kinds = [key.kind for key in keys_of(TrainConfig) if key.name == "model.pooling"]
-    assert kinds == ["cnn14", "efficientnet_b0", "efficientnet_b2", "resnet50"]
+    assert kinds == ["cnn14", "efficientnet_b0", "efficientnet_b2", "resnet50", "mn"]
 
 
 def test_a_family_without_transformers_says_what_to_install(

@@ -451,13 +451,14 @@ AUDIOSET = (
     ],
 )
 def test_the_activation_follows_from_what_the_model_says_or_is_asked_for(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     problem: str | None,
     names: tuple[str, ...],
     expected: str | None,
     reason: str,
 ) -> None:
     """A single-label classifier's labels would come from sigmoids, and sum to 2.6."""
+    caplog.set_level("INFO", "psl")
     transformers = pytest.importorskip("transformers")
     id2label = {n: names[n] if n < len(names) else f"L{n}" for n in range(527)}
     settings = transformers.ASTConfig(problem_type=problem, id2label=id2label)
@@ -468,8 +469,7 @@ def test_the_activation_follows_from_what_the_model_says_or_is_asked_for(
     else:
         found = huggingface.choose_activation(config, settings, scores, "teacher t")
         assert found == expected
-        printed = capsys.readouterr().out
-        assert f"teacher t: probabilities by {expected}, as {reason}" in printed
+        assert f"teacher t: probabilities by {expected}, as {reason}" in caplog.text
 
 
 def hub_fifo(folder: Path, name: str) -> None:

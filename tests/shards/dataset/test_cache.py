@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -153,12 +154,11 @@ def as_nobody(action: Callable[[], None]) -> str:
 
 
 @pytest.fixture
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all users can reach."""
-    folder = tmp_path_factory.mktemp("shared")
-    for parent in [folder, *folder.parents][:3]:
-        parent.chmod(0o755)
-    return folder / "cache"
+def shared() -> Iterator[Path]:
+    """A folder that all users can reach, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "cache"
 
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes others")

@@ -142,7 +142,10 @@ def test_nothing_asked_for_is_no_weights() -> None:
     ("mix", "message"),
     [
         ([1.0], r"mix = \[1.0\]: 1 shares for 2 audio folders; give one for each"),
-        ([1.0, 0.0], r"mix = \[1.0, 0.0\]; expected positive numbers"),
+        (
+            [1.0, 0.0],
+            r"mix = \[1.0, 0.0\]; expected positive numbers",
+        ),
         ([1.0, float("nan")], "expected positive numbers"),
     ],
 )
@@ -230,8 +233,8 @@ def test_training_hears_what_balance_and_mix_say(
     ("word", "message"),
     [
         ("data.mix=[1,2]", "2 shares for 1 audio folders"),
-        ("data.mix=[-1]", "expected positive numbers"),
-        ("data.mix=3", "data.mix = 3: Input should be a valid list"),
+        ("data.mix=[-1]", "data.mix.0 = -1: Input should be greater than"),
+        ("data.mix=3", "expected a list, such as data.mix=[3]"),
         ("data.balance=1.5", "data.balance = 1.5: Input should be less than or equal"),
         ("data.balance_limit=0.5", "Input should be greater than or equal to 1"),
     ],
@@ -267,9 +270,8 @@ def test_a_run_resumed_with_another_balance_is_refused(
     words = tiny_config(tmp_path, dataset, "epochs=1", "data.balance=1")
     train.main(words)
     checkpoint = load_newest(tmp_path / "run")
-    (tmp_path / "run" / "config.yaml").unlink()
     with pytest.raises(ValueError, match="trained on other data or in another order"):
-        train.main([*words, "epochs=2", "data.balance=0.5"])
+        train.main([*words, "data.balance=0.5"])
     data = TrainingData.open([str(dataset)], None, chunk_seconds=1.0, alpha=1.0)
     prints = {
         data.plan(8, 0, balance=b, balance_limit=20.0).fingerprint("")

@@ -239,13 +239,13 @@ BAD_TARS: dict[str, tuple[list[tuple[str, dict[str, Any]]], str]] = {
     "absolute": ([("/tmp/clip.json", {})], "leave its folder"),
     "symlink": (
         [("clip.flac", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"})],
-        "no plain file",
+        "not a plain file",
     ),
     "hard link": (
         [("clip.flac", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"})],
-        "no plain file",
+        "not a plain file",
     ),
-    "device": ([("clip.flac", {"type": tarfile.CHRTYPE})], "no plain file"),
+    "device": ([("clip.flac", {"type": tarfile.CHRTYPE})], "not a plain file"),
     "no JSON": ([("clip.flac", {})], "no JSON member"),
     "two audios": ([("clip.flac", {}), ("clip.wav", {})], "keep one"),
     "other field": ([("clip.json", {}), ("clip.flac", {})], "no field 'labels'"),
