@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import sys
 import threading
 import time
@@ -72,6 +73,8 @@ class RunLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.open(path, flags, 0o666)
         self._path = path
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise JobError(f"{path}: not a plain file; remove it")
         free = _lock_patiently(self._file)
         if free is False or _lives(path, stale_seconds, kernel_lock=free):
             os.close(self._file)
