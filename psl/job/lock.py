@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class RunLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.open(path, flags, 0o666)
         self._path = path
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise JobError(f"{path}: not a plain file; remove it")
         free = _lock_patiently(self._file)
         if free is False or _lives(path, stale_seconds, kernel_lock=free):
             os.close(self._file)

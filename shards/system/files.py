@@ -91,6 +91,10 @@ def folder_atomic(path: str | Path) -> Iterator[Path]:
                 remove_folder(path)
                 os.rename(aside, path)
                 sync_folder(path.parent)
+        except OSError as error:  # tell the name that the user knows
+            if str(error.filename).startswith(f"{aside}/"):
+                error.filename = f"{path}{str(error.filename).removeprefix(str(aside))}"
+            raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

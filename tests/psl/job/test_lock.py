@@ -130,6 +130,8 @@ def test_a_pipe_or_endless_file_as_lock_hangs_nobody(tmp_path: Path) -> None:
     write_status(tmp_path, started(None, 70))
     os.mkfifo(tmp_path / "lock")
     assert report(tmp_path)[0] == "failed"
+    with pytest.raises(JobError, match="lock: not a plain file; remove it"):
+        RunLock(tmp_path)
     (tmp_path / "lock").unlink()
     (tmp_path / "lock").symlink_to("/dev/zero")
     assert report(tmp_path)[0] == "failed"

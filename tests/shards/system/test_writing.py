@@ -66,6 +66,7 @@ def test_a_full_disk_is_named_with_path_and_advice(
     assert error.value.errno == number
     line = one_line(error.value)
     assert line is not None and line.startswith(f"error: {tmp_path}")
+    assert ".tmp-" not in line
     assert os.strerror(number) in line and "choose" in line and "\n" not in line
 
 
