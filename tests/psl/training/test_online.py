@@ -198,7 +198,7 @@ def test_nan_of_an_online_teacher_names_clip_and_teacher(
     """The run would end with a loss of NaN, and the learning rate would be blamed."""
     teacher = upstream_file(tmp_path / "bad.pt", bias=float("nan"))
     words = tiny_config(tmp_path, dataset, *online_words(teacher), "nonfinite=skip")
-    with pytest.raises(JobError, match=r"key 'clip\d+_0' .*: from teacher \S*bad.pt: "):
+    with pytest.raises(JobError, match=r"key 'clip\d+_0' .*: teacher \S*bad.pt: "):
         train.main(words)
 
 
