@@ -10,11 +10,16 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from psl import label
-from psl.labelling.worker import ShardWorker
+from psl.labelling import job as labelling
+from psl.labelling.config import LabelConfig
+from psl.labelling.worker import Work
 from shards.dataset.writer import DatasetBuilder, Part
 from shards.system.exits import run_main
 from tests.jobs import PR_SET_PDEATHSIG, SERVER, Job
@@ -54,14 +59,19 @@ def _label(words: list[str], output: Path, seconds: float) -> None:
 
 
 def _be_slow(go: Path, seconds: float) -> None:
-    score = ShardWorker._score
+    open_work = labelling.open_work
 
-    def slow_score(*arguments: Any) -> None:
-        score(*arguments)
-        if not go.exists():
-            time.sleep(seconds)
+    def slow_work(config: LabelConfig) -> Work:
+        work = open_work(config)
 
-    ShardWorker._score = slow_score  # type: ignore[assignment, method-assign]
+        def slow_score(*arguments: Any) -> Tensor:
+            if not go.exists():
+                time.sleep(seconds)
+            return work.score(*arguments)
+
+        return replace(work, score=slow_score)
+
+    labelling.open_work = slow_work
 
 
 def _note_records(log: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
 from psl.labelling.config import LabelConfig, label_layout
+from psl.labelling.repair import reopen_damaged, say_what_changed
 from psl.labelling.unlabelled import check_report, forget_noted, too_many
 from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
 from psl.teachers.load import Ensemble, Teacher, load_teacher
@@ -43,30 +45,53 @@ WAIT_SECONDS = 0.1
 """Between looks for a signal while other processes work."""
 
 
-def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
-    """Label shards until none is left, and return a one-line summary.
+@dataclass(frozen=True)
+class Outcome:
+    """What a labelling process leaves behind; as text, a line for people."""
 
-    Whichever process finds all shards done publishes the index. Raises ShardError or
-    ValueError if teacher, audio and ``out`` do not fit each other, or a clip cannot be
-    labelled, JobError when asked to ``stop``.
+    out: str
+    """The label dataset."""
+    num_clips: int
+    """Clips of the audio."""
+    is_complete: bool
+    """Whether the dataset is finished, by whatever process."""
+    was_complete: bool = False
+    """Whether it was already when the process came."""
+
+    def __str__(self) -> str:
+        if self.was_complete:
+            return f"{self.out}: already labelled with these settings"
+        if self.is_complete:
+            return f"{self.out}: labels of {self.num_clips} clips are complete"
+        return f"{self.out}: this process is done, other shards are still missing"
+
+
+def label(config: LabelConfig, stop: StopRequest | None = None) -> Outcome:
+    """Label shards until none is left.
+
+    Whichever process finds all shards done publishes the index. Shards that a finished
+    dataset has lost are made again. Raises ShardError or ValueError if teacher, audio
+    and ``out`` do not fit each other, or a clip cannot be labelled, JobError when asked
+    to ``stop``.
     """
-    stop = stop or StopRequest(config.out, watch_file=False)
+    return label_shards(config, open_work(config), stop)
+
+
+def open_work(config: LabelConfig) -> Work:
+    """What is labelled with what, loaded and checked; nothing is written yet.
+
+    Raises ShardError or ValueError if teacher and audio do not fit each other.
+    """
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
     layout = label_layout(config, index)
-    builder = _builder(config, index, teacher, layout)
-    names = [shard.name for shard in index.shards]
-    if not builder.begin():
-        builder.publish(names)  # clears away what a killed process left
-        return f"{config.out}: already labelled with these settings"
-    progress.note_job(builder, index)
     device = runtime.local_device()
     runtime.move_model(teacher.model, device)
-    work = Work(
+    return Work(
         reader=MemberReader(index, cache),
         layout=layout,
-        builder=builder,
+        builder=_builder(config, index, teacher, layout),
         score=_score(teacher.model, config),
         device=device,
         batch_size=config.batch_size,
@@ -75,15 +100,43 @@ def label(config: LabelConfig, stop: StopRequest | None = None) -> str:
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
+
+
+def label_shards(
+    config: LabelConfig, work: Work, stop: StopRequest | None = None
+) -> Outcome:
+    """What ``label`` does once all is loaded."""
+    stop = stop or StopRequest(config.out, watch_file=False)
+    index, builder = work.reader.index, work.builder
+    lost = reopen_damaged(
+        builder, lease_seconds=config.lease_seconds, is_stopped=lambda: stop.is_made
+    )
+    _check_stop(config, stop)
+    outcome = Outcome(config.out, len(index), is_complete=True)
+    if not builder.begin():
+        builder.publish(work.names)  # clears away what a killed process left
+        return replace(outcome, was_complete=True)
+    progress.note_job(builder, index)
     stop.defer()
     with (
         builder.unless_published(),
         Claims(builder.parts_folder, lease_seconds=config.lease_seconds) as claims,
     ):
         _work_until_done(config, work, claims, stop)
-    if builder.is_published() and builder.publish(names):  # which now clears away
-        return f"{config.out}: labels of {len(index)} clips are complete"
-    return f"{config.out}: this process is done, other shards are still missing"
+    if builder.is_published() and builder.publish(work.names):  # which now clears away
+        say_what_changed(builder.folder, lost)
+        return outcome
+    return replace(outcome, is_complete=False)
+
+
+def _check_stop(config: LabelConfig, stop: StopRequest) -> None:
+    """JobError if this process was asked to stop."""
+    if stop.is_made:
+        raise JobError.ending_with(
+            EXIT_PREEMPTED,
+            f"{config.out}: stopped by {name_of(stop.reason)}; run the same command "
+            "again to continue",
+        )
 
 
 def _builder(
@@ -151,12 +204,7 @@ def _work_until_done(
         )
         while not builder.is_published():
             worker.run()
-            if stop.is_made:
-                raise JobError.ending_with(
-                    EXIT_PREEMPTED,
-                    f"{config.out}: stopped by {name_of(stop.reason)}; run the same "
-                    "command again to go on",
-                )
+            _check_stop(config, stop)
             if worker.has_too_many_unreadable:
                 forget_noted(builder, work.names)
                 found = list(worker.unreadable.values())

@@ -1,9 +1,9 @@
-"""The shards of a label set that one process makes, read, scored and written at a time.
+"""One labelling process: reads, scores and writes shards as a pipeline.
 
 Owns the order of work: while the teacher scores a batch, threads decode the next ones
 and compute their features, also those of the next shard, and one thread writes the
-shard before. Which processes
-there are, and who has which shard, is settled by shards/system/claims.py alone.
+shard before. Which processes there are, and who has which shard, is settled by
+shards/system/claims.py alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Work:
     batch_size: int
     loader: LoaderConfig
     blame: Callable[[], str]
-    """Names whoever gave what is no probability; may wait for the device."""
+    """Names the members that gave an invalid probability; may wait for the device."""
     max_unreadable: int
     """Clips that may fail to decode; they are counted, unless this is 0."""
     prepare: Prepare | None = None
@@ -67,7 +67,7 @@ class Work:
 
     @property
     def names(self) -> list[str]:
-        """Of all shards, by number."""
+        """The names of all shards, by number."""
         return [shard.name for shard in self.reader.index.shards]
 
 
@@ -153,6 +153,7 @@ class ShardWorker:
         self._memory = BatchMemory()
         self._numbers = {name: number for number, name in enumerate(work.names)}
         self._reading: _Shard
+        self._writer: ThreadPoolExecutor
         self._batches: Iterator[ChunkBatch] = iter(())
         self._writes: deque[Future[None]] = deque()
         self._num_reading = 0
@@ -176,8 +177,9 @@ class ShardWorker:
         threads = self._work.loader.threads or default_threads()
         with (
             ThreadPoolExecutor(threads, "label read") as readers,
-            ThreadPoolExecutor(1, "label write") as self._writer,
+            ThreadPoolExecutor(1, "label write") as writer,
         ):
+            self._writer = writer
             try:
                 for shard, batch in self._read_ahead(readers):
                     self._score(shard, batch)

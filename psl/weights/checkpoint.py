@@ -12,6 +12,7 @@ version, sha256 of the others).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import warnings
@@ -189,15 +190,21 @@ def _check_model(checkpoint: Checkpoint) -> None:
         for name, most in (_MAX_SETTINGS | layers).items():
             if name in part and part[name] > most:
                 raise ValueError(f"{name} = {part[name]} in {_STATE}, expected {most}")
-    with torch.device("meta"):
-        model = build_from_config(config, len(checkpoint.classes))
-    expected = {name: list(t.shape) for name, t in model.state_dict().items()}
+    expected = _expected_shapes(config, len(checkpoint.classes))
     for name in sorted(expected.keys() | shapes.keys()):
         if shapes.get(name) != expected.get(name):
             raise ValueError(
                 f"{name!r:.100} has shape {shapes.get(name)} in {_MODEL}, expected "
                 f"{expected.get(name)} for the model of {_STATE}"
             )
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(config: ModelConfig, num_classes: int) -> dict[str, list[int]]:
+    """The shapes of a model's weights; takes no memory for them."""
+    with torch.device("meta"):
+        model = build_from_config(config, num_classes)
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _read_manifest(folder: Path) -> dict[str, str]:

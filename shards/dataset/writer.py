@@ -164,11 +164,30 @@ class DatasetBuilder:
         """Whether the dataset is there, whole and made with these settings."""
         if not (self.folder / INDEX_NAME).exists():
             return False
-        index = open_index(self.folder, kind=self.kind)
+        self.check_settings(open_index(self.folder, kind=self.kind))
+        return True
+
+    def check_settings(self, index: Index) -> None:
+        """ShardError if the finished dataset of ``index`` was made with others."""
         self._refuse_other(
             _settings(index.kind, index.classes, index.properties, index.provenances[0])
         )
-        return True
+
+    def reopen(
+        self, index: Index, whole: Collection[str], notes: dict[str, list[list[str]]]
+    ) -> None:
+        """Make the finished dataset an unfinished one that has only shards ``whole``.
+
+        ``notes`` are those of its shards, by name. What is left is what a job killed
+        before its end leaves behind; only the last thing done here shows.
+        """
+        write_atomic(self.parts_folder / SETTINGS_NAME, json.dumps(self._settings()))
+        ends = np.cumsum([shard.num_clips for shard in index.shards]).tolist()
+        for shard, end in zip(index.shards, ends, strict=True):
+            if shard.name in whole:
+                rows = _to_rows(index.table.rows(end - shard.num_clips, end, shard=0))
+                self.record(Part(shard, rows, notes.get(shard.name, [])))
+        (self.folder / INDEX_NAME).unlink()
 
     def _settings(self) -> dict[str, Any]:
         return _settings(self.kind, self.classes, self.properties, self.provenance)
@@ -337,6 +356,18 @@ def _settings(
         **provenance,
         "classes_sha256": classes.sha256,
     }
+
+
+def _to_rows(table: Table) -> list[list[Any]]:
+    """The rows of a record, from those of an index."""
+    columns = (table.offset, table.size, table.count, table.crc32)
+    keys = [key.decode() for key in table.key.tolist()]
+    labels = np.split(table.label, table.label_start[1:-1])
+    numbers = zip(*(column.tolist() for column in columns), strict=True)
+    return [
+        [key, *values, of_row.tolist()]
+        for key, values, of_row in zip(keys, numbers, labels, strict=True)
+    ]
 
 
 def _to_table(part: Part) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import io
 import json
@@ -26,11 +27,16 @@ import pytest
 import torch
 
 from psl import label, train
+from psl.config import parse
+from psl.config_values import read_words
 from psl.data.batch_memory import BatchMemory
 from psl.data.examples import TrainingData
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
-from psl.labelling import job, progress, worker
+from psl.job.stop import StopRequest
+from psl.labelling import job as labelling
+from psl.labelling import progress, worker
+from psl.labelling.config import LabelConfig
 from psl.labelling.progress import measure
 from psl.labelling.rows import ChunkBatch, read_batch
 from shards.dataset.reader import MemberReader
@@ -91,6 +97,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
     verify(folder)
     assert num_different(folder) > 300  # of 320, so that a wrong place is seen
     return folder
+
+
+def parse_words(words: list[str]) -> LabelConfig:
+    """The configuration that ``psl.label WORDS`` has."""
+    return parse(LabelConfig, read_words(words, LabelConfig))
 
 
 Start = Callable[..., Job]
@@ -162,18 +173,29 @@ def assert_labelled_once(job_folder: Path, out: Path, whole: Path) -> None:
 # Death
 
 
+def seconds_to_a_shard(start: Start, words: list[str], folder: Path) -> float:
+    """From the start of a process to its first shard; a busy machine takes longer."""
+    for number in range(2):  # the first one also starts the server of processes
+        out, begun = folder / str(number), time.monotonic()
+        job = start(folder, [*words, f"out={out}"], seconds=0.05)
+        job.wait_until(lambda out=out: records(out) > 0)  # type: ignore[misc]
+        job.kill()
+    return max(0.4, time.monotonic() - begun)
+
+
 def test_twenty_kills_of_three_workers_change_no_byte_and_repeat_no_shard(
     start: Start, words: list[str], whole: Path, tmp_path: Path
 ) -> None:
     """A month on nodes that come and go would end in labels that nobody trusts."""
     rng, out, folder = random.Random(5), tmp_path / "out", tmp_path / "job"
+    pace = seconds_to_a_shard(start, words, tmp_path / "pace")
     words = [*words, f"out={out}", "lease_seconds=600"]
     jobs = [start(folder, words, seconds=0.05) for _ in range(3)]
     for number in range(20):
-        time.sleep(rng.random() * 0.5)
+        time.sleep(rng.random() * pace)
         jobs.pop(rng.randrange(len(jobs))).kill()
         for _ in range(max(0, rng.randint(1, 3) - len(jobs))):  # another count
-            jobs.append(start(folder, words, seconds=0.05))
+            jobs.append(start(folder, words, seconds=pace / 8))
         assert not (out / "index.json").exists(), f"done before kill {number}"
     for process in jobs:
         process.kill()
@@ -576,59 +598,59 @@ def test_the_next_batches_are_read_and_the_last_shard_written_while_one_is_score
     monkeypatch.setattr(worker, "SHARDS_IN_HAND", NUM_SHARDS + 1)
     num_read, num_scored = threading.Semaphore(0), threading.Semaphore(0)
     total = NUM_SHARDS * 4
-    read, score = worker.read_batch, worker.ShardWorker._score
-    rows_of = worker.label_rows
     scored: list[object] = []
+    config = parse_words([*words, f"out={tmp_path / 'out'}"])
+    work = labelling.open_work(config)
 
-    def noted_read(*args: Any, **named: Any) -> Any:
-        batch = read(*args, **named)
+    def noted_prepare(waveform: torch.Tensor, _: torch.Tensor) -> Any:
         num_read.release()
-        return batch
+        return [None]
 
-    def patient_score(*args: Any) -> None:
+    def patient_score(*args: Any) -> torch.Tensor:
         if len(scored) < total - 1:
             assert num_read.acquire(timeout=60), "nothing is read ahead"
         if not scored:
             assert num_read.acquire(timeout=60), "nothing is read ahead"
         scored.append(args)
         num_scored.release()
-        score(*args)
+        return work.score(*args)
 
-    def patient_rows(*args: Any, **named: Any) -> Any:
+    def patient_blame() -> str:
         wanted = 5 if len(scored) < total else 0
         for _ in range(wanted):
             assert num_scored.acquire(timeout=60), "nothing is scored meanwhile"
         for _ in range(min(1, wanted)):
             num_scored.release()
-        return rows_of(*args, **named)
+        return work.blame()
 
-    monkeypatch.setattr(worker, "read_batch", noted_read)
-    monkeypatch.setattr(worker.ShardWorker, "_score", patient_score)
-    monkeypatch.setattr(worker, "label_rows", patient_rows)
-    label.main([*words, f"out={tmp_path / 'out'}"])
+    noted = dataclasses.replace(
+        work, prepare=noted_prepare, score=patient_score, blame=patient_blame
+    )
+    labelling.label_shards(config, noted)
     assert len(scored) == total
     assert folder_bytes(tmp_path / "out") == folder_bytes(whole)
 
 
 def test_only_three_shards_are_in_hand_while_the_disk_is_slow(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path
 ) -> None:
     """Probabilities of shard after shard would fill the memory of a machine."""
-    rows_of, begin = worker.label_rows, worker.ShardWorker._begin
+    config = parse_words([*words, f"out={tmp_path / 'out'}"])
+    work = labelling.open_work(config)
     in_hand: list[int] = []
 
-    def slow_rows(*args: Any, **named: Any) -> Any:
+    def slow_blame() -> str:  # called before a shard is written
         time.sleep(0.1)
-        return rows_of(*args, **named)
+        return work.blame()
 
-    def noted_begin(worker: Any, claim: Any) -> None:
-        begin(worker, claim)
-        in_hand.append(worker._num_reading + len(worker._writes))
+    def noted_score(*args: Any) -> torch.Tensor:
+        in_hand.append(len(claimed(tmp_path / "out")))
+        return work.score(*args)
 
-    monkeypatch.setattr(worker, "label_rows", slow_rows)
-    monkeypatch.setattr(worker.ShardWorker, "_begin", noted_begin)
-    label.main([*words, f"out={tmp_path / 'out'}"])
-    assert len(in_hand) == NUM_SHARDS and max(in_hand) == 3
+    labelling.label_shards(
+        config, dataclasses.replace(work, score=noted_score, blame=slow_blame)
+    )
+    assert len(in_hand) == NUM_SHARDS * 4 and max(in_hand) == 3
 
 
 def test_a_compiled_teacher_sees_one_shape_and_gives_the_same_labels(
@@ -662,7 +684,8 @@ def test_bf16_labels_are_near_the_others_and_say_so(
     out = tmp_path / "out"
     label.main([*words, "precision=bf16", f"out={out}"])
     assert_close(out, whole, 0.1)
-    assert folder_bytes(out)["000000.tar"] != folder_bytes(whole)["000000.tar"]
+    found, others = folder_bytes(out), folder_bytes(whole)
+    assert any(found[name] != others[name] for name in names(out))
     (provenance,) = open_index(out, kind="labels").provenances
     assert provenance["precision"] == "bf16"
 
@@ -695,14 +718,116 @@ def test_a_shard_that_lost_its_tar_is_made_again_before_the_index(
 
 
 def test_nan_names_clip_and_teacher_and_gives_the_claim_back(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], tmp_path: Path
 ) -> None:
     """NaN would go into the labels; others would wait for a process that has ended."""
+    config = parse_words([*words, f"out={tmp_path / 'out'}"])
 
-    def nan_score(*_: object) -> worker.Score:
-        return lambda waveform, *_: torch.full((len(waveform), 3), torch.nan)
+    def nan_score(waveform: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.full((len(waveform), 3), torch.nan)
 
-    monkeypatch.setattr(job, "_score", nan_score)
+    work = dataclasses.replace(labelling.open_work(config), score=nan_score)
     with pytest.raises(JobError, match=r"tar: key 'clip\d+_0' at row 0: from teacher"):
-        label.main([*words, f"out={tmp_path / 'out'}"])
+        labelling.label_shards(config, work)
     assert not list((tmp_path / "out").glob("*.tar")) and not claimed(tmp_path / "out")
+
+
+def lose(out: Path, loss: str) -> None:
+    """Take something away from a finished set."""
+    tar = out / "000003.tar"
+    if loss == "notes left":
+        (out / ".parts").mkdir()
+        (out / ".parts" / "000003.tar.json").write_text("{}")
+    if loss == "an end":
+        os.truncate(tar, 1024)
+    elif loss == "a byte":
+        data = bytearray(tar.read_bytes())
+        data[700] ^= 1
+        tar.write_bytes(data)
+    else:
+        for path in out.glob("*.tar") if loss == "all tars" else [tar]:
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    "loss", ["a tar", "all tars", "an end", "a byte", "notes left"]
+)
+def test_a_finished_set_that_lost_shards_is_repaired_by_the_same_command(
+    words: list[str],
+    whole: Path,
+    tmp_path: Path,
+    loss: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A month of labels would be made again for one tar, or not be known as damaged."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    lose(out, loss)
+    label.main([*words, f"out={out}"])
+    assert folder_bytes(out) == folder_bytes(whole)
+    assert "000003.tar: " in caplog.text and "it is made again" in caplog.text
+    assert "other bytes" not in caplog.text
+    capsys.readouterr()
+    label.main([*words, f"out={out}"])
+    assert "already labelled" in capsys.readouterr().out
+
+
+def test_a_repair_makes_the_lost_shards_alone(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """The teacher would look at the whole set again."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    for name in ("000003.tar", "000007.tar"):
+        (out / name).unlink()
+    config = parse_words([*words, f"out={out}"])
+    work, scored = labelling.open_work(config), []
+
+    def noted_score(waveform: torch.Tensor, *more: Any) -> torch.Tensor:
+        scored.append(len(waveform))
+        return work.score(waveform, *more)
+
+    outcome = labelling.label_shards(
+        config, dataclasses.replace(work, score=noted_score)
+    )
+    assert sum(scored) == 2 * 8 and outcome.is_complete and not outcome.was_complete
+
+
+def test_a_repair_may_be_killed_and_shared(
+    start: Start, words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """A second accident would leave neither the old set nor a way to a new one."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    for number in range(10):
+        (out / f"{number:06}.tar").unlink()
+    job = start(tmp_path / "a", [*words, f"out={out}"], seconds=0.05)
+    job.wait_until(lambda: not (out / "index.json").exists() and len(names(out)) > 31)
+    job.kill()
+    assert start(tmp_path / "b", [*words, f"out={out}"], number=2).wait() == [0, 0]
+    assert folder_bytes(out) == folder_bytes(whole)
+
+
+def test_other_settings_do_not_reopen_a_damaged_set(
+    words: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """Labels of two teachers would be mixed in one set."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "000003.tar").unlink()
+    with pytest.raises(ShardError, match="already holds labels made with batch_size"):
+        label.main([*words, "batch_size=3", f"out={out}"])
+    assert (out / "index.json").exists()
+
+
+def test_a_request_to_stop_before_the_first_shard_is_heard(
+    words: list[str], tmp_path: Path
+) -> None:
+    """A job that loads a large teacher would be killed instead of requeued."""
+    config = parse_words([*words, f"out={tmp_path / 'out'}"])
+    stop = StopRequest(config.out, watch_file=False)
+    stop.listen()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(JobError, match="stopped by SIGTERM; run .* to continue"):
+            labelling.label(config, stop)
+    finally:
+        stop.restore()
+    assert not (tmp_path / "out").exists()
