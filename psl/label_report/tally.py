@@ -228,7 +228,7 @@ def localise(block: Block) -> np.ndarray:
 
 
 def telling_by_events(block: Block, threshold: float) -> np.ndarray:
-    """[R] float64: by how much the labels of each clip mend its weak labels.
+    """[R] float64: by how much the labels of each clip correct its weak labels.
 
     In how many classes the highest chunk's label at ``threshold`` says rightly whether
     the clip has it and the weak label wrongly, less the opposite. Of equals, that over

@@ -1,6 +1,6 @@
 """Clips that a teacher could not label: how many there may be, and which they are.
 
-Owns unlabelled.csv beside the labels, and the limits on both sides: when a set is
+Owns unlabelled.csv next to the labels, and the limits on both sides: when a set is
 made, and when a student trains on it. Such a clip has a row of no chunks.
 """
 

@@ -1,6 +1,6 @@
 """TeacherConfigs -> one Teacher that fits the audio.
 
-Owns the mean over several, and who is to blame for what is no probability.
+Owns the mean over several, and which member produced an invalid probability.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Ensemble(nn.Module):
         return cast(list[FittedMember], list(self.members))
 
     def num_bad(self) -> Tensor:
-        """[members] batches of each that held what is no probability."""
+        """[members] batches of each that held an invalid probability."""
         return torch.stack([member.get_buffer("num_bad") for member in self._fitted])
 
     @property
@@ -94,7 +94,7 @@ class Teacher:
         return sha256_of(json.dumps(self.members, sort_keys=True).encode())
 
     def blame(self, num_bad: Tensor | None = None) -> str:
-        """The teacher's name, or the members' that have given what is no probability.
+        """The teacher's name, or the members' that gave an invalid probability.
 
         ``num_bad`` [members] counts them; None for the model's own, in this process.
         Waits for the device.
@@ -116,7 +116,7 @@ def load_teacher(
 ) -> Teacher:
     """The teacher of ``configs`` for ``audio``, on the CPU, in evaluation mode.
 
-    Files at a URL are kept beside the shards of ``cache``. Raises ValueError or
+    Files at a URL are kept next to the shards of ``cache``. Raises ValueError or
     ShardError if a teacher is not there, damaged, or has not all classes of the audio.
     """
     members = [_load_member(config, audio, cache) for config in configs]

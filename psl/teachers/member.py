@@ -172,7 +172,7 @@ def match_outputs(outputs: Sequence[str], classes: Classes, *, where: str) -> li
     """[C] which of ``outputs``, display names or mids, is which of ``classes``.
 
     Names must be the same but for blanks at the ends. Outputs that are none of the
-    classes are left out. Raises ValueError naming what is missing or stands twice.
+    classes are left out. Raises ValueError naming what is missing or duplicate.
     """
     names = [name.strip() for name in outputs]
     counts = Counter(names)

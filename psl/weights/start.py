@@ -110,7 +110,7 @@ def take_weights(
     """Put the weights of ``source`` into ``model``, which is for ``classes``.
 
     Raises ValueError naming the first tensor that is missing, unknown or has another
-    shape, beside the classifier's if the classes are others; and the features that the
+    shape, besides the classifier's if the classes are others; and the features that the
     weights were made for, if the model's are others.
     """
     _check_features(source, config)

@@ -1,6 +1,6 @@
 """Tensors out of a torch.save file that also holds objects, none of which is made.
 
-Training frameworks save optimizers, settings and callbacks beside the weights. Here
+Training frameworks save optimizers, settings and callbacks next to the weights. Here
 every class and function of a pickle is a stand-in that does nothing, except the few
 that describe tensors; no module is imported and no foreign code runs.
 """

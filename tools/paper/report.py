@@ -1,4 +1,4 @@
-"""What a finished demonstration shows: a table beside the paper's, and three pictures.
+"""What a finished demonstration shows: a table next to the paper's, and three pictures.
 
 Owns the choice of the example clip, and the drawing. Trains,
 labels and measures nothing: it reads what psl.train, psl.label and psl.evaluate left.
@@ -78,7 +78,7 @@ def read_runs(root: Path, file: str) -> dict[str, list[str]]:
 
 
 def table_markdown(summary: Summary, index: Index) -> str:
-    """The paper's Table 2 beside ours, with what may be compared and what not."""
+    """The paper's Table 2 next to ours, with what may be compared and what not."""
     num_seeds = len(summary["baseline"]["values"])
     spread = f"mean ± standard deviation of {num_seeds} seeds"
     lines = [

@@ -1,7 +1,7 @@
 """One table of the paper from end to end: teacher, labels, students, and the result.
 
 Runs psl's own commands one after the other, skips those whose result is there, and
-sets what was measured beside what the paper reports. Owns which commands make a row.
+sets what was measured next to what the paper reports. Owns which commands make a row.
 """
 
 from __future__ import annotations

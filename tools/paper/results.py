@@ -1,4 +1,4 @@
-"""The metrics of several seeds, summarised and set beside the paper's.
+"""The metrics of several seeds, summarised and set next to the paper's.
 
 Owns mean and spread, and the Markdown of a table of the paper. Draws nothing.
 """
@@ -40,7 +40,7 @@ def mean_and_std(system: dict[str, Any]) -> str:
 
 
 def paper_table(table: Table, summary: Summary, where: str) -> str:
-    """``table`` with the paper's numbers beside those of ``summary``, in Markdown.
+    """``table`` with the paper's numbers next to those of ``summary``, in Markdown.
 
     A row that is not in ``summary`` says so. ``where``: what ours were measured on.
     """
