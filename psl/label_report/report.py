@@ -225,5 +225,5 @@ def _why(study: Study) -> str:
     if study.settings.clip is not None:
         return "chosen by hand"
     if study.truth is not None:
-        return f"mends most of its weak labels at {study.settings.threshold:g}"
+        return f"corrects most of its weak labels at {study.settings.threshold:g}"
     return "most change over time"

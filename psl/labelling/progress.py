@@ -1,9 +1,9 @@
 """How far a labelling job is: done, claimed and left, its speed and the time left.
 
-Owns two small files: ``.parts/job.json``, what there is to do, and ``made.json`` next to
-the index, when the set was made and from which folder. The latter is the one file that
-differs between two runs; it stands apart so that all others are the same bytes. Leaves
-nothing behind when it looks.
+Owns two small files: ``.parts/job.json``, what there is to do, and ``made.json`` next
+to the index, when the set was made and from which folder. The latter is the one file
+that differs between two runs; it is kept apart so that all others are the same bytes.
+Looking leaves nothing behind.
 """
 
 from __future__ import annotations

@@ -407,7 +407,7 @@ def test_the_picture_shows_the_clip_that_mends_most(
     for name in drawn:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     axes = drawn["clip.png"].axes[0]
-    assert axes.get_title().startswith("clip0_0 (mends most")
+    assert axes.get_title().startswith("clip0_0 (corrects most")
     ticks = axes.get_yticklabels()
     assert [t.get_text() for t in ticks] == ["Tone low \u25cf", "Tone mid \u25cb"]
     assert [t.get_color() for t in ticks] == ["black", "#D55E00"]
