@@ -31,7 +31,7 @@ class AST(nn.Module):
         super().__init__()
         if config.hidden_size % config.num_heads:
             raise ValueError(
-                f"model ast: hidden_size {config.hidden_size} is no multiple of "
+                f"model ast: hidden_size {config.hidden_size} is not a multiple of "
                 f"num_heads {config.num_heads}"
             )
         self.config = config

@@ -52,7 +52,7 @@ class Member:
 class FittedMember(nn.Module):
     """A member that takes the audio's rate and gives the audio's classes.
 
-    What is no probability becomes NaN, and is counted in ``num_bad``.
+    Invalid probabilities become NaN, and is counted in ``num_bad``.
     """
 
     num_bad: Tensor

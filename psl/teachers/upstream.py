@@ -48,7 +48,7 @@ def load(config: TeacherConfig, classes: Classes, cache: ShardCache) -> Member:
     """The model of a file or URL; what is fetched by its sha256 is kept.
 
     Raises ShardError if the file is not there, damaged or not the one of ``sha256``,
-    ValueError if it is no such model, or not for these classes.
+    ValueError if it is not such a model, or not for these classes.
     """
     where = f"teacher {config.path}"
     content = parse_weights(_read(config, cache), where)

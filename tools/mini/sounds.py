@@ -99,7 +99,7 @@ def speak(text: str, voice: str, *, rate: int, pitch: int, random_seed: int) -> 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     # speak_lib.h: synchronous output 2, do not exit 0x8000, rate 1, pitch 3, UTF-8 1
     if library.espeak_Initialize(2, 0, bytes(data_path), 0x8000) != VOICE_RATE:
-        raise RuntimeError(f"{data_path} is no usable espeak-ng data: {INSTALL}")
+        raise RuntimeError(f"{data_path} is not usable espeak-ng data: {INSTALL}")
     library.espeak_SetSynthCallback(receive)
     status = library.espeak_SetVoiceByName(voice.encode())
     library.espeak_SetParameter(1, rate, 0)

@@ -1,0 +1,1 @@
+"""Sources of clips, a module each; what they share is in listing.py."""
