@@ -63,16 +63,19 @@ def skip_reasons(reporter: pytest.TerminalReporter) -> list[str]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What this machine did not try: a line for each reason, with what to install."""
     if lines := needs.summary(skip_reasons(terminalreporter)):
-        forbidden = "; PSL_CI is set, so this is an error" if needs.in_ci() else ""
-        terminalreporter.section(f"not tested on this machine{forbidden}")
+        is_error = needs.in_ci() and needs.forbidden(skip_reasons(terminalreporter))
+        note = "; PSL_CI is set, so this is an error" if is_error else ""
+        terminalreporter.section(f"not tested on this machine{note}")
         for line in lines:
             terminalreporter.line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI, where everything is installed, a test skipped for any reason fails."""
+    """In CI, where everything is installed, a skip fails unless it is optional."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if needs.in_ci() and reporter is not None and skip_reasons(reporter):
+    if reporter is None or not needs.in_ci():
+        return
+    if needs.forbidden(skip_reasons(reporter)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # listing the packages must work before pytest is installed
 
 _PREFIX = "needs "
 """How the reason of a skip for want of a kind begins."""
+OPTIONAL = "optional: "
+"""How the reason of a skip begins that CI allows: for want of files that are no part of
+the project and that nothing installs."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,11 @@ def check(item: pytest.Item) -> None:
 def in_ci() -> bool:
     """Whether every test must run."""
     return os.environ.get("PSL_CI", "") not in ("", "0")
+
+
+def forbidden(reasons: Iterable[str]) -> list[str]:
+    """Those of the reasons of skips that make a run of CI fail."""
+    return [r for r in reasons if not r.removeprefix("Skipped: ").startswith(OPTIONAL)]
 
 
 def summary(reasons: Iterable[str]) -> list[str]:

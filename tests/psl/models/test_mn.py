@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import psl
 from psl.models.mn import scaled
 from tests.learning import REPOSITORY
+from tests.needs import OPTIONAL
 
 SHARED = REPOSITORY.parent / "shared"
 PUBLISHED = SHARED / "teachers" / "mn04_as.safetensors"
@@ -95,7 +96,9 @@ def test_both_heads_agree_where_there_is_one_frame() -> None:
     torch.testing.assert_close(probs, others)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the published mn04 is not here")
+@pytest.mark.skipif(
+    not GOLDEN.exists(), reason=f"{OPTIONAL}the published mn04 is not here"
+)
 def test_the_published_network_gives_what_its_authors_code_gives() -> None:
     """A teacher's labels would be those of another model; 1e-4 is asked for."""
     model = published()
