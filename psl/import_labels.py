@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psl.command_line import Command, from_command_line
-from psl.labelling.soft_tables import ImportConfig
+from psl.labelling.config import ImportConfig
 from shards.system.exits import run_main
 
 COMMAND = Command(

@@ -1,6 +1,7 @@
 """The command that copies labels into the order of another packing of the same clips.
 
-Owns its words; psl/labelling/reorder.py does it.
+Owns its words. psl/labelling/reorder.py does it, imported once the configuration is
+accepted, so that --help and a wrong key are answered at once.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from psl.command_line import Command, from_command_line
-from psl.labelling.reorder import ReorderConfig, reorder_labels
+from psl.labelling.config import ReorderConfig
 from shards.system.exits import run_main
 
 COMMAND = Command(
@@ -22,7 +23,10 @@ COMMAND = Command(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.reorder_labels``."""
-    print(reorder_labels(from_command_line(ReorderConfig, argv, COMMAND)))
+    config = from_command_line(ReorderConfig, argv, COMMAND)
+    from psl.labelling.reorder import reorder_labels  # loads decoders
+
+    print(reorder_labels(config))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field
 
-from psl.config import config
 from psl.data.labels import LabelLayout
+from psl.labelling.config import ReorderConfig
 from psl.labelling.progress import recorded_audio
 from psl.labelling.store import check_keys, make_builder, store
 from shards.dataset.reader import MemberReader
@@ -25,29 +24,6 @@ from shards.format.join import open_indexes
 
 TOLERANCE_SAMPLES = 2
 """By which lengths of a clip at two rates may differ, in samples of the lower rate."""
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-PathList = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-"""A path, or several."""
-
-
-@config
-class ReorderConfig:
-    """Which labels, for which audio."""
-
-    labels: PathList
-    """Label datasets, in any order; one path, or several in brackets."""
-    audio: str
-    """Audio dataset with the same clips, in any order and at any rate."""
-    out: str
-    """Label dataset to make."""
-    old_audio: PathList | None = None
-    """Audio datasets that the labels were made for, to compare the clips' lengths; null
-    for those that the labels' made.json names, if they are still there."""
 
 
 def reorder_labels(config: ReorderConfig) -> str:

@@ -14,39 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from psl.config import Seconds, Share, config
+from psl.labelling.config import ImportConfig
 from shards.errors import ShardError
 from shards.packing.sources.listing import import_optional
 
 BATCH_ROWS = 4096
 """Chunks read at a time."""
-
-
-@config
-class ImportConfig:
-    """Which labels of others, for which audio."""
-
-    source: str
-    """A .parquet or .h5 file with a row for each chunk, in any order."""
-    audio: str
-    """Audio dataset whose clips they are of."""
-    out: str
-    """Label dataset to make."""
-    chunk_seconds: Seconds = 2.0
-    """Length of the chunks, s."""
-    hop_seconds: Seconds | None = None
-    """From the start of one chunk to that of the next, s; null for chunk_seconds."""
-    key: str = "key"
-    """Column, or HDF5 dataset, with the key of each chunk's clip."""
-    chunk: str = "chunk"
-    """The one with the number of the chunk in its clip, from 0."""
-    probs: str = "probabilities"
-    """The one with its probabilities: a list, or in HDF5 a row, with one per class."""
-    classes: str | None = None
-    """class_labels_indices.csv in the order of the probabilities; null if that is the
-    audio's. Classes that the audio does not have are left out."""
-    max_unlabelled: Share = 0.0
-    """Fraction of the clips that may have no row; they get no labels."""
 
 
 @dataclass(frozen=True)
