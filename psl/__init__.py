@@ -14,16 +14,25 @@ from shards import __version__
 if TYPE_CHECKING:
     from psl.data.pseudo_labels import read_labels
     from psl.data.torch_datasets import open_chunks
+    from psl.labelling.store import write_labels
     from psl.models.families import build_model
     from psl.tagger import load
 
-__all__ = ["__version__", "build_model", "load", "open_chunks", "read_labels"]
+__all__ = [
+    "__version__",
+    "build_model",
+    "load",
+    "open_chunks",
+    "read_labels",
+    "write_labels",
+]
 
 _HOMES = {
     "build_model": "psl.models.families",
     "load": "psl.tagger",
     "open_chunks": "psl.data.torch_datasets",
     "read_labels": "psl.data.pseudo_labels",
+    "write_labels": "psl.labelling.store",
 }
 """Where the public names live. They load when first used, so that --help needs no
 torch."""

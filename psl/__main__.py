@@ -18,6 +18,14 @@ GROUPS = {
     "teach": {
         "label": ("psl.label", "teacher + audio shards -> label shards"),
         "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "reorder_labels": (
+            "psl.reorder_labels",
+            "labels -> the order of another packing of the clips",
+        ),
+        "import_labels": (
+            "psl.import_labels",
+            "soft labels of others (Parquet, HDF5) -> label shards",
+        ),
         "import_checkpoint": (
             "psl.import_checkpoint",
             "published weights -> a checkpoint folder",

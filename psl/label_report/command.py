@@ -9,15 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from psl.labelling.progress import MADE_NAME
+from psl.labelling.progress import MADE_NAME, recorded_audio
 from shards.format.index import INDEX_NAME
-from shards.format.schema import parse_json
 from shards.remote.places import check_place, is_url, join_place
 from shards.system.exits import typed_name
-from shards.system.files import read_bounded
-
-MAX_MADE_BYTES = 1 << 16
-"""A longer made.json is refused."""
 
 
 def audio_of(labels: str) -> str:
@@ -26,11 +21,7 @@ def audio_of(labels: str) -> str:
     ValueError where that is not known, or the dataset is not there any more.
     """
     place = join_place(check_place(labels), MADE_NAME)
-    audio = None
-    if not is_url(place) and Path(place).is_file():
-        made = parse_json(read_bounded(place, MAX_MADE_BYTES), where=place)
-        audio = made.get("audio") if isinstance(made, dict) else None
-    if not isinstance(audio, str):
+    if (audio := recorded_audio(labels)) is None:
         raise ValueError(
             f"{place}: does not say which audio dataset these labels were made from; "
             "name it with --audio"

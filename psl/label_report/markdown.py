@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from psl.label_report.text import markdown
+
+MAX_PATH = 400
+"""Characters of a folder's name."""
 MAX_SHOWN = 5
 """Classes at either end of the table of gains, and unknown mids."""
 AP_ROWS = {
@@ -52,7 +56,8 @@ def _head(report: dict[str, Any]) -> str:
     if report["hop_seconds"] != report["chunk_seconds"]:
         every = f" every {report['hop_seconds']:g} s"
     text = (
-        f"# Labels of {report['labels']}\n\n{report['num_clips']:,} clips, "
+        f"# Labels of {markdown(report['labels'], MAX_PATH)}\n\n"
+        f"{report['num_clips']:,} clips, "
         f"{report['num_chunks']:,} chunks of {report['chunk_seconds']:g} s{every}, "
         f"{report['num_classes']} classes. Threshold {report['threshold']:g}."
     )
@@ -116,7 +121,9 @@ def _events(report: dict[str, Any]) -> str:
         lines.append(f"- {rest} classes have no event and stay out of what follows")
     mids = events["unknown_mids"]
     if mids:
-        some = ", ".join(f"{m} ({n})" for m, n in list(mids.items())[:MAX_SHOWN])
+        some = ", ".join(
+            f"{markdown(mid)} ({n})" for mid, n in list(mids.items())[:MAX_SHOWN]
+        )
         more = ", ..." if len(mids) > MAX_SHOWN else ""
         lines.append(f"- {len(mids)} unknown mids: {some}{more}")
     return "\n".join([text, *([""] if lines else []), *lines])
@@ -209,7 +216,7 @@ def _gains(report: dict[str, Any]) -> str:
 def _class_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         yield (
-            f"| {row['name'].replace('|', ' ')} | {percent(row['chunk_ap_weak'])} "
+            f"| {markdown(row['name'])} | {percent(row['chunk_ap_weak'])} "
             f"| {percent(row['chunk_ap_pseudo'])} | {row['missing_weak_labels']} "
             f"| {row['recovered']} |"
         )

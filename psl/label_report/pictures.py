@@ -16,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psl.label_report.clip import ClipView
+from psl.label_report.text import plain
 from shards.system.files import write_atomic
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
+MAX_TITLE = 40
+"""Characters of a class name; a longer one would leave no room for its labels."""
 MAX_CLASSES = 24
 """Classes in the picture of a clip; those with the highest labels."""
 STYLE: dict[Any, Any] = {
@@ -114,7 +117,8 @@ def draw_clip(figure: Figure, view: ClipView) -> None:
         x = view.edges[k : k + 2].mean()
         axes.text(x, row + 0.88, f"{label:.2f}", color=color, ha="center", fontsize=9)
     _draw_events(axes, view, shown)
-    axes.set_yticks(lines[:-1] + 0.5, [_title(view, c) for c in shown])
+    titles = [_title(view, c) for c in shown]
+    axes.set_yticks(lines[:-1] + 0.5, titles, parse_math=False)  # $ is a dollar
     for tick, c in zip(axes.get_yticklabels(), shown, strict=True):
         if is_missing(view, c):
             tick.set_color(ORANGE)
@@ -128,6 +132,7 @@ def draw_clip(figure: Figure, view: ClipView) -> None:
         f"{view.key} ({view.why}),\n"
         f"labels of {view.chunk_seconds:g}-s chunks. {legend}",
         fontsize=11,
+        parse_math=False,
     )
 
 
@@ -137,7 +142,8 @@ def is_missing(view: ClipView, c: int) -> bool:
 
 
 def _title(view: ClipView, c: int) -> str:
-    return f"{view.names[c].split(',')[0]} {chr(0x25CF if c in view.weak else 0x25CB)}"
+    name = plain(view.names[c].split(",")[0], MAX_TITLE)
+    return f"{name} {chr(0x25CF if c in view.weak else 0x25CB)}"
 
 
 def _draw_events(axes: Axes, view: ClipView, shown: list[int]) -> None:

@@ -187,7 +187,8 @@ def write_report(report: dict[str, Any], out: Path) -> None:
     """per_class.csv, report.md, and report.json last."""
     write_atomic(out / "per_class.csv", per_class_csv(report))
     write_atomic(out / "report.md", render(report))
-    write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_atomic(out / "report.json", text)
 
 
 def pictures() -> ModuleType:

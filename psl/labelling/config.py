@@ -1,8 +1,10 @@
-"""What to label, with which teacher, in which form: the job's configuration."""
+"""The configurations of labelling: with a teacher, from others, for another packing."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from psl.config import BatchSize, Seconds, Share, config
 from psl.data.config import AugmentConfig, LoaderConfig
@@ -75,3 +77,53 @@ def label_layout(config: LabelConfig, audio: Index) -> LabelLayout:
     config.augment.check_used()
     chunking = Chunking.from_seconds(config.chunk_seconds, rate, config.hop_seconds)
     return LabelLayout(chunking, form, augmentation)
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+PathList = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+"""A path, or several."""
+
+
+@config
+class ReorderConfig:
+    """Which labels, for which audio."""
+
+    labels: PathList
+    """Label datasets, in any order; one path, or several in brackets."""
+    audio: str
+    """Audio dataset with the same clips, in any order and at any rate."""
+    out: str
+    """Label dataset to make."""
+    old_audio: PathList | None = None
+    """Audio datasets that the labels were made for, to compare the clips' lengths; null
+    for those that the labels' made.json names, if they are still there."""
+
+
+@config
+class ImportConfig:
+    """Which labels of others, for which audio."""
+
+    source: str
+    """A .parquet or .h5 file with a row for each chunk, in any order."""
+    audio: str
+    """Audio dataset whose clips they are of."""
+    out: str
+    """Label dataset to make."""
+    chunk_seconds: Seconds = 2.0
+    """Length of the chunks, s."""
+    hop_seconds: Seconds | None = None
+    """From the start of one chunk to that of the next, s; null for chunk_seconds."""
+    key: str = "key"
+    """Column, or HDF5 dataset, with the key of each chunk's clip."""
+    chunk: str = "chunk"
+    """The one with the number of the chunk in its clip, from 0."""
+    probs: str = "probabilities"
+    """The one with its probabilities: a list, or in HDF5 a row, with one per class."""
+    classes: str | None = None
+    """class_labels_indices.csv in the order of the probabilities; null if that is the
+    audio's. Classes that the audio does not have are left out."""
+    max_unlabelled: Share = 0.0
+    """Fraction of the clips that may have no row; they get no labels."""

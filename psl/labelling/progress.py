@@ -22,13 +22,18 @@ from shards import __version__
 from shards.dataset.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 from shards.errors import ShardError
 from shards.format.index import INDEX_NAME, Index, read_index
-from shards.remote.places import is_url
+from shards.format.schema import parse_json
+from shards.remote.places import check_place, is_url, join_place
 from shards.system.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.system.exits import EXIT_DONE, EXIT_FAILED, EXIT_RUNNING, typed_name
-from shards.system.files import file_system_time, write_atomic
+from shards.system.files import file_system_time, read_bounded, read_plain, write_atomic
 
 JOB_NAME = "job.json"
 MADE_NAME = "made.json"
+MAX_MADE_BYTES = 1 << 16
+"""A longer made.json is refused."""
+MAX_JOB_BYTES = 1 << 28
+"""A longer job.json is refused."""
 SPEED_SECONDS = 900.0
 """The speed is that of the last quarter of an hour."""
 
@@ -67,7 +72,7 @@ def note_job(builder: DatasetBuilder, index: Index) -> None:
     if not path.exists():
         sizes = {shard.name: shard.num_clips for shard in index.shards}
         with builder.unless_published():
-            write_atomic(path, json.dumps(sizes))
+            write_atomic(path, json.dumps(sizes, allow_nan=False))
 
 
 def note_made(builder: DatasetBuilder, *, audio: str) -> None:
@@ -82,7 +87,21 @@ def note_made(builder: DatasetBuilder, *, audio: str) -> None:
         "finished": _iso(file_system_time(builder.parts_folder) or time.time()),
         "labelled_by": f"psl {__version__}",
     }
-    write_atomic(builder.folder / MADE_NAME, json.dumps(facts, indent=1) + "\n")
+    text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
+    write_atomic(builder.folder / MADE_NAME, text)
+
+
+def recorded_audio(folder: str | Path) -> str | None:
+    """The audio dataset that a label dataset says it was made from; None without one.
+
+    Raises ShardError if what it says cannot be read.
+    """
+    place = join_place(check_place(folder), MADE_NAME)
+    if is_url(place) or not Path(place).exists():
+        return None
+    made = parse_json(read_bounded(place, MAX_MADE_BYTES), where=place)
+    audio = made.get("audio") if isinstance(made, dict) else None
+    return audio if isinstance(audio, str) else None
 
 
 def _iso(seconds: float) -> str:
@@ -94,10 +113,10 @@ def progress(folder: Path) -> Progress:
     if (folder / INDEX_NAME).exists():  # notes of the job may outlive it
         return _finished(folder)
     try:
-        sizes = json.loads((folder / PARTS_NAME / JOB_NAME).read_text())
+        sizes = _read_job(folder / PARTS_NAME)
         start = (folder / PARTS_NAME / SETTINGS_NAME).stat().st_mtime
         times = _record_times(folder / PARTS_NAME)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ShardError):
         if (folder / INDEX_NAME).exists():  # just published
             return _finished(folder)
         raise ShardError(
@@ -113,6 +132,15 @@ def progress(folder: Path) -> Progress:
         sizes, times, claims, list(workers), start=start, now=now, folder=str(folder)
     )
     return replace(found, clock=clock)
+
+
+def _read_job(parts: Path) -> dict[str, int]:
+    """The clips of each shard; ShardError if that was not written, or by another."""
+    data = read_plain(parts, JOB_NAME, max_bytes=MAX_JOB_BYTES)
+    sizes = parse_json(data, where=str(parts / JOB_NAME))
+    if not isinstance(sizes, dict) or not all(type(n) is int for n in sizes.values()):
+        raise ShardError(f"{parts / JOB_NAME}: not the shards of a label job")
+    return sizes
 
 
 def measure(
@@ -245,5 +273,6 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     args = parser.parse_args(words)
     found = progress(Path(args.status))
-    print(json.dumps(asdict(found), indent=1) if args.json else render(found))
+    text = json.dumps(asdict(found), indent=1, allow_nan=False)
+    print(text if args.json else render(found))
     parser.exit(exits[found.state])

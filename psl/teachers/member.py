@@ -133,7 +133,7 @@ class FittedMember(nn.Module):
         return self.model(**filled)[:number].float()
 
     def _checked(self, probs: Tensor) -> Tensor:
-        """[B, C] of [B, outputs]; NaN, and counted, where one is no probability."""
+        """[B, C] of [B, outputs]; NaN, and counted, where one is not in [0, 1]."""
         if self._columns is not None:
             probs = probs[:, self._columns]
         good = (probs >= -ROUNDING) & (probs <= 1 + ROUNDING)

@@ -32,6 +32,8 @@ CONFIGS = {
     "psl.label": "LabelConfig",
     "psl.evaluate": "EvaluateConfig",
     "psl.average": "AverageConfig",
+    "psl.reorder_labels": "ReorderConfig",
+    "psl.import_labels": "ImportConfig",
 }
 """Commands of ``key=value`` words, and the dataclass of each, found in its module."""
 SCRIPTS = {

@@ -25,13 +25,14 @@ from psl.label_report.score_counts import (
     reliability,
 )
 from psl.label_report.tally import Block, localise, tally, telling_by_events
+from psl.label_report.text import markdown, plain
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.label_codec import encode_labels
 from shards.verify import verify
-from tests.conftest import MIDS, RATE, Run
+from tests.conftest import MIDS, RATE, Run, Source
 
 CHUNKING = Chunking(8000, 8000)
 HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
@@ -527,3 +528,64 @@ def test_labels_and_a_csv_are_all_that_a_report_needs(
     verify(labels, audio=dataset)
     with pytest.raises(ValueError, match="say with --out"):
         label_report.main(["https://localhost/labels", "--audio", str(dataset)])
+
+
+ODD_NAMES = {
+    "<img src=x onerror=alert(1)>": "&lt;img src=x onerror=alert(1)&gt;",
+    "Cash $\\foo{$ x": "Cash \\$\\\\foo{\\$ x",
+    "a|b": "a\\|b",
+    "*bold* _it_ `code`": "\\*bold\\* \\_it\\_ \\`code\\`",
+    "[a](http://x)": "\\[a\\](http\\://x)",
+    "two\n# lines": "two\\\\n# lines",
+    "www.a.b a@b.c": "www\\.a.b a\\@b.c",
+    "\u202egnp": "\\\\u202egnp",
+    "\x1b[31m": "\\\\x1b\\[31m",
+    "R&B ~1~": "R&amp;B \\~1\\~",
+    "snake_case": "snake_case",
+    "\u041c\u0443\u0437\u044b\u043a\u0430": "\u041c\u0443\u0437\u044b\u043a\u0430",
+    "Child speech, kid speaking": "Child speech, kid speaking",
+}
+"""Names, and how Markdown writes them as they are (CommonMark, section 2.4)."""
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_stays_text_in_markdown(name: str) -> None:
+    """A class list from elsewhere would put scripts or a forged table into a report."""
+    assert markdown(name) == ODD_NAMES[name]
+
+
+def test_a_long_name_is_cut() -> None:
+    """One name of a megabyte would hide the whole report."""
+    assert plain("x" * 1000, 10) == "xxxxxxx..."
+    assert plain("x" * 10, 10) == "x" * 10
+
+
+def test_odd_names_leave_a_whole_report(
+    tmp_path: Path, source: Source, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The report of a month's labels would fail on a dollar sign, or carry HTML.
+
+    CSV and JSON keep the names as they are.
+    """
+    names = ["<img src=x>", "Cash $\\foo{$ x", "a|b `c` " + 999 * "x"]
+    with open(source.class_labels, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["index", "mid", "display_name"])
+        writer.writerows([n, MIDS[n], name] for n, name in enumerate(names))
+    folder = tmp_path / "packed"
+    done = run("shards.pack", *source.pack_arguments(folder))
+    assert done.returncode == 0, done.stderr
+    labels = write_labels(tmp_path / "labels", open_index(folder, kind="audio"), PROBS)
+    odd = ("clip1_0", 0.0, 0.5, '"/m/evil\n# heading <b>"')
+    strong = write_events(tmp_path / "strong.csv", [*EVENTS, odd])
+    out = tmp_path / "out"
+    words = ["--strong", str(strong), "--max-left-out", "1"]
+    report = make_report(labels, folder, out, *words)
+    assert (out / "clip.png").stat().st_size > 1000
+    text = (out / "report.md").read_text()
+    assert text in capsys.readouterr().out
+    for part in ("<img", "<b>", "a|b", "\n# heading", 100 * "x"):
+        assert part not in text
+    assert [row["name"] for row in report["per_class"]] == names
+    with open(out / "per_class.csv", newline="") as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == names
