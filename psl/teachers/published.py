@@ -219,7 +219,7 @@ TEACHERS = {teacher.name: teacher for teacher in _TABLE}
 
 
 def teacher_named(name: str) -> PublishedTeacher:
-    """The teacher of that name; ValueError with the nearest name if there is none."""
+    """The teacher of that name; ValueError with near names if there is none."""
     if name not in TEACHERS:
         raise ValueError(
             f"no published teacher is called {name!r}{suggestion(name)}; psl teachers "
@@ -229,6 +229,6 @@ def teacher_named(name: str) -> PublishedTeacher:
 
 
 def suggestion(name: str) -> str:
-    """``; the nearest is 'mn04'`` where a name is near, else nothing."""
-    near = difflib.get_close_matches(name.lower(), TEACHERS, n=1, cutoff=0.5)
-    return f"; the nearest is {near[0]!r}" if near else ""
+    """``; near it: mn04, mn40`` where names are near, else nothing."""
+    near = difflib.get_close_matches(name.lower(), TEACHERS, n=3, cutoff=0.6)
+    return f"; near it: {', '.join(near)}" if near else ""
