@@ -45,7 +45,7 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
         wanted.valid, wanted.held_out_share, audio, ontology=wanted.ontology
     )
     plan = data.plan(
-        config.global_batch_size,
+        config.chunks_per_step,
         config.seed,
         balance=config.data.balance,
         balance_limit=config.data.balance_limit,
