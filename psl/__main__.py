@@ -26,6 +26,10 @@ GROUPS = {
             "psl.import_labels",
             "soft labels of others (Parquet, HDF5) -> label shards",
         ),
+        "teachers": (
+            "psl.teachers.command",
+            "published AudioSet taggers, fetched by name",
+        ),
         "import_checkpoint": (
             "psl.import_checkpoint",
             "published weights -> a checkpoint folder",

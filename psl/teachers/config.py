@@ -22,7 +22,8 @@ class TeacherConfig:
     path: str
     """A run folder (its average, else its best checkpoint), a checkpoint folder, a file
     of weights with upstream's names (.pt, .pth, .bin, .ckpt, .safetensors), its folder
-    or URL, or a Hugging Face model: a folder or a Hub name."""
+    or URL, a Hugging Face model (a folder or a Hub name), or the name of a published
+    teacher (psl teachers lists them), unless a file or folder has it."""
     kind: Kind | None = None
     """run, upstream or huggingface; null to tell by what is there. Hub names need
     it."""

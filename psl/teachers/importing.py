@@ -25,12 +25,25 @@ def import_weights(source: str, out: Path, class_list: str, *, partial: bool) ->
     """
     classes = read_classes(class_list)
     published = read(source)
-    check_labels(published, classes, source)
+    convert(published, out, classes, source=source, where=source, partial=partial)
+    print(f"{out}: {FAMILIES[published.family].config.__name__}, ready")
+
+
+def convert(
+    published: Published,
+    out: Path,
+    classes: Classes,
+    *,
+    source: str,
+    where: str,
+    partial: bool = False,
+) -> None:
+    """Write ``published`` as a checkpoint that says it is from ``source``."""
+    check_labels(published, classes, where)
     torch.manual_seed(0)
     model = build_from_config(published.config, len(classes))
-    fill(model, published, where=source, partial=partial)
+    fill(model, published, where=where, partial=partial)
     save(out, model, published.config, classes, source)
-    print(f"{out}: {FAMILIES[published.family].config.__name__}, ready")
 
 
 def read(path: str) -> Published:
@@ -70,7 +83,8 @@ def fill(
         for n in shapes
     ]
     lines += [f"missing  {name}: left at random" for name in missing]
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     if (bad := len(unknown) + len(shapes) + len(missing)) and not partial:
         raise ValueError(
             f"{where}: {bad} tensors do not fit (listed above), expected all; give the "

@@ -17,6 +17,7 @@ from psl.data.batch import Prepared
 from psl.teachers import huggingface, upstream
 from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member, match_stated
+from psl.teachers.named import resolve
 from psl.weights.checkpoint import load_checkpoint
 from shards.dataset.cache import ShardCache
 from shards.format.index import Index
@@ -119,7 +120,8 @@ def load_teacher(
     Files at a URL are kept next to the shards of ``cache``. Raises ValueError or
     ShardError if a teacher is not there, damaged, or has not all classes of the audio.
     """
-    members = [_load_member(config, audio, cache) for config in configs]
+    found = [resolve(config, cache) for config in configs]
+    members = [_load_member(config, audio, cache) for config in found]
     rate = audio.properties["sample_rate"]
     total = sum(config.weight for config in configs)
     return Teacher(
