@@ -133,11 +133,12 @@ def _text(found: Comparison) -> str:
 
 def _about(found: Comparison, letter: str, d: Difference) -> list[str]:
     """What to make of a difference."""
-    verdict = "more" if d.is_more_than_noise else "no more"
+    verdict = "more than" if d.is_more_than_noise else "no more than"
+    noise = "the noise of clips" + ("" if d.seed_error is None else " and seeds")
     value = _shown(found.metric, d.value, sign=True)
     lines = [
         f"{letter} - A  {value}  {_span(found.metric, d.low, d.high, sign=True)}: "
-        f"{verdict} than noise"
+        f"{verdict} {noise}"
     ]
     clips = f"   standard error by clips {_shown(found.metric, d.clip_error)}"
     if d.seed_error is None:

@@ -86,7 +86,7 @@ def test_a_run_is_no_better_than_itself_or_than_its_like(
     assert not same["more_than_noise"] and not other["more_than_noise"]
     compare.main([a, b])
     text = capsys.readouterr().out
-    assert "B - A" in text and "no more than noise" in text
+    assert "B - A" in text and "no more than the noise of clips\n" in text
     assert "by seeds unknown: another seed may change the order" in text
 
 
@@ -138,7 +138,10 @@ def test_several_seeds_are_told_apart_from_clips(
     compare.main([",".join(a), ",".join(b), "--metric", "d_prime"])
     text = capsys.readouterr().out
     assert text.startswith("d_prime, 200 clips, 3 classes, 95 % intervals by 1000")
-    assert "mean of 3 runs: " in text and "more than noise" in text
+    assert (
+        "mean of 3 runs: " in text
+        and ": more than the noise of clips and seeds" in text
+    )
 
 
 def test_clips_in_another_order_are_matched_by_key(
