@@ -42,6 +42,7 @@ GROUPS = {
     "look": {
         "status": ("psl.status", "state of a run"),
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+        "compare": ("psl.compare", "is one system better than another, or luckier"),
     },
 }
 """Module and purpose of each command, by what it is for."""
