@@ -20,11 +20,12 @@ import soundfile
 import torch
 
 import psl
-from psl import import_checkpoint, label
+from psl import evaluate, import_checkpoint, label
 from psl.data.loader import open_cache
 from psl.teachers import command
 from psl.teachers.audioset import audioset_classes, select_classes
 from psl.teachers.fetch import fetch
+from psl.teachers.named import checkpoint_of
 from psl.teachers.published import TEACHERS, File, PublishedTeacher
 from shards import pack
 from shards.dataset.reader import MemberReader
@@ -432,6 +433,21 @@ def test_a_name_that_is_no_teacher_says_what_to_do(
     with pytest.raises(ValueError, match=message):
         stored(name, audio, tmp_path / "labels")
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_model_is_named_wherever_one_is_read(
+    mn04: PublishedTeacher, made: bytes, home: Path, tmp_path: Path
+) -> None:
+    """People would have to know the folder in the cache."""
+    with pytest.raises(ValueError, match="run: psl teachers fetch mn04"):
+        psl.load("mn04")
+    with pytest.raises(ValueError, match="run: psl teachers fetch mn04"):
+        evaluate.main(["checkpoint=mn04", "audio=nowhere", f"out={tmp_path}/eval"])
+    (tmp_path / NAME).write_bytes(made)
+    command.main(["fetch", "mn04", "--file", str(tmp_path / NAME)])
+    assert psl.load("mn04", device="cpu").sample_rate == 32000
+    assert checkpoint_of("mn04") == str(home / "mn04")
+    assert checkpoint_of("runs/mn04") == "runs/mn04"
 
 
 def test_a_path_wins_over_a_name(
