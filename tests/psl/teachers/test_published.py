@@ -51,6 +51,8 @@ class Server:
 
     url: str = ""
     content: bytes = b""
+    others: dict[str, bytes] = field(default_factory=dict)
+    """Files by name; every other name is ``content``."""
     statuses: list[int] = field(default_factory=list)
     """Refusals, before anything is sent."""
     cut_at: int | None = None
@@ -66,7 +68,8 @@ class Server:
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
             return
-        size, match = len(self.content), re.fullmatch(r"bytes=(\d+)-", wanted)
+        content = self.others.get(handler.path.rpartition("/")[2], self.content)
+        size, match = len(content), re.fullmatch(r"bytes=(\d+)-", wanted)
         start = int(match[1]) if match and self.has_ranges else 0
         if start and start >= size:
             handler.send_error(416)
@@ -79,7 +82,7 @@ class Server:
         handler.end_headers()
         stop = size if self.cut_at is None else self.cut_at
         self.cut_at = None
-        handler.wfile.write(self.content[start:stop])
+        handler.wfile.write(content[start:stop])
 
 
 @pytest.fixture
@@ -291,6 +294,56 @@ def test_without_network_or_file_the_way_by_hand_is_told(
         fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
     with pytest.raises(ShardError, match="unknown protocol 'ftp'"):
         fetch(mn04, tmp_path, mirror="ftp://example.org/x", retry=RETRY)
+
+
+def test_a_teacher_of_several_files_is_fetched_whole(
+    server: Server, tmp_path: Path
+) -> None:
+    """The AST's classes and features are in files of their own."""
+    transformers = pytest.importorskip("transformers")
+    names = dict(enumerate(audioset_classes().names))
+    config = transformers.ASTConfig(
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=256,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
+    torch.manual_seed(0)
+    model = transformers.ASTForAudioClassification(config).eval()
+    model.save_pretrained(tmp_path / "hub")
+    transformers.ASTFeatureExtractor().save_pretrained(tmp_path / "hub")
+    for file in TEACHERS["ast"].files:
+        server.others[file.name] = (tmp_path / "hub" / file.name).read_bytes()
+    folder = fetch(TEACHERS["ast"], tmp_path, mirror=server.url, retry=RETRY)
+    assert len(server.asked) == 3
+    tagger = psl.load(folder, device="cpu")
+    found = tagger.model.state_dict()["classifier.dense.weight"]
+    assert torch.equal(found, model.classifier.dense.weight)
+    del server.others["config.json"]
+    with pytest.raises(ValueError, match="fetch ast --file DIR"):
+        fetch(TEACHERS["ast"], tmp_path / "b", mirror=server.url, retry=RETRY)
+    by_hand = fetch(TEACHERS["ast"], tmp_path / "b", file=tmp_path / "hub")
+    assert psl.load(by_hand, device="cpu").sample_rate == 16000
+
+
+def test_what_is_in_the_way_stays(
+    mn04: PublishedTeacher, server: Server, tmp_path: Path
+) -> None:
+    """A link or file of the user's would be deleted."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mn04").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ShardError, match="mn04: expected a folder, or nothing"):
+        fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
+    (tmp_path / "mn04").unlink()
+    (tmp_path / "mn04").write_text("mine")
+    with pytest.raises(ShardError, match="mn04: expected a folder, or nothing"):
+        fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
+    assert (tmp_path / "mn04").read_text() == "mine"
+    with pytest.raises(ValueError, match="for a file here use --file"):
+        fetch(mn04, tmp_path, mirror=str(tmp_path), retry=RETRY)
+    assert server.asked == []
 
 
 def test_two_at_once_fetch_once(
