@@ -387,9 +387,21 @@ def test_a_file_by_hand_is_checked_like_a_download(
 @pytest.mark.skipif(
     not GOLDEN.exists(), reason=f"{OPTIONAL}the published mn04 is not here"
 )
-def test_the_published_mn04_is_told_by_its_tensors(tmp_path: Path) -> None:
-    """Its name would stand for a network that is not its authors'."""
-    folder = fetch(TEACHERS["mn04"], tmp_path, file=PUBLISHED)
+@pytest.mark.parametrize("way", ["server", "file"])
+def test_the_published_mn04_is_what_its_authors_code_is(
+    server: Server, tmp_path: Path, way: str
+) -> None:
+    """Its name would stand for another network. The file here is no .pt: its tensors
+    tell that it is mn04's.
+    """
+    entry, content = TEACHERS["mn04"], PUBLISHED.read_bytes()
+    if way == "server":
+        server.content = content
+        digest = hashlib.sha256(content).hexdigest()
+        entry = replace(entry, files=(File(PUBLISHED.name, digest, len(content)),))
+        folder = fetch(entry, tmp_path, mirror=server.url, retry=RETRY)
+    else:
+        folder = fetch(entry, tmp_path, file=PUBLISHED)
     tagger = psl.load(folder, device="cpu")
     name, parts = next(iter(json.loads(GOLDEN.read_text()).items()))
     probs = tagger(recording(name))[0][0]
