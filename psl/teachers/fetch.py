@@ -257,6 +257,7 @@ def _convert(teacher: PublishedTeacher, source: Path, target: Path) -> None:
         audioset_classes(),
         source=f"{teacher.name}: {teacher.url}",
         where=str(source),
+        advice=f"give the file that {teacher.name} was published in",
     )
 
 

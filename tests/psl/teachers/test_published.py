@@ -282,6 +282,22 @@ def test_the_file_of_another_teacher_is_refused(
     assert left_in(tmp_path) == []
 
 
+def test_a_file_that_lost_a_tensor_is_refused(
+    mn04: PublishedTeacher, server: Server, made: bytes, tmp_path: Path
+) -> None:
+    """A part of the teacher would be random."""
+    weights = torch.load(io.BytesIO(made), weights_only=True)
+    del weights["features.3.block.1.1.bias"]
+    data = io.BytesIO()
+    torch.save(weights, data)
+    server.content = data.getvalue()
+    with pytest.raises(
+        ValueError, match=r"1 tensors do not fit.*give the file that mn04"
+    ):
+        fetch(unchecked(mn04), tmp_path, mirror=server.url, retry=RETRY)
+    assert left_in(tmp_path) == []
+
+
 def test_without_network_or_file_the_way_by_hand_is_told(
     mn04: PublishedTeacher, server: Server, tmp_path: Path
 ) -> None:
