@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from psl.teachers.config import TeacherConfig
+from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.published import TEACHERS, suggestion
 from psl.weights.kinds import SUFFIXES
 from shards.dataset.cache import ShardCache, default_folder
@@ -27,10 +27,12 @@ def teachers_folder(cache: str | Path | None = None) -> Path:
 def resolve(config: TeacherConfig, cache: ShardCache) -> TeacherConfig:
     """``config`` with the folder of a published teacher for its name.
 
-    Raises ValueError if the name is no published teacher's, or that is not fetched.
+    Raises ValueError if the name is no published teacher's, or that is not fetched, or
+    ``config`` has settings that are not for a run.
     """
     if config.kind is not None or not _is_name(config.path):
         return config
+    kind_of(config)  # has it settings that a name cannot have?
     name = config.path
     if name not in TEACHERS:
         raise ValueError(
