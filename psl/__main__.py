@@ -27,7 +27,7 @@ GROUPS = {
             "soft labels of others (Parquet, HDF5) -> label shards",
         ),
         "teachers": (
-            "psl.teachers.command",
+            "psl.teachers",
             "published AudioSet taggers, fetched by name",
         ),
         "import_checkpoint": (

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
+from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import load_checkpoint
 from shards.format.classes import Classes
 
@@ -143,7 +144,8 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Tagge
     """The tagger that a training run made.
 
     ``path`` is a run folder, which stands for its average if it has one and else for
-    its best checkpoint, or a checkpoint folder. ``device`` None is the GPU, if there
+    its best checkpoint, a checkpoint folder, or the name of a published teacher that
+    ``psl teachers fetch`` fetched. ``device`` None is the GPU, if there
     is one.
 
     >>> tagger = psl.load("runs/psl_2s", device="cpu")
@@ -151,7 +153,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Tagge
     Raises ShardError if there is no checkpoint or it is damaged, ValueError if another
     version of this program wrote it.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(checkpoint_of(str(path)))
     return Tagger(
         checkpoint.build_model(),
         classes=checkpoint.classes,

@@ -1,6 +1,6 @@
 """``python -m psl.teachers``."""
 
-from psl.teachers.command import main
+from psl.teachers import main
 from shards.system.exits import run_main
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def select_classes(wanted: Sequence[str]) -> Classes:
 def _nearest(word: str) -> str:
     """Names that hold the word, or look like it."""
     folded, names = word.casefold(), audioset_classes().names
-    holding = [name for name in names if folded in name.casefold()]
+    holding = [name for name in names if folded and folded in name.casefold()]
     by_name = {name.casefold(): name for name in names}
     alike = [by_name[n] for n in difflib.get_close_matches(folded, by_name)]
     near = [repr(name) for name in dict.fromkeys([*alike, *holding])][:5]

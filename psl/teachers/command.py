@@ -35,9 +35,13 @@ def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.teachers")
     parser = argparse.ArgumentParser(
         prog=name,
-        description="List the published AudioSet taggers that can be teachers. A "
+        description="List the published AudioSet taggers that can be teachers. A\n"
         "fetched one is named as teacher=NAME.",
-        epilog=f"example: {name} fetch mn04",
+        epilog="fetch NAME [--file PATH | --mirror URL] [--cache DIR]: download a "
+        "teacher, or take it from PATH, and make a checkpoint of it\n"
+        "classes [NAME ...]: print AudioSet's classes, or some, as a class list\n\n"
+        f"example: {name} fetch mn04",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="the list as JSON")
     cache_help = "cache folder, as loader.cache (default: the user's)"
@@ -45,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", metavar="{fetch,classes}")
     fetch = actions.add_parser(
         "fetch",
-        help="download a teacher and make a checkpoint of it",
+        help="more with fetch --help",
         description="Download a published teacher, check it, and make a checkpoint "
         "folder of it in the cache. What was cut goes on.",
     )
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--cache", type=Path, default=argparse.SUPPRESS, help=cache_help)
     classes = actions.add_parser(
         "classes",
-        help="AudioSet's classes as a class list",
+        help="more with classes --help",
         description="Print AudioSet's 527 classes, or those named, as a class list for "
         "shards.pack. By Google, CC BY 4.0.",
     )

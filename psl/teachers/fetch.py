@@ -26,7 +26,7 @@ from psl.weights.files import MAX_BYTES
 from psl.weights.published import Published
 from psl.weights.tensors import tensors_sha256
 from shards.errors import ShardError
-from shards.remote.places import RetryPolicy, check_place, download, join_place
+from shards.remote.places import RetryPolicy, check_place, download, is_url, join_place
 from shards.remote.transport import Stall, WrongContent
 from shards.system.exits import JobError
 from shards.system.files import file_sha256, open_regular, remove_folder
@@ -61,16 +61,19 @@ def fetch(
             f"{teacher.name}: comes with code of its own, which is not run unasked; "
             f"transformers fetches it for 'teacher={teacher.setting}'"
         )
+    place = _folder_url(mirror or teacher.url)
     if len(teacher.files) > 1:
         transformers_module(f"at {teacher.url}")
     with _alone(home, teacher.name):
         target = home / teacher.name
         if _is_whole(target):
             return target
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise ShardError(f"{target}: expected a folder, or nothing; remove it")
         if file is not None:
             _convert(teacher, _given(teacher, file), target)
         else:
-            _fetch_and_convert(teacher, target, mirror or teacher.url, retry)
+            _fetch_and_convert(teacher, target, place, retry)
     return target
 
 
@@ -82,7 +85,7 @@ def _fetch_and_convert(
     try:
         folder.mkdir(exist_ok=True)
         for part in teacher.files:
-            url = join_place(check_place(place), part.name)
+            url = join_place(place, part.name)
             _download(url, folder / part.name, part, retry)
         single = len(teacher.files) == 1
         _convert(teacher, folder / teacher.files[0].name if single else folder, target)
@@ -93,6 +96,13 @@ def _fetch_and_convert(
     except JobError as error:
         raise JobError(f"{error}{_by_hand(teacher)}") from None
     shutil.rmtree(folder)
+
+
+def _folder_url(place: str) -> str:
+    url = check_place(place)
+    if not is_url(url):
+        raise ValueError(f"{place}: expected a URL; for a file here use --file")
+    return url
 
 
 class _Elsewhere(ShardError):
@@ -247,6 +257,7 @@ def _convert(teacher: PublishedTeacher, source: Path, target: Path) -> None:
         audioset_classes(),
         source=f"{teacher.name}: {teacher.url}",
         where=str(source),
+        advice=f"give the file that {teacher.name} was published in",
     )
 
 

@@ -17,6 +17,9 @@ from psl.weights.kinds import is_file_of_weights
 from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from shards.format.classes import Classes, read_classes
 
+FIT_ADVICE = "give the class list of the file, or --partial to leave those at random"
+"""Of psl.import_checkpoint, for tensors that do not fit."""
+
 
 def import_weights(source: str, out: Path, class_list: str, *, partial: bool) -> None:
     """Write the weights at ``source`` as a checkpoint, and print what became of each.
@@ -37,12 +40,16 @@ def convert(
     source: str,
     where: str,
     partial: bool = False,
+    advice: str = FIT_ADVICE,
 ) -> None:
-    """Write ``published`` as a checkpoint that says it is from ``source``."""
+    """Write ``published`` as a checkpoint that says it is from ``source``.
+
+    Raises ValueError with ``advice`` if tensors do not fit.
+    """
     check_labels(published, classes, where)
     torch.manual_seed(0)
     model = build_from_config(published.config, len(classes))
-    fill(model, published, where=where, partial=partial)
+    fill(model, published, where=where, partial=partial, advice=advice)
     save(out, model, published.config, classes, source)
 
 
@@ -59,12 +66,17 @@ def read(path: str) -> Published:
 
 
 def fill(
-    model: nn.Module, published: Published, *, where: str, partial: bool
-) -> list[str]:
-    """Load the weights into ``model``; lines for every tensor that is not as it was.
+    model: nn.Module,
+    published: Published,
+    *,
+    where: str,
+    partial: bool,
+    advice: str,
+) -> None:
+    """Load the weights into ``model``, and print each tensor that is not as it was.
 
-    Raises ValueError if any is missing, unknown or of another shape, unless
-    ``partial``, which leaves those of the model as they are.
+    Raises ValueError with ``advice`` if any is missing, unknown or of another shape,
+    unless ``partial``, which leaves those of the model as they are.
     """
     own = {n: t for n, t in model.state_dict().items() if not n.startswith("front_end")}
     theirs, constants = dict(published.weights), dict[str, Tensor]()
@@ -87,13 +99,11 @@ def fill(
         print(line)
     if (bad := len(unknown) + len(shapes) + len(missing)) and not partial:
         raise ValueError(
-            f"{where}: {bad} tensors do not fit (listed above), expected all; give the "
-            "class list of the file, or --partial to leave those at random"
+            f"{where}: {bad} tensors do not fit (listed above), expected all; {advice}"
         )
     fitting = {n: t for n, t in theirs.items() if n in own and n not in shapes}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors taken")
-    return lines
 
 
 def check_labels(published: Published, classes: Classes, where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from psl.teachers.config import TeacherConfig
+from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.published import TEACHERS, suggestion
 from psl.weights.kinds import SUFFIXES
 from shards.dataset.cache import ShardCache, default_folder
@@ -27,28 +27,38 @@ def teachers_folder(cache: str | Path | None = None) -> Path:
 def resolve(config: TeacherConfig, cache: ShardCache) -> TeacherConfig:
     """``config`` with the folder of a published teacher for its name.
 
-    Looks in the folder of ``cache``, then in the user's cache folder. Raises ValueError
-    if the name is no published teacher's, or that is not fetched.
+    Raises ValueError if the name is no published teacher's, or that is not fetched, or
+    ``config`` has settings that are not for a run.
     """
     if config.kind is not None or not _is_name(config.path):
         return config
+    kind_of(config)  # has it settings that a name cannot have?
     name = config.path
-    entry = TEACHERS.get(name)
-    if entry is None:
+    if name not in TEACHERS:
         raise ValueError(
             f"teacher {name}: no such file or folder, and no published teacher has "
             f"this name{suggestion(name)}; psl teachers lists them"
         )
-    if entry.setting:
+    return replace(config, path=checkpoint_of(name, cache.folder), kind="run")
+
+
+def checkpoint_of(path: str, cache: str | Path | None = None) -> str:
+    """The folder of the published teacher that ``path`` names; other paths as they are.
+
+    Looks below ``cache``, then in the user's cache folder. Raises ValueError if that
+    teacher is not fetched.
+    """
+    if path not in TEACHERS or not _is_name(path):
+        return path
+    if setting := TEACHERS[path].setting:
         raise ValueError(
-            f"teacher {name}: comes with code of its own, which is not run unasked; "
-            f"with pip install -e '.[teachers]', write 'teacher={entry.setting}'"
+            f"teacher {path}: comes with code of its own, which is not run unasked; "
+            f"with pip install -e '.[teachers]', write 'teacher={setting}'"
         )
-    folders = [teachers_folder(cache.folder) / name, teachers_folder() / name]
-    for folder in folders:
+    for folder in (teachers_folder(cache) / path, teachers_folder() / path):
         if folder.exists():
-            return replace(config, path=str(folder), kind="run")
-    raise ValueError(f"teacher {name}: not fetched yet; run: psl teachers fetch {name}")
+            return str(folder)
+    raise ValueError(f"teacher {path}: not fetched yet; run: psl teachers fetch {path}")
 
 
 def _is_name(path: str) -> bool:

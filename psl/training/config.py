@@ -127,9 +127,10 @@ class TrainConfig:
     model: ModelConfig = MobileNetV2Config()
     start: str | None = None
     """Weights to start from: a run (its average, else its best checkpoint), a
-    checkpoint folder, or a Hugging Face EfficientNet, ResNet or AST (folder or Hub
-    name) for these families. The classifier is new where the classes differ; all other
-    weights must fit, and model.front_end must be the same. null for fresh weights."""
+    checkpoint folder, the name of a fetched teacher (psl teachers), or a Hugging Face
+    EfficientNet, ResNet or AST (folder or Hub name) for these families. The classifier
+    is new where the classes differ; all other weights must fit, and model.front_end
+    must be the same. null for fresh weights."""
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()

@@ -20,11 +20,12 @@ import soundfile
 import torch
 
 import psl
-from psl import import_checkpoint, label
+from psl import evaluate, import_checkpoint, label
 from psl.data.loader import open_cache
 from psl.teachers import command
 from psl.teachers.audioset import audioset_classes, select_classes
 from psl.teachers.fetch import fetch
+from psl.teachers.named import checkpoint_of
 from psl.teachers.published import TEACHERS, File, PublishedTeacher
 from shards import pack
 from shards.dataset.reader import MemberReader
@@ -50,6 +51,8 @@ class Server:
 
     url: str = ""
     content: bytes = b""
+    others: dict[str, bytes] = field(default_factory=dict)
+    """Files by name; every other name is ``content``."""
     statuses: list[int] = field(default_factory=list)
     """Refusals, before anything is sent."""
     cut_at: int | None = None
@@ -65,7 +68,8 @@ class Server:
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
             return
-        size, match = len(self.content), re.fullmatch(r"bytes=(\d+)-", wanted)
+        content = self.others.get(handler.path.rpartition("/")[2], self.content)
+        size, match = len(content), re.fullmatch(r"bytes=(\d+)-", wanted)
         start = int(match[1]) if match and self.has_ranges else 0
         if start and start >= size:
             handler.send_error(416)
@@ -78,7 +82,7 @@ class Server:
         handler.end_headers()
         stop = size if self.cut_at is None else self.cut_at
         self.cut_at = None
-        handler.wfile.write(self.content[start:stop])
+        handler.wfile.write(content[start:stop])
 
 
 @pytest.fixture
@@ -278,6 +282,22 @@ def test_the_file_of_another_teacher_is_refused(
     assert left_in(tmp_path) == []
 
 
+def test_a_file_that_lost_a_tensor_is_refused(
+    mn04: PublishedTeacher, server: Server, made: bytes, tmp_path: Path
+) -> None:
+    """A part of the teacher would be random."""
+    weights = torch.load(io.BytesIO(made), weights_only=True)
+    del weights["features.3.block.1.1.bias"]
+    data = io.BytesIO()
+    torch.save(weights, data)
+    server.content = data.getvalue()
+    with pytest.raises(
+        ValueError, match=r"1 tensors do not fit.*give the file that mn04"
+    ):
+        fetch(unchecked(mn04), tmp_path, mirror=server.url, retry=RETRY)
+    assert left_in(tmp_path) == []
+
+
 def test_without_network_or_file_the_way_by_hand_is_told(
     mn04: PublishedTeacher, server: Server, tmp_path: Path
 ) -> None:
@@ -290,6 +310,56 @@ def test_without_network_or_file_the_way_by_hand_is_told(
         fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
     with pytest.raises(ShardError, match="unknown protocol 'ftp'"):
         fetch(mn04, tmp_path, mirror="ftp://example.org/x", retry=RETRY)
+
+
+def test_a_teacher_of_several_files_is_fetched_whole(
+    server: Server, tmp_path: Path
+) -> None:
+    """The AST's classes and features are in files of their own."""
+    transformers = pytest.importorskip("transformers")
+    names = dict(enumerate(audioset_classes().names))
+    config = transformers.ASTConfig(
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=256,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+    )
+    torch.manual_seed(0)
+    model = transformers.ASTForAudioClassification(config).eval()
+    model.save_pretrained(tmp_path / "hub")
+    transformers.ASTFeatureExtractor().save_pretrained(tmp_path / "hub")
+    for file in TEACHERS["ast"].files:
+        server.others[file.name] = (tmp_path / "hub" / file.name).read_bytes()
+    folder = fetch(TEACHERS["ast"], tmp_path, mirror=server.url, retry=RETRY)
+    assert len(server.asked) == 3
+    tagger = psl.load(folder, device="cpu")
+    found = tagger.model.state_dict()["classifier.dense.weight"]
+    assert torch.equal(found, model.classifier.dense.weight)
+    del server.others["config.json"]
+    with pytest.raises(ValueError, match="fetch ast --file DIR"):
+        fetch(TEACHERS["ast"], tmp_path / "b", mirror=server.url, retry=RETRY)
+    by_hand = fetch(TEACHERS["ast"], tmp_path / "b", file=tmp_path / "hub")
+    assert psl.load(by_hand, device="cpu").sample_rate == 16000
+
+
+def test_what_is_in_the_way_stays(
+    mn04: PublishedTeacher, server: Server, tmp_path: Path
+) -> None:
+    """A link or file of the user's would be deleted."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mn04").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ShardError, match="mn04: expected a folder, or nothing"):
+        fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
+    (tmp_path / "mn04").unlink()
+    (tmp_path / "mn04").write_text("mine")
+    with pytest.raises(ShardError, match="mn04: expected a folder, or nothing"):
+        fetch(mn04, tmp_path, mirror=server.url, retry=RETRY)
+    assert (tmp_path / "mn04").read_text() == "mine"
+    with pytest.raises(ValueError, match="for a file here use --file"):
+        fetch(mn04, tmp_path, mirror=str(tmp_path), retry=RETRY)
+    assert server.asked == []
 
 
 def test_two_at_once_fetch_once(
@@ -333,9 +403,21 @@ def test_a_file_by_hand_is_checked_like_a_download(
 @pytest.mark.skipif(
     not GOLDEN.exists(), reason=f"{OPTIONAL}the published mn04 is not here"
 )
-def test_the_published_mn04_is_told_by_its_tensors(tmp_path: Path) -> None:
-    """Its name would stand for a network that is not its authors'."""
-    folder = fetch(TEACHERS["mn04"], tmp_path, file=PUBLISHED)
+@pytest.mark.parametrize("way", ["server", "file"])
+def test_the_published_mn04_is_what_its_authors_code_is(
+    server: Server, tmp_path: Path, way: str
+) -> None:
+    """Its name would stand for another network. The file here is no .pt: its tensors
+    tell that it is mn04's.
+    """
+    entry, content = TEACHERS["mn04"], PUBLISHED.read_bytes()
+    if way == "server":
+        server.content = content
+        digest = hashlib.sha256(content).hexdigest()
+        entry = replace(entry, files=(File(PUBLISHED.name, digest, len(content)),))
+        folder = fetch(entry, tmp_path, mirror=server.url, retry=RETRY)
+    else:
+        folder = fetch(entry, tmp_path, file=PUBLISHED)
     tagger = psl.load(folder, device="cpu")
     name, parts = next(iter(json.loads(GOLDEN.read_text()).items()))
     probs = tagger(recording(name))[0][0]
@@ -432,6 +514,21 @@ def test_a_name_that_is_no_teacher_says_what_to_do(
     with pytest.raises(ValueError, match=message):
         stored(name, audio, tmp_path / "labels")
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_model_is_named_wherever_one_is_read(
+    mn04: PublishedTeacher, made: bytes, home: Path, tmp_path: Path
+) -> None:
+    """People would have to know the folder in the cache."""
+    with pytest.raises(ValueError, match="run: psl teachers fetch mn04"):
+        psl.load("mn04")
+    with pytest.raises(ValueError, match="run: psl teachers fetch mn04"):
+        evaluate.main(["checkpoint=mn04", "audio=nowhere", f"out={tmp_path}/eval"])
+    (tmp_path / NAME).write_bytes(made)
+    command.main(["fetch", "mn04", "--file", str(tmp_path / NAME)])
+    assert psl.load("mn04", device="cpu").sample_rate == 32000
+    assert checkpoint_of("mn04") == str(home / "mn04")
+    assert checkpoint_of("runs/mn04") == "runs/mn04"
 
 
 def test_a_path_wins_over_a_name(
