@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,9 +71,19 @@ def _teacher(data: dict[str, Any]) -> str | None:
     for place in _listed(labels):
         with contextlib.suppress(ShardError, ValueError, OSError):
             for provenance in open_index(str(place)).provenances:
-                if teacher := provenance.get("teacher"):
-                    found.append(json.dumps(teacher, sort_keys=True))
+                for teacher in _listed(provenance.get("teachers")):
+                    found.append(_named(teacher))
     return "; ".join(dict.fromkeys(found)) or None
+
+
+def _named(teacher: Any) -> str:
+    """A member of a teacher as labels record it: kind and weights."""
+    if not isinstance(teacher, dict):
+        return str(teacher)[:80]
+    model = teacher.get("model") or teacher.get("architecture") or ""
+    name = model.get("name", "") if isinstance(model, dict) else model
+    sha256 = teacher.get("weights_sha256") or teacher.get("file_sha256") or ""
+    return f"{teacher.get('kind', '?')} {name} {str(sha256)[:12]}".replace("  ", " ")
 
 
 def _listed(value: Any) -> list[Any]:
