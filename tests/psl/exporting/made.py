@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from psl.config import parse
 from psl.models.families import FAMILIES, build_from_config
@@ -26,6 +27,9 @@ def make_checkpoint(
     torch.manual_seed(0)
     config = parse(FAMILIES[family].config, {"name": family, **TINY[family]})
     model = build_from_config(config, len(classes))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 3 / module.in_features**0.5)
     save_checkpoint(
         folder,
         model=model,
