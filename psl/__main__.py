@@ -39,6 +39,9 @@ GROUPS = {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
         "average": ("psl.average", "average a run's best checkpoints"),
     },
+    "use": {
+        "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
+    },
     "look": {
         "status": ("psl.status", "state of a run"),
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),

@@ -18,6 +18,8 @@ from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
 from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import load_checkpoint
+from psl.weights.onnx_file import is_onnx
+from psl.weights.onnx_model import OnnxModel
 from shards.format.classes import Classes
 
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -144,15 +146,27 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Tagge
     """The tagger that a training run made.
 
     ``path`` is a run folder, which stands for its average if it has one and else for
-    its best checkpoint, a checkpoint folder, or the name of a published teacher that
-    ``psl teachers fetch`` fetched. ``device`` None is the GPU, if there
-    is one.
+    its best checkpoint, a checkpoint folder, the name of a published teacher that
+    ``psl teachers fetch`` fetched, or what ``psl export`` made of one: a folder, or an
+    ONNX file, which onnxruntime runs. ``device`` None is the GPU, if there is one.
 
     >>> tagger = psl.load("runs/psl_2s", device="cpu")
 
     Raises ShardError if there is no checkpoint or it is damaged, ValueError if another
-    version of this program wrote it.
+    version of this program wrote it, or onnxruntime is not installed.
     """
+    if Path(path).suffix.lower() == ".tflite":
+        raise ValueError(
+            f"{path}: psl.load does not run TFLite; give the ONNX file, or the run"
+        )
+    if is_onnx(path):
+        model = OnnxModel(path)
+        return Tagger(
+            model,
+            classes=model.description.classes,
+            sample_rate=model.description.sample_rate,
+            device=device,
+        )
     checkpoint = load_checkpoint(checkpoint_of(str(path)))
     return Tagger(
         checkpoint.build_model(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from psl.data.batch import Prepared
-from psl.teachers import huggingface, upstream
+from psl.teachers import huggingface, onnx_graph, upstream
 from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member, match_stated
 from psl.teachers.named import resolve
@@ -146,6 +146,8 @@ def _load_member(config: TeacherConfig, audio: Index, cache: ShardCache) -> Memb
             return upstream.load(config, audio.classes, cache)
         case "huggingface":
             return huggingface.load(config, audio.classes)
+        case "onnx":
+            return onnx_graph.load(config, audio.classes)
         case _:
             return _load_run(config, audio)
 

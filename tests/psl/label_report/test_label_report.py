@@ -25,7 +25,7 @@ from psl.label_report.score_counts import (
     reliability,
 )
 from psl.label_report.tally import Block, localise, tally, telling_by_events
-from psl.label_report.text import markdown, plain
+from shards.system.text import markdown, plain
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
