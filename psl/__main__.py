@@ -45,6 +45,7 @@ GROUPS = {
     "look": {
         "status": ("psl.status", "state of a run"),
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+        "events": ("psl.events", "what sounds from when to when; PSDS and F1"),
         "compare": ("psl.compare", "is one system better than another, or luckier"),
     },
 }

@@ -31,6 +31,7 @@ CONFIGS = {
     "psl.train": "TrainConfig",
     "psl.label": "LabelConfig",
     "psl.evaluate": "EvaluateConfig",
+    "psl.events": "EventsConfig",
     "psl.average": "AverageConfig",
     "psl.reorder_labels": "ReorderConfig",
     "psl.import_labels": "ImportConfig",

@@ -54,6 +54,8 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.label", "--status", "nowhere"), 78),
         (("psl.evaluate", "--help"), 0),
         (("psl.compare", "--help"), 0),
+        (("psl.events", "--help"), 0),
+        (("psl.events", "chekpoint=x"), 78),
         (("psl.compare", "one"), 78),
         (("psl.average", "--help"), 0),
         (("psl.import_checkpoint", "--help"), 0),
