@@ -71,6 +71,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     targets = _weak_labels(index)
     if len(shared.classes) < len(index.classes):
         scores, targets = scores[:, shared.of_audio], targets[:, shared.of_audio]
+    _check_finite(scores, index, what)
     metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
         measured = measure(metrics, targets, scores, config)
@@ -87,6 +88,17 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
             _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)
         print(json.dumps(summary, allow_nan=False))
     return metrics
+
+
+def _check_finite(scores: np.ndarray, index: Index, what: str) -> None:
+    """ValueError naming the first clip whose scores [R, C] are not all finite."""
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(
+            f"{what}: {index.place(row)}: a score is not finite, and so it is for "
+            f"{int((~finite).sum())} of {len(scores)} clips; the model is broken"
+        )
 
 
 def _weak_labels(index: Index) -> np.ndarray:
