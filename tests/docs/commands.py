@@ -33,6 +33,7 @@ CONFIGS = {
     "psl.evaluate": "EvaluateConfig",
     "psl.events": "EventsConfig",
     "psl.average": "AverageConfig",
+    "psl.calibrate": "CalibrateConfig",
     "psl.reorder_labels": "ReorderConfig",
     "psl.import_labels": "ImportConfig",
 }

@@ -62,6 +62,7 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.teachers",), 0),
         (("psl.teachers", "fetch", "mn44"), 78),
         (("psl.import_labels", "--help"), 0),
+        (("psl.calibrate", "--help"), 0),
         (("psl.reorder_labels", "--help"), 0),
         (("psl.label_report", "--help"), 0),
         (("psl.status", "nowhere"), 1),
