@@ -36,6 +36,10 @@ GROUPS = {
             "published weights -> a checkpoint folder",
         ),
     },
+    "use": {
+        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
+    },
     "train": {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
         "average": ("psl.average", "average a run's best checkpoints"),
