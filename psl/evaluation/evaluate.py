@@ -25,7 +25,7 @@ from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.evaluation.stored import StoredScores, write_scores
 from psl.evaluation.true_events import read_events
 from psl.evaluation.windows import WindowedModel, frame_bounds
-from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
+from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_checkpoint
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 
@@ -37,11 +37,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")
-    if config.classes == "same":
-        check_checkpoint_fits(index, checkpoint)
-    else:
-        rate = checkpoint.model_config.front_end.sample_rate
-        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
+    _check_fits(config, index, checkpoint)
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     segments = _open_segments(config, index)
@@ -107,6 +103,15 @@ def _weak_labels(index: Index) -> np.ndarray:
     clip = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
     targets[clip, index.table.label] = True
     return targets
+
+
+def _check_fits(config: EvaluateConfig, index: Index, checkpoint: Checkpoint) -> None:
+    """ValueError unless the model can hear the audio, and its classes are allowed."""
+    if config.classes == "same":
+        check_checkpoint_fits(index, checkpoint)
+    else:
+        rate = checkpoint.model_config.front_end.sample_rate
+        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
 
 
 def _in_windows(config: EvaluateConfig, model: nn.Module, index: Index) -> nn.Module:
