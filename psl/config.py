@@ -83,6 +83,8 @@ def _explain(cls: type, detail: Any, values: Any) -> str:
     if detail["type"] == "missing":
         return f"{key!r} is missing; add {key}=..."
     found, message = detail["input"], detail["msg"].removeprefix("Value error, ")
+    if not key:  # keys that do not fit each other; the message names them
+        return message
     if found is None:
         return f"{key} is empty; give it a value"
     if detail["type"] in ("list_type", "tuple_type") and isinstance(found, str):

@@ -31,6 +31,7 @@ COMMAND = Command(
         "start",
         "optim.learning_rate",
         "global_batch_size",
+        "batch_seconds",
         "epochs",
     ),
 )

@@ -16,13 +16,14 @@ from shards.order.plan import Plan
 def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) -> None:
     """ValueError unless the parts of ``config`` fit each other and the processes."""
     world_size, steps = accelerator.num_processes, config.accumulation_steps
+    _check_batch_seconds(config, world_size)
     plan.local_slice(accelerator.process_index, world_size)
-    share = config.global_batch_size // world_size
+    share = config.chunks_per_step // world_size
     if share % steps:
         raise ValueError(
             f"accumulation_steps {steps} does not divide the {share} chunks that each "
             f"of {world_size} processes has of global_batch_size "
-            f"{config.global_batch_size}"
+            f"{config.chunks_per_step}"
         )
     for name in config.accept_changes:
         if name.partition(".")[0] not in ON_RESUME:
@@ -47,4 +48,15 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
         raise ValueError(
             "optim.ema_decay: the average needs the whole weights in every step, which "
             "no rank has under zero3; use strategy zero2, zero1 or ddp"
+        )
+
+
+def _check_batch_seconds(config: TrainConfig, world_size: int) -> None:
+    """ValueError unless the processes can share the chunks of ``batch_seconds``."""
+    seconds, chunks = config.data.chunk_seconds, config.chunks_per_step
+    if config.batch_seconds is not None and chunks % world_size:
+        raise ValueError(
+            f"batch_seconds = {config.batch_seconds:g} is {chunks} chunks of "
+            f"{seconds:g} s, which {world_size} processes cannot share; make it a "
+            f"multiple of {world_size * seconds:g}"
         )

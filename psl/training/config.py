@@ -18,6 +18,31 @@ from psl.teachers.config import TeacherList
 
 Nonfinite = Literal["stop", "skip"]
 
+DEFAULT_BATCH_SIZE = 32
+"""Chunks per optimizer step unless told otherwise (the published code's)."""
+_MOST_CHUNKS = 1 << 20
+
+
+def chunks_in(batch_seconds: float, chunk_seconds: float) -> int:
+    """How many chunks a batch of ``batch_seconds`` has.
+
+    Raises ValueError unless that is a whole number, from 1 to 2 ** 20.
+    """
+    chunks = round(batch_seconds / chunk_seconds)
+    if abs(chunks * chunk_seconds - batch_seconds) > 1e-6 * batch_seconds:
+        near = max(chunks, 1)
+        raise ValueError(
+            f"batch_seconds = {batch_seconds:g} is {batch_seconds / chunk_seconds:g} "
+            f"chunks of data.chunk_seconds = {chunk_seconds:g}; expected a whole "
+            f"number, such as batch_seconds={near * chunk_seconds:g} for {near}"
+        )
+    if not 1 <= chunks <= _MOST_CHUNKS:
+        raise ValueError(
+            f"batch_seconds = {batch_seconds:g} is {chunks} chunks of "
+            f"data.chunk_seconds = {chunk_seconds:g}; expected 1 to {_MOST_CHUNKS}"
+        )
+    return chunks
+
 
 @config
 class DataConfig:
@@ -105,8 +130,12 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()
-    global_batch_size: BatchSize = 32
-    """Chunks per optimizer step over all processes; their number must divide it."""
+    global_batch_size: BatchSize | None = None
+    """Chunks per optimizer step over all processes; their number must divide it. null
+    for what batch_seconds says, or else 32."""
+    batch_seconds: float | None = Field(default=None, ge=0.001, le=1e9)
+    """Seconds of audio per optimizer step, instead of global_batch_size: a multiple of
+    data.chunk_seconds, so that students of 10-s and 2-s chunks hear as much a step."""
     epochs: int = Field(default=300, ge=1, le=1_000_000)
     """Epochs at most; each has as many chunks as the data, balanced or not."""
     patience: Count | None = 15
@@ -148,6 +177,25 @@ class TrainConfig:
     accept_changes: list[str] = Field(default_factory=list)
     """Keys that a resumed run may change although the rest of the run then differs from
     its beginning, such as [epochs] or [optim.learning_rate]."""
+
+    def __post_init__(self) -> None:
+        given, chunks = self.global_batch_size, self.chunks_per_step
+        if given is not None and given != chunks:
+            raise ValueError(
+                f"batch_seconds = {self.batch_seconds:g} is {chunks} chunks of "
+                f"data.chunk_seconds = {self.data.chunk_seconds:g}, but "
+                f"global_batch_size = {given}; set one of the two to null"
+            )
+
+    @property
+    def chunks_per_step(self) -> int:
+        """Chunks per optimizer step over all processes, whichever key says it.
+
+        Raises ValueError unless batch_seconds is a whole number of chunks.
+        """
+        if self.batch_seconds is None:
+            return self.global_batch_size or DEFAULT_BATCH_SIZE
+        return chunks_in(self.batch_seconds, self.data.chunk_seconds)
 
 
 @config

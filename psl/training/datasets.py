@@ -42,7 +42,7 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
     wanted, audio = config.data, data.audio.index
     valid = open_validation(wanted.valid, wanted.held_out_share, audio)
     plan = data.plan(
-        config.global_batch_size,
+        config.chunks_per_step,
         config.seed,
         balance=config.data.balance,
         balance_limit=config.data.balance_limit,

@@ -51,13 +51,14 @@ def run_training(config: TrainConfig) -> None:
     ) as attempt:
         config = dataclasses.replace(
             config,
+            global_batch_size=config.chunks_per_step,
             precision=launch.agreed_precision(config.precision),
             strategy=launch.agreed_strategy(config.strategy),
         )
         accelerator = launch.join_job(
             precision=config.precision,
             strategy=config.strategy,
-            global_batch_size=config.global_batch_size,
+            global_batch_size=config.chunks_per_step,
             clip_grad_norm=config.optim.clip_grad_norm,
             accumulation_steps=config.accumulation_steps,
             timeout_seconds=config.attempt.timeout_seconds,
@@ -178,7 +179,7 @@ def _record(
         epoch=state.epoch,
         loss=state.loss_sum / state.loss_steps,
         learning_rate=run.schedule.learning_rate(step),
-        chunks_per_second=steps_per_second * run.config.global_batch_size,
+        chunks_per_second=steps_per_second * run.config.chunks_per_step,
         wait_share=wait_share,
     )
     return dataclasses.replace(state, loss_sum=0.0, loss_steps=0)

@@ -39,6 +39,7 @@ ON_RESUME: dict[str, Rule] = {
     "loader": "free",
     "augment": "consent",
     "global_batch_size": "fixed",
+    "batch_seconds": "free",  # another way to say global_batch_size
     "epochs": "length",
     "patience": "free",
     "keep_best": "free",

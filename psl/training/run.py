@@ -188,7 +188,7 @@ def _open_mixup(
     return Mixup.from_config(
         config.augment,
         seed=config.seed,
-        global_batch_size=config.global_batch_size,
+        global_batch_size=config.chunks_per_step,
         share=plan.local_slice(accelerator.process_index, accelerator.num_processes),
     )
 

@@ -113,7 +113,7 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
     Collective. Of each turn of five steps the first is not counted.
     """
     with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.join_job(global_batch_size=config.global_batch_size)
+        accelerator = launch.join_job(global_batch_size=config.chunks_per_step)
         attempt.join(accelerator)
         run, state = open_run(config, accelerator, attempt)
         rank = accelerator.process_index
@@ -130,7 +130,7 @@ def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
     fetched = WaitMeter(endless(run, state))
     times: dict[bool, list[float]] = {True: [], False: []}
     waits = []
-    share_of_rank = run.config.global_batch_size // run.accelerator.num_processes
+    share_of_rank = run.config.chunks_per_step // run.accelerator.num_processes
     for number in range(num_steps):
         shares = number // 5 % 2 == 0
         before, start = fetched.waited_seconds, time.perf_counter()

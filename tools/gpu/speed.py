@@ -70,7 +70,7 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     """Figures of ``num_steps`` steps, after a few to warm up."""
     with Attempt(config.run_dir, config.attempt, str) as attempt:
         accelerator = launch.join_job(
-            precision=config.precision, global_batch_size=config.global_batch_size
+            precision=config.precision, global_batch_size=config.chunks_per_step
         )
         attempt.join(accelerator)
         run, state = open_run(config, accelerator, attempt)
@@ -94,8 +94,8 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
         attempt.leave()
         launch.leave_job(accelerator)
     return {
-        "chunks_per_second": round(num_steps * config.global_batch_size / seconds, 1),
-        "without_loader": round(config.global_batch_size / resident, 1),
+        "chunks_per_second": round(num_steps * config.chunks_per_step / seconds, 1),
+        "without_loader": round(config.chunks_per_step / resident, 1),
         "wait_share": round(waited / seconds, 4),
         "peak_gb": _peak_gb(),
     }

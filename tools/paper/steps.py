@@ -18,9 +18,10 @@ from pathlib import Path
 
 import yaml
 
+from psl.training.config import DEFAULT_BATCH_SIZE, DataConfig, chunks_in
 from shards.system.exits import JobError
 
-DEFAULT_BATCH = 32
+DEFAULT_CHUNK = DataConfig.chunk_seconds
 """Of psl.train, where no recipe says otherwise."""
 
 
@@ -156,11 +157,15 @@ def _check_made_by(step: Step, record: Path) -> None:
 
 def global_batch_size(configs: Sequence[Path]) -> int:
     """Chunks per optimizer step that ``configs`` ask psl.train for."""
-    batch = DEFAULT_BATCH
+    batch, batch_seconds, chunk_seconds = DEFAULT_BATCH_SIZE, None, DEFAULT_CHUNK
     for path in configs:
         layer = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         batch = layer.get("global_batch_size", batch)
-    return batch
+        batch_seconds = layer.get("batch_seconds", batch_seconds)
+        chunk_seconds = layer.get("data", {}).get("chunk_seconds", chunk_seconds)
+    if batch_seconds is not None:
+        return chunks_in(batch_seconds, chunk_seconds)
+    return batch or DEFAULT_BATCH_SIZE
 
 
 def num_processes(batch: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 from psl.config import parse
 from psl.config_values import read_words
 from psl.models.families import build_from_config
-from psl.training.config import TrainConfig
+from psl.training.config import DEFAULT_BATCH_SIZE, TrainConfig
 from tests.learning import REPOSITORY
 
 PAPER = {
@@ -123,7 +123,7 @@ def test_the_baseline_of_table_2_is_the_papers_at_full_size(
         if "psl.train" not in line:
             continue
         config = config_of(line)
-        assert (config.global_batch_size, config.epochs, config.patience) == (
+        assert (config.chunks_per_step, config.epochs, config.patience) == (
             32,
             300,
             15,
@@ -260,4 +260,7 @@ def test_as_many_processes_as_can_share_a_batch(
     assert tools.num_processes(batch) == expected
     files = [Path("configs/table2", f"{row}.yaml") for row in ("base", "ast")]
     assert tools.global_batch_size(files) == 12
-    assert tools.global_batch_size(files[:1]) == TrainConfig.global_batch_size == 32
+    assert tools.global_batch_size(files[:1]) == DEFAULT_BATCH_SIZE == 32
+    same = [*files[:1], Path("configs/table2/psl_5s.yaml")]
+    same.append(Path("configs/options/same_seconds.yaml"))
+    assert tools.global_batch_size(same) == 64
