@@ -183,6 +183,7 @@ def describe(
         "version": VERSION,
         **options,
         "classes": list(collection.names),
+        "recordings": {split: [r.name for r in parts[split]] for split in SPLITS},
         "recordings_sha256": sha256_of(json.dumps(listed).encode()),
         "packages": {
             name: importlib.metadata.version(name)
