@@ -1,0 +1,195 @@
+"""The table of real sound from what psl.evaluate left: means, spreads, intervals.
+
+Owns the arithmetic over seeds and the Markdown. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from shards.errors import ShardError
+from shards.system.files import write_atomic
+from tools.paper.real_job import ALL, SYSTEMS, RealJob
+
+MEASURES = {
+    "clip": ("Clip mAP %, whole clips", "eval", ("mAP",)),
+    "windows": ("Clip mAP %, mean of 2-s windows", "eval_windows", ("mAP",)),
+    "segments": ("1-s segment mAP %", "eval", ("segments", "mAP")),
+    "when": (
+        "1-s segment mAP % within positive clips",
+        "eval",
+        ("segments", "mAP_in_positive_clips"),
+    ),
+}
+"""Title, folder and place in its metrics.json of each column."""
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
+ORDER = tuple(SYSTEMS)
+Values = dict[int, dict[str, float]]
+"""By seed, the measures in percent."""
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def read_values(job: RealJob) -> dict[str, Values]:
+    """What is there of each system, of every seed that was ever run to its end."""
+    found: dict[str, Values] = {}
+    for folder in sorted(job.root.glob("seed*"), key=lambda path: len(path.name)):
+        if not folder.name[4:].isdecimal():
+            continue
+        for system in ALL:
+            values = _read_run(folder / system)
+            if values is not None:
+                found.setdefault(system, {})[int(folder.name[4:])] = values
+    teacher = _read_run(job.root / "teacher")
+    return found | ({} if teacher is None else {"teacher": {0: teacher}})
+
+
+def _read_run(run_dir: Path) -> dict[str, float] | None:
+    """The measures of one run; None while one is missing."""
+    values = {}
+    for name, (_, folder, keys) in MEASURES.items():
+        path = run_dir / folder / "metrics.json"
+        if not path.exists():
+            return None
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
+        values[name] = 100 * float(value)
+    return values
+
+
+def chance(job: RealJob) -> float | None:
+    """Expected mAP of a guess within positive clips, in percent; None if unknown."""
+    for path in sorted(job.root.glob("seed*/*/eval/metrics.json")):
+        segments = json.loads(path.read_text(encoding="utf-8")).get("segments", {})
+        if (share := segments.get("chance_in_positive_clips")) is not None:
+            return 100 * float(share)
+    return None
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean by Student's t; None of a single value."""
+    if not 2 <= len(values) <= len(_T) + 1:
+        return None
+    half = _T[len(values) - 2] * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def described(values: Sequence[float], *, sign: bool = False) -> str:
+    """``61.2 ± 0.8 (59.2 to 63.2)``: mean, standard deviation, interval."""
+    form = "+.1f" if sign else ".1f"
+    text = format(fmean(values), form)
+    limits = interval(values)
+    if limits is None:
+        return text
+    low, high = (format(limit, form) for limit in limits)
+    return f"{text} ± {stdev(values):.1f} ({low} to {high})"
+
+
+def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]:
+    """A row for each of ``rows`` that was run, a column for each measure."""
+    titles = [title for title, *_ in MEASURES.values()]
+    lines = [
+        f"| System | {' | '.join(titles)} | Seeds |",
+        f"|---{'|---' * (len(titles) + 1)}|",
+    ]
+    for name in rows:
+        if name not in values:
+            continue
+        title = ALL[name].title if name in ALL else "Teacher"
+        seeds = values[name].values()
+        cells = [described([seed[m] for seed in seeds]) for m in MEASURES]
+        count = len(seeds) if name in ALL else "-"
+        lines.append(f"| {title} | {' | '.join(cells)} | {count} |")
+    return lines
+
+
+def difference_table(values: Mapping[str, Values]) -> list[str]:
+    """What each system has more than the one before it, and PSL-2s than the weak one.
+
+    Of the seeds that both have, paired.
+    """
+    titles = [title for title, *_ in MEASURES.values()]
+    lines = [f"| Difference | {' | '.join(titles)} |", f"|---{'|---' * len(titles)}|"]
+    pairs = [*zip(ORDER[1:], ORDER, strict=False), (ORDER[-1], ORDER[0])]
+    for one, two in pairs:
+        both = sorted(values.get(one, {}).keys() & values.get(two, {}).keys())
+        if not both:
+            continue
+        cells = [
+            described(
+                [values[one][seed][m] - values[two][seed][m] for seed in both],
+                sign=True,
+            )
+            for m in MEASURES
+        ]
+        title = f"{ALL[one].title} minus {ALL[two].title}"
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def verdict(values: Mapping[str, Values], measure: str) -> str:
+    """One sentence: whether the paper's order shows in the means of ``measure``."""
+    if any(name not in values for name in ORDER):
+        return "Not all systems have been run."
+    means = [fmean(seed[measure] for seed in values[n].values()) for n in ORDER]
+    found = sorted(ORDER, key=lambda name: means[ORDER.index(name)])
+    titles = " < ".join(SYSTEMS[name].title for name in found)
+    is_order = means == sorted(means)
+    words = "the paper's order" if is_order else "not the paper's order"
+    return f"{MEASURES[measure][0]}: {titles}; {words}."
+
+
+def render(job: RealJob) -> str:
+    """All that was measured, in Markdown. ShardError if nothing was."""
+    values = read_values(job)
+    if not values.keys() - {"teacher"}:
+        raise ShardError(
+            f"{job.root}: no finished student in it; run this without --report first"
+        )
+    lines = [
+        "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
+        "Student's t).",
+        "",
+        *system_table(values, [*ORDER, "teacher"]),
+        "",
+    ]
+    if (guess := chance(job)) is not None:
+        lines += [f"A guess has {guess:.1f} within positive clips.", ""]
+    lines += ["Paired by seed:", "", *difference_table(values), ""]
+    lines += [*(f"- {verdict(values, measure)}" for measure in MEASURES), ""]
+    others = [name for name in ALL if name not in ORDER and name in values]
+    if others:
+        lines += ["Variants of PSL-2s:", ""]
+        lines += [*system_table(values, ["psl_2s", *others]), ""]
+    return "\n".join(lines)
+
+
+def fill_page(page: Path, text: str) -> None:
+    """Replace what is between the two marks in ``page``.
+
+    Raises ShardError unless the page has each of them once, in order.
+    """
+    old = page.read_text(encoding="utf-8")
+    if [old.count(BEGIN), old.count(END)] != [1, 1] or old.index(BEGIN) > old.index(
+        END
+    ):
+        raise ShardError(f"{page}: expected one line {BEGIN} and below it one {END}")
+    before, rest = old.split(BEGIN)
+    write_atomic(
+        page, f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
+    )
+
+
+def write_results(job: RealJob) -> str:
+    """Write ROOT/REAL.md and REAL.json; the Markdown."""
+    text = render(job)
+    write_atomic(job.root / "REAL.md", text)
+    values = json.dumps(read_values(job), indent=1)
+    write_atomic(job.root / "REAL.json", values + "\n")
+    return text
