@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from psl.config import BatchSize, config
+from psl.config import BatchSize, Seconds, Share, config
 from psl.data.config import LoaderConfig
 
 
@@ -22,6 +22,34 @@ class EvaluateConfig:
     classes: Literal["same", "shared"] = "same"
     """same refuses audio of other classes than the checkpoint's; shared measures those
     that both have, matched by mid, and leaves out the others."""
+    window_seconds: Seconds | None = None
+    """Length of the windows in which each clip is scored, s; its score is their mean.
+    null for whole clips."""
+    hop_seconds: Seconds | None = None
+    """From the start of one window to that of the next, s; null for window_seconds."""
+    strong: str | None = None
+    """CSV of true events as AudioSet-strong has them (segment_id, start_time_seconds,
+    end_time_seconds, label), to measure what is found when; null for clips only."""
+    segment_seconds: Seconds | None = None
+    """With strong: length of the segments that are scored, s; null for 1."""
+    min_overlap: Seconds | None = None
+    """With strong: an event counts for a segment if this much of it, s, or half of it
+    lies there; null for 0.25, and for a quarter of shorter segments than 1 s."""
+    max_left_out: Share | None = None
+    """With strong: share of the clips' events that may have an unknown mid or lie
+    outside their clip; null for 0."""
     batch_size: BatchSize = 32
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()
+
+    def __post_init__(self) -> None:
+        if self.window_seconds is None and self.hop_seconds is not None:
+            raise ValueError("hop_seconds needs window_seconds; set both")
+        if (self.hop_seconds or 0.0) > (self.window_seconds or 0.0):
+            raise ValueError(
+                f"hop_seconds = {self.hop_seconds:g} is longer than window_seconds = "
+                f"{self.window_seconds:g}: audio between windows would not be scored"
+            )
+        for name in ("segment_seconds", "min_overlap", "max_left_out"):
+            if getattr(self, name) is not None and self.strong is None:
+                raise ValueError(f"{name} does nothing without strong; set both")

@@ -1,45 +1,32 @@
-"""Score a dataset's whole clips with a checkpoint and measure.
+"""Score a dataset's clips with a checkpoint and measure.
 
-Owns exactly-once scoring at any world size, and the files of an evaluation.
+Owns exactly-once scoring at any world size, and what is measured.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from torch import nn
 
 from psl.data.checks import check_has_labels, check_rate
 from psl.distributed import launch, runtime
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.metrics import Metrics, evaluate_scores
-from psl.evaluation.scoring import score_clips
+from psl.evaluation.results import summarise, write_results
+from psl.evaluation.scoring import MIN_SECONDS, score_clips
+from psl.evaluation.segments import Segments, SegmentScores, measure_segments
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.evaluation.true_events import read_events
+from psl.evaluation.windows import WindowedModel, frame_bounds
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
-from shards.format.classes import Classes
-from shards.format.index import open_index
-from shards.system.files import write_atomic
+from shards.format.chunking import Chunking
+from shards.format.index import Index, open_index
 
 _log = logging.getLogger(__name__)
-
-
-def write_results(out: str | Path, metrics: Metrics, classes: Classes) -> None:
-    """metrics.json with the scalars, per_class.csv with AP by class, best first."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["index", "mid", "display_name", "num_positives", "ap"])
-    for c in np.argsort(-np.nan_to_num(metrics.ap, nan=-1.0), kind="stable"):
-        ap = "" if np.isnan(metrics.ap[c]) else f"{metrics.ap[c]:.6f}"
-        name = classes.names[c]
-        writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], ap])
-    write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
-    summary = json.dumps(metrics.summary(), indent=1, allow_nan=False)
-    write_atomic(Path(out, "metrics.json"), summary + "\n")
 
 
 def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
@@ -54,26 +41,76 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
+    segments = _open_segments(config, index)
+    bare = checkpoint.build_model()
+    model = runtime.move_model(
+        InClassesOfAudio(bare, shared, len(index.classes)), accelerator.device
+    ).eval()
+    windowed = _in_windows(config, model, index)
+    found = None
+    if segments is not None:
+        framed = bare if windowed is model else windowed
+        found = SegmentScores(
+            segments, lambda length: frame_bounds(framed, length), accelerator.device
+        )
     scores = score_clips(
-        runtime.move_model(
-            InClassesOfAudio(checkpoint.build_model(), shared, len(index.classes)),
-            accelerator.device,
-        ).eval(),
+        windowed,
         index,
         accelerator,
         batch_size=config.batch_size,
         loader=config.loader,
+        on_frames=found.add if found else lambda places, probs: None,
     )[:, shared.of_audio]
     rows = np.arange(len(index))
     targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
     metrics = evaluate_scores(targets, scores)
+    in_time = None
+    if segments is not None and found is not None:
+        in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
     if accelerator.is_main_process:
-        write_results(config.out, metrics, shared.classes)
+        summary = summarise(config, metrics, in_time)
+        write_results(config.out, summary, metrics, in_time, shared.classes)
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)
-        print(json.dumps(metrics.summary(), allow_nan=False))
+        print(json.dumps(summary, allow_nan=False))
     return metrics
+
+
+def _in_windows(config: EvaluateConfig, model: nn.Module, index: Index) -> nn.Module:
+    """``model``, asked about windows if the configuration says so."""
+    if config.window_seconds is None:
+        return model
+    rate = index.properties["sample_rate"]
+    chunking = Chunking.from_seconds(config.window_seconds, rate, config.hop_seconds)
+    longest = int(index.table.count.max(initial=1))
+    return WindowedModel(
+        model,
+        chunking,
+        shortest_samples=round(MIN_SECONDS * rate),
+        # about as much audio as a batch of whole clips
+        windows_at_a_time=max(
+            config.batch_size, config.batch_size * longest // chunking.chunk_samples
+        ),
+    )
+
+
+def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
+    """The segments of the clips of ``index`` that the strong CSV names, if any."""
+    if config.strong is None:
+        return None
+    seconds = config.segment_seconds or 1.0
+    events = read_events(
+        config.strong,
+        index,
+        max_left_out=config.max_left_out or 0.0,
+        option="max_left_out=",
+    )
+    left_out = sum(events.unknown.values()) + events.num_outside
+    if left_out:
+        _log.warning("%s: %d events left out", config.strong, left_out)
+    overlap = config.min_overlap or min(0.25, seconds / 4)
+    return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 
 
 def run_evaluation(config: EvaluateConfig) -> None:

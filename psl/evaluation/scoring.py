@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from psl.data.batch import to_device, to_waveform
 from psl.data.config import LoaderConfig
@@ -34,12 +34,15 @@ def score_clips(
     loader: LoaderConfig,
     rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
+    on_frames: Callable[[np.ndarray, Tensor], None] = lambda places, probs: None,
 ) -> np.ndarray:
     """Probabilities [len(rows), C] float32 of clips, on every rank. Collective.
 
     Without ``rows``, those of all clips. ``model`` must be in evaluation mode and the
     same on all ranks. ``before_batch`` is called equally often on all ranks, so that it
-    may be collective. Raises RuntimeError unless every clip was scored exactly once.
+    may be collective. ``on_frames`` gets the places in ``rows`` [B] and the frame_probs
+    [B, T, C] of each batch of this rank. Raises RuntimeError unless every clip was
+    scored exactly once.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
     rows = np.arange(len(index)) if rows is None else rows
@@ -66,7 +69,8 @@ def score_clips(
         for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
             before_batch(number)
             lengths = torch.as_tensor(counts[places], device=device)
-            clip_probs, _ = model(to_waveform(to_device(pcm, device)), lengths)
+            clip_probs, frames = model(to_waveform(to_device(pcm, device)), lengths)
+            on_frames(places, frames)
             where = torch.from_numpy(places).to(device)
             scores[where, :-1] = clip_probs
             scores[where, -1] += 1

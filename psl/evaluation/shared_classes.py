@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor, nn
 
 from shards.format.classes import Classes
@@ -43,7 +42,7 @@ def share_classes(audio: Classes, model: Classes, *, what: str) -> SharedClasses
 
 
 class InClassesOfAudio(nn.Module):
-    """A model whose clip_probs [B, C] are in the order of the audio's classes.
+    """A model whose probabilities [..., C] are in the order of the audio's classes.
 
     0 for the classes that it does not know.
     """
@@ -55,8 +54,11 @@ class InClassesOfAudio(nn.Module):
         self._model, self._shared, self._num_classes = model, shared, num_classes
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """clip_probs [B, C], and the frame_probs of the model in its own order."""
-        probs, frame_probs = self._model(waveform, num_samples)
-        found = torch.zeros(len(probs), self._num_classes, device=probs.device)
-        found[:, self._shared.of_audio] = probs[:, self._shared.of_model]
-        return found, frame_probs
+        """clip_probs [B, C] and frame_probs [B, T, C]."""
+        clip_probs, frame_probs = self._model(waveform, num_samples)
+        return self._ordered(clip_probs), self._ordered(frame_probs)
+
+    def _ordered(self, probs: Tensor) -> Tensor:
+        found = probs.new_zeros(*probs.shape[:-1], self._num_classes)
+        found[..., self._shared.of_audio] = probs[..., self._shared.of_model]
+        return found

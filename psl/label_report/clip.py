@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.label_report.events import Events
+from psl.evaluation.true_events import Events
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 from shards.format.index import Index

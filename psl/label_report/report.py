@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from psl.data.labels import check_counts
+from psl.evaluation.true_events import Events, read_events
 from psl.label_report import quality
 from psl.label_report.clip import find_clip, view_clip
-from psl.label_report.events import Events, read_events
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
 from shards.errors import ShardError

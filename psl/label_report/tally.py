@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from psl.label_report.events import Events, events_in_chunks
+from psl.evaluation.true_events import Events, events_in_chunks
 from psl.label_report.score_counts import ScoreCounts
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking

@@ -254,8 +254,16 @@ def uneven(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
 def test_evaluation_is_the_same_at_any_world_size_and_equals_scikit_learn(
     teacher: Path, uneven: Path, tmp_path: Path
 ) -> None:
-    """MAP would depend on the number of GPUs, or on who is in a batch."""
+    """MAP would depend on the number of GPUs, or on who is in a batch.
+
+    So would segments, of which each belongs to one rank.
+    """
+    strong = tmp_path / "strong.csv"
+    lines = ["segment_id,start_time_seconds,end_time_seconds,label"]
+    lines += ["clip1_0,0,0.3,/m/mid", "clip3_0,0.2,1.2,/m/low", "clip4_0,1,2,/m/high"]
+    strong.write_text("\n".join(lines) + "\n")
     arguments = [f"checkpoint={teacher}", f"audio={uneven}", "batch_size=2"]
+    arguments += [f"strong={strong}", "segment_seconds=0.5"]
     evaluate.main([*arguments, f"out={tmp_path}/1"])
     result = torchrun(3, "psl.evaluate", *arguments, f"out={tmp_path}/3")
     assert result.returncode == 0, result.stderr

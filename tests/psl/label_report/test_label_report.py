@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from psl import label_report
+from psl.evaluation.true_events import events_in_chunks, read_events
 from psl.label_report.clip import view_clip
-from psl.label_report.events import events_in_chunks, read_events
 from psl.label_report.score_counts import (
     ScoreCounts,
     calibration_error,

@@ -63,13 +63,20 @@ class Events:
         return slice(*np.searchsorted(self.row, [first, past]).tolist())
 
 
-def read_events(path: str | Path, audio: Index, *, max_left_out: float) -> Events:
+def read_events(
+    path: str | Path,
+    audio: Index,
+    *,
+    max_left_out: float,
+    option: str = "--max-left-out ",
+) -> Events:
     """The events of the clips of ``audio``; ``segment_id`` is the key of a clip.
 
     Columns are parted by tabs or commas, times are seconds in the clip, labels mids;
     segments that are not in ``audio`` are counted. Raises ShardError naming file and
     line: unreadable, malformed, no event of these clips, or a share of their events
     beyond ``max_left_out`` with an unknown mid or with nothing inside the clip.
+    ``option`` is how the user writes that limit.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
@@ -88,7 +95,7 @@ def read_events(path: str | Path, audio: Index, *, max_left_out: float) -> Event
     known = [line for line in here if line.mid in audio.classes.index_of]
     events = _place(known, rows, audio)
     inside = events["start"] < events["stop"]
-    _check_left_out(path, audio, here, known, inside, max_left_out)
+    _check_left_out(path, audio, here, known, inside, max_left_out, option)
     unknown = Counter(
         line.mid for line in here if line.mid not in audio.classes.index_of
     )
@@ -170,6 +177,7 @@ def _check_left_out(
     known: list[_Line],
     inside: np.ndarray,
     max_left_out: float,
+    option: str,
 ) -> None:
     """ShardError if too many of the events ``here`` cannot be used."""
     num_left_out = len(here) - int(inside.sum())
@@ -197,7 +205,7 @@ def _check_left_out(
     raise ShardError(
         f"{path}: {'; '.join(parts)}; of {len(here)} events of these clips "
         f"{num_left_out} would be left out; give the class list and clips they were "
-        f"made for, or --max-left-out {share:g}"
+        f"made for, or {option}{share:g}"
     )
 
 

@@ -1,0 +1,195 @@
+"""Segments of a second or so: what sounds when, by a model and in truth.
+
+Owns how frame probabilities become segment scores, and the measures of these. The
+truth is read by true_events.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psl.distributed import collectives
+from psl.evaluation.metrics import average_precision
+from psl.evaluation.true_events import Events, events_in_chunks
+from shards.format.chunking import Chunking
+from shards.format.index import Index
+from shards.system.exits import JobError
+
+Bounds = Callable[[int], tuple[np.ndarray, np.ndarray]]
+"""Samples of a clip -> first and past-the-last sample [T] of each of its frames."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments of the clips that a strong CSV names."""
+
+    seconds: float
+    """Length of a segment, s."""
+    chunking: Chunking
+    rows: np.ndarray
+    """[V] int64, ascending: these clips."""
+    num_samples: np.ndarray
+    """[V] int64, of each."""
+    first: np.ndarray
+    """[V + 1] int64: segments first[v] to first[v + 1] are those of clip rows[v]."""
+    truth: np.ndarray
+    """[S, C] bool: whether an event of the class counts for the segment."""
+
+    @staticmethod
+    def of(
+        events: Events, audio: Index, *, segment_seconds: float, min_overlap: float
+    ) -> Segments:
+        """Segments of ``segment_seconds``; an event counts as events_in_chunks says.
+
+        ``min_overlap`` is in s.
+        """
+        rate = audio.properties["sample_rate"]
+        chunking = Chunking.from_seconds(segment_seconds, rate)
+        rows = np.flatnonzero(events.covered)
+        num_samples = audio.table.count[rows].astype(np.int64)
+        first = np.append(0, np.cumsum(chunking.num_chunks(num_samples)))
+        truth = np.zeros((int(first[-1]), len(audio.classes)), np.bool_)
+        clip = np.searchsorted(rows, events.row)
+        event, segment = events_in_chunks(
+            events.start,
+            events.stop,
+            num_samples[clip],
+            chunking=chunking,
+            min_samples=round(min_overlap * rate),
+        )
+        truth[first[clip[event]] + segment, events.label[event]] = True
+        return Segments(segment_seconds, chunking, rows, num_samples, first, truth)
+
+
+class SegmentScores:
+    """Frame probabilities of a rank's clips, pooled to segments as they come.
+
+    A segment's score is the mean of the frames in it, weighted by the time that each
+    has in common with it.
+    """
+
+    def __init__(
+        self, segments: Segments, bounds: Bounds, device: torch.device
+    ) -> None:
+        self._segments, self._bounds = segments, bounds
+        num_segments, num_classes = segments.truth.shape
+        # a last column counts how often each segment was scored
+        self._scores = torch.zeros(num_segments, num_classes + 1, device=device)
+        self._weights = functools.lru_cache(maxsize=64)(self._compute_weights)
+
+    def add(self, rows: np.ndarray, frame_probs: Tensor) -> None:
+        """Pool frame_probs [B, T, C] of clips ``rows`` [B], all of one length."""
+        found = np.searchsorted(self._segments.rows, rows)
+        found = np.minimum(found, len(self._segments.rows) - 1)
+        known = np.flatnonzero(self._segments.rows[found] == rows)
+        if not len(known):
+            return
+        length = int(self._segments.num_samples[found[known[0]]])
+        weights = self._weights(length).to(frame_probs)
+        frames = frame_probs[torch.from_numpy(known).to(frame_probs.device)]
+        pooled = torch.einsum("ts,btc->bsc", weights, frames[:, : len(weights)])
+        num_segments = weights.shape[1]
+        places = self._segments.first[found[known], None] + np.arange(num_segments)
+        where = torch.from_numpy(places).to(self._scores.device)
+        self._scores[where, :-1] = pooled
+        self._scores[where, -1] += 1
+
+    def _compute_weights(self, num_samples: int) -> Tensor:
+        """Share of frame t in segment s [T, S] of a clip; each segment's sum is 1."""
+        starts, stops = self._bounds(num_samples)
+        chunking = self._segments.chunking
+        (number,) = chunking.num_chunks(np.array([num_samples]))
+        first, past = chunking.bounds(np.arange(number), num_samples)
+        shared = np.minimum(stops[:, None], past) - np.maximum(starts[:, None], first)
+        shared = np.maximum(shared, 0.0)
+        return torch.from_numpy(shared / shared.sum(axis=0))
+
+    def sum_over_ranks(self) -> np.ndarray:
+        """Scores of all segments [S, C] float32, on every rank. Collective.
+
+        Raises JobError unless every segment was scored exactly once.
+        """
+        result = collectives.sum_over_ranks(self._scores).cpu().numpy()
+        if not (result[:, -1] == 1).all():
+            place = int(np.flatnonzero(result[:, -1] != 1)[0])
+            raise JobError(f"segment {place} was scored {result[place, -1]:g} times")
+        return result[:, :-1]
+
+
+@dataclass(frozen=True)
+class SegmentMetrics:
+    """How well a model knows what sounds when."""
+
+    segment_seconds: float
+    ap: np.ndarray
+    """[C] average precision over all segments, NaN without a true one."""
+    ap_in_clip: np.ndarray
+    """[C] the same over the segments of the clips in which the class sounds; NaN where
+    it sounds in all of these, or in none."""
+    share_in_clip: np.ndarray
+    """[C] share of true segments among those: the expected ap_in_clip of chance."""
+    num_segments: int
+    num_clips: int
+
+    def summary(self) -> dict[str, Any]:
+        """The scalars as strict JSON has them; None for what no class has."""
+        counted = ~np.isnan(self.ap_in_clip)
+        return {
+            "segment_seconds": self.segment_seconds,
+            "mAP": _mean(self.ap),
+            "num_classes": int((~np.isnan(self.ap)).sum()),
+            "mAP_in_positive_clips": _mean(self.ap_in_clip),
+            "chance_in_positive_clips": _mean(self.share_in_clip[counted]),
+            "num_classes_in_positive_clips": int(counted.sum()),
+            "num_segments": self.num_segments,
+            "num_clips": self.num_clips,
+        }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of those that are not NaN; None if there are none."""
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if len(found) else None
+
+
+def measure_segments(
+    segments: Segments, scores: np.ndarray, columns: list[int]
+) -> SegmentMetrics:
+    """Metrics of scores [S, C] of the classes ``columns``.
+
+    Raises ValueError if a score is not finite, or no segment has an event.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("a segment's score is not finite; the model is broken")
+    clip = np.repeat(np.arange(len(segments.rows)), np.diff(segments.first))
+    ap, ap_in_clip, share = [], [], []
+    for column in columns:
+        true, score = segments.truth[:, column], scores[:, column]
+        ap.append(average_precision(true, score))
+        holds = np.zeros(len(segments.rows), np.bool_)
+        holds[clip[true]] = True
+        inside = holds[clip]
+        tells = true.any() and not true[inside].all()
+        ap_in_clip.append(
+            average_precision(true[inside], score[inside]) if tells else np.nan
+        )
+        share.append(true[inside].mean() if inside.any() else np.nan)
+    if np.isnan(ap).all():
+        raise ValueError(
+            "no segment has an event of the measured classes; nothing to measure"
+        )
+    return SegmentMetrics(
+        segment_seconds=segments.seconds,
+        ap=np.array(ap),
+        ap_in_clip=np.array(ap_in_clip),
+        share_in_clip=np.array(share),
+        num_segments=len(scores),
+        num_clips=len(segments.rows),
+    )
