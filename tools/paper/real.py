@@ -24,6 +24,7 @@ from tools.paper.real_job import (
     RealJob,
     data_steps,
     label_steps,
+    quality_steps,
     system_steps,
     teacher_steps,
 )
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
     job = _job(parser, args)
-    first = [*data_steps(job), *label_steps(job)]
+    first = [*data_steps(job), *label_steps(job), *quality_steps(job)]
     if args.print:
         for step in [*first, *(step for lane in lanes(job) for step in lane)]:
             print(shlex.join(["python", *step.command[1:]]))

@@ -78,6 +78,10 @@ class RealJob:
         """The same, calibrated."""
         return self.root / f"labels_{split}_{seconds}s"
 
+    def quality(self, labels: Path) -> Path:
+        """What a label report says of ``labels``."""
+        return self.root / "quality" / labels.name
+
     def run_dir(self, system: str, seed: int) -> Path:
         """Of a student."""
         return self.root / f"seed{seed}" / system
@@ -123,6 +127,20 @@ def _calibrate_step(job: RealJob, split: str, seconds: int) -> Step:
         f"out={out}",
     )
     return Step(f"calibrate {split}, {seconds} s", command, out / "index.json")
+
+
+def quality_steps(job: RealJob) -> list[Step]:
+    """Measure the labels of train against the true events, before calibration too."""
+    steps = []
+    for seconds in CHUNKS:
+        for labels in (job.raw_labels("train", seconds), job.labels("train", seconds)):
+            out = job.quality(labels)
+            command = python(
+                *("-m", "psl.label_report", labels, "--audio", job.shards("train")),
+                *("--strong", job.data / "strong.csv", "--out", out, "--no-pictures"),
+            )
+            steps.append(Step(f"measure {labels.name}", command, out / "report.json"))
+    return steps
 
 
 def teacher_steps(job: RealJob) -> list[Step]:

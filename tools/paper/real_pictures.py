@@ -139,6 +139,15 @@ def draw_class(
             title = "_"
     for seconds, (edges, probs, _) in clips.items():
         name, color = f"teacher, {seconds} s", SHADES[seconds]
-        axes.stairs(probs[:, label], edges, color=color, lw=1.8, label=name)
-    axes.stairs(curves[:, label], times, color=STUDENT, lw=1.4, label="PSL-2s student")
+        axes.stairs(
+            probs[:, label], edges, baseline=None, color=color, lw=1.8, label=name
+        )
+    axes.stairs(
+        curves[:, label],
+        times,
+        baseline=None,
+        color=STUDENT,
+        lw=1.4,
+        label="PSL-2s student",
+    )
     axes.set(ylim=(0, 1.02), yticks=(0, 1))

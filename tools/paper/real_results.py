@@ -14,7 +14,7 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.system.files import write_atomic
-from tools.paper.real_job import ALL, SYSTEMS, RealJob
+from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
 
 MEASURES = {
     "clip": ("Clip mAP %, whole clips", "eval", ("mAP",)),
@@ -133,6 +133,29 @@ def difference_table(values: Mapping[str, Values]) -> list[str]:
     return lines
 
 
+def quality_table(job: RealJob) -> list[str]:
+    """How good the labels are, a row for each length of chunks; nothing if unknown."""
+    lines = [
+        "| Labels | AP of chunks %: chance | weak labels, copied | weak, none missing "
+        "| teacher | Calibration error, raw | calibrated | Missing weak labels recovered "
+        "% (precision %) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for seconds in CHUNKS:
+        labels = (job.raw_labels("train", seconds), job.labels("train", seconds))
+        paths = [job.quality(one) / "report.json" for one in labels]
+        if not all(path.exists() for path in paths):
+            return []
+        raw, found = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+        ap, recovery = found["chunk_ap"], found["recovery"]["at_threshold"]
+        cells = [f"{100 * ap[k]:.1f}" for k in ("chance", "weak", "complete", "pseudo")]
+        cells += [f"{r['calibration']['expected_error']:.3f}" for r in (raw, found)]
+        shares = [100 * (recovery[key] or 0.0) for key in ("recall", "precision")]
+        cells.append(f"{shares[0]:.0f} ({shares[1]:.0f})")
+        lines.append(f"| {seconds} s | {' | '.join(cells)} |")
+    return lines
+
+
 def verdict(values: Mapping[str, Values], measure: str) -> str:
     """One sentence: whether the paper's order shows in the means of ``measure``."""
     if any(name not in values for name in ORDER):
@@ -167,6 +190,9 @@ def render(job: RealJob) -> str:
     if others:
         lines += ["Variants of PSL-2s:", ""]
         lines += [*system_table(values, ["psl_2s", *others]), ""]
+    if quality := quality_table(job):
+        title = "The teacher's labels of the training scenes against the true events:"
+        lines += [title, "", *quality, ""]
     return "\n".join(lines)
 
 
