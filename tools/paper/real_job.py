@@ -123,8 +123,8 @@ def _calibrate_step(job: RealJob, split: str, seconds: int) -> Step:
     """Fit each class to the weak labels of train, and apply that."""
     out = job.labels(split, seconds)
     command = python(
-        *("-m", "psl.calibrate", f"labels={job.raw_labels(split, seconds)}"),
-        f"out={out}",
+        *("-m", "tools.paper.platt", "--fit", job.raw_labels("train", seconds)),
+        *("--labels", job.raw_labels(split, seconds), "--out", out),
     )
     return Step(f"calibrate {split}, {seconds} s", command, out / "index.json")
 

@@ -136,9 +136,9 @@ def difference_table(values: Mapping[str, Values]) -> list[str]:
 def quality_table(job: RealJob) -> list[str]:
     """How good the labels are, a row for each length of chunks; nothing if unknown."""
     lines = [
-        "| Labels | AP of chunks %: chance | weak labels, copied | weak, none missing "
-        "| teacher | Calibration error, raw | calibrated | Missing weak labels recovered "
-        "% (precision %) |",
+        "| Labels | Chance: AP of chunks % | Weak labels, copied | Weak, none missing "
+        "| Teacher | Calibration error, raw | calibrated | Missing weak labels "
+        "recovered % (precision %) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for seconds in CHUNKS:

@@ -10,7 +10,6 @@ from types import ModuleType
 import pytest
 from scipy import stats
 
-from psl.calibrate import CalibrateConfig
 from psl.config import parse
 from psl.config_values import read_words
 from psl.evaluation.config import EvaluateConfig
@@ -22,7 +21,6 @@ from tests.learning import REPOSITORY
 CONFIGS = {
     "psl.train": TrainConfig,
     "psl.label": LabelConfig,
-    "psl.calibrate": CalibrateConfig,
     "psl.evaluate": EvaluateConfig,
 }
 SYSTEMS = ("baseline", "psl_10s", "psl_5s", "psl_2s")
@@ -76,7 +74,6 @@ def test_every_command_is_a_configuration_that_its_module_takes(
     assert counts == {
         "psl.train": 7,
         "psl.label": 6,
-        "psl.calibrate": 6,
         "psl.evaluate": 14,
     }
 
