@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from psl.config import BatchSize, Seconds, Share, config
+from pydantic import Field
+
+from psl.config import BatchSize, CountOrZero, Seconds, Share, config
 from psl.data.config import LoaderConfig
 
 
@@ -38,6 +40,18 @@ class EvaluateConfig:
     max_left_out: Share | None = None
     """With strong: share of the clips' events that may have an unknown mid or lie
     outside their clip; null for 0."""
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """Resamples of the clips for the 95 % intervals; 0 for none."""
+    bootstrap_seed: CountOrZero = 0
+    """Seed of the resamples."""
+    official: str | None = None
+    """List of the clips that there should be: AudioSet's segments CSV, or an id or its
+    SHA-256 on each line. How many are there is then stated; null for no such list."""
+    relabelled: str | None = None
+    """Segments CSV with other labels of the clips, measured besides the audio's own;
+    null for none."""
+    store_scores: bool = True
+    """Write scores.npz, which psl.compare reads: 4 bytes for each clip and class."""
     batch_size: BatchSize = 32
     """Clips scored at a time by each process."""
     loader: LoaderConfig = LoaderConfig()

@@ -15,11 +15,14 @@ from torch import nn
 from psl.data.checks import check_has_labels, check_rate
 from psl.distributed import launch, runtime
 from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.measured import measure
 from psl.evaluation.metrics import Metrics, evaluate_scores
+from psl.evaluation.references import open_references
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.scoring import MIN_SECONDS, score_clips
 from psl.evaluation.segments import Segments, SegmentScores, measure_segments
 from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.evaluation.stored import StoredScores, write_scores
 from psl.evaluation.true_events import read_events
 from psl.evaluation.windows import WindowedModel, frame_bounds
 from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
@@ -53,6 +56,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         found = SegmentScores(
             segments, lambda length: frame_bounds(framed, length), accelerator.device
         )
+    references = open_references(config, index)
     scores = score_clips(
         windowed,
         index,
@@ -61,15 +65,22 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         loader=config.loader,
         on_frames=found.add if found else lambda places, probs: None,
     )[:, shared.of_audio]
-    rows = np.arange(len(index))
-    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
-    metrics = evaluate_scores(targets, scores)
     in_time = None
     if segments is not None and found is not None:
         in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
+    rows = np.arange(len(index))
+    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
+    metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
-        summary = summarise(config, metrics, in_time)
-        write_results(config.out, summary, metrics, in_time, shared.classes)
+        measured = measure(metrics, targets, scores, config)
+        other = None
+        if references.relabelled is not None:
+            other = references.relabelled.measure(scores, shared.of_audio, config)
+        summary = summarise(config, index, measured, references, other, in_time)
+        write_results(config.out, summary, shared.classes, measured, other, in_time)
+        if config.store_scores:
+            keys, mids = index.table.key, shared.classes.mids
+            write_scores(config.out, StoredScores(keys, mids, targets > 0, scores))
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)

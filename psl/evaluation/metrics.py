@@ -1,8 +1,9 @@
 """Metrics of multi-label tagging, in NumPy.
 
 Owns their definitions: average precision and AUC as scikit-learn defines them (tied
-scores count as one threshold), d' after the AudioSet paper, recall at a threshold.
-Classes without a positive clip have no AP, AUC or recall and stay out of the means.
+scores count as one threshold), d' after the AudioSet paper, lwlrap, recall at a
+threshold. Classes without a positive clip have no AP, AUC or recall and stay out of the
+means.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 RECALL_THRESHOLD = 0.2
+_PAIR_VALUES = 1 << 20
+"""Scores that are compared with labels' in one go."""
 NO_AUC = "no class has both clips with it and clips without it"
 
 
@@ -28,6 +31,9 @@ class Metrics:
     """Mean of the classes' area under the ROC curve, in [0, 1]."""
     d_prime: float
     """sqrt(2) * Phi^-1(mean_auc)."""
+    lwlrap: float
+    """Label-weighted label-ranking average precision, in [0, 1]: how high each clip's
+    labels stand among the classes."""
     recall: float
     """Mean over classes of the share of positives scored at least 0.2."""
     num_clips: int
@@ -46,6 +52,7 @@ class Metrics:
             "mAP": self.mean_ap,
             "AUC": self.mean_auc,
             "d_prime": self.d_prime,
+            "lwlrap": self.lwlrap,
             "recall_at_0.2": self.recall,
             "num_clips": self.num_clips,
             "num_classes_with_positives": self.num_classes_with_positives,
@@ -74,15 +81,17 @@ def evaluate_scores(targets: np.ndarray, scores: np.ndarray) -> Metrics:
     counted = positive.any(axis=0)
     if not counted.any():
         raise ValueError("no class has a positive clip; nothing to measure")
-    columns = list(zip(positive.T, scores.T, strict=True))
-    ap = np.array([average_precision(p, s) for p, s in columns])
-    auc = np.array([area_under_roc(p, s) for p, s in columns])
+    columns = zip(
+        np.ascontiguousarray(positive.T), np.ascontiguousarray(scores.T), strict=True
+    )
+    ap, auc = np.array([_precision_and_area(p, s) for p, s in columns]).T
     mean_auc = float(np.nanmean(auc)) if np.isfinite(auc).any() else float("nan")
     hits = (positive & (scores >= RECALL_THRESHOLD)).sum(axis=0)
     return Metrics(
         mean_ap=float(ap[counted].mean()),
         mean_auc=mean_auc,
         d_prime=d_prime(mean_auc),
+        lwlrap=lwlrap(positive, scores),
         recall=float((hits[counted] / positive.sum(axis=0)[counted]).mean()),
         num_clips=len(targets),
         num_classes_with_positives=int(counted.sum()),
@@ -119,15 +128,55 @@ def average_precision_of_counts(true: np.ndarray, false: np.ndarray) -> float:
 
 def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve (trapezoids); NaN without positives or negatives."""
-    num_positive = int(positive.sum())
-    num_negative = len(positive) - num_positive
+    return _area_of_counts(*_counts_by_threshold(positive, scores))
+
+
+def _area_of_counts(true: np.ndarray, false: np.ndarray) -> float:
+    num_positive, num_negative = int(true[-1]), int(false[-1])
     if not num_positive or not num_negative:
         return float("nan")
-    true, false = (
-        np.append(0, counts) for counts in _counts_by_threshold(positive, scores)
-    )
+    true, false = np.append(0, true), np.append(0, false)
     area = (np.diff(false) * (true[1:] + true[:-1]) / 2).sum()
     return float(area / num_positive / num_negative)
+
+
+def _precision_and_area(
+    positive: np.ndarray, scores: np.ndarray
+) -> tuple[float, float]:
+    """Average precision and area under the ROC curve, of one sort."""
+    if not positive.any():
+        return float("nan"), float("nan")
+    true, false = _counts_by_threshold(positive, scores)
+    return average_precision_of_counts(true, false), _area_of_counts(true, false)
+
+
+def lwlrap(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Mean of label_precisions over all (clip, label) pairs (DCASE 2019, task 2).
+
+    scikit-learn's label_ranking_average_precision_score with a clip's number of labels
+    as its weight. NaN without a label.
+    """
+    _, precision = label_precisions(positive, scores)
+    return float(precision.mean()) if len(precision) else float("nan")
+
+
+def label_precisions(
+    positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The clip and the precision [L] of each label of positive [R, C].
+
+    Precision: of the classes that score at least as high in its clip, the share that
+    are labels of the clip.
+    """
+    clip, column = np.nonzero(positive)
+    precision = np.empty(len(clip))
+    step = max(1, _PAIR_VALUES // positive.shape[1])
+    for start in range(0, len(clip), step):
+        rows = clip[start : start + step]
+        own = scores[rows, column[start : start + step]]
+        above = scores[rows] >= own[:, None]
+        precision[start : start + step] = (above & positive[rows]).sum(1) / above.sum(1)
+    return clip, precision
 
 
 def d_prime(auc: float) -> float:

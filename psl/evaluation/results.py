@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: metrics.json and per_class.csv.
 
-Owns their forms.
+Owns their forms; stored.py has scores.npz.
 """
 
 from __future__ import annotations
@@ -14,17 +14,37 @@ from typing import Any
 import numpy as np
 
 from psl.evaluation.config import EvaluateConfig
-from psl.evaluation.metrics import Metrics
+from psl.evaluation.measured import Measured
+from psl.evaluation.official import fingerprint
+from psl.evaluation.references import References
 from psl.evaluation.segments import SegmentMetrics
 from shards.format.classes import Classes
+from shards.format.index import Index
 from shards.system.files import write_atomic
+
+VERSION = 2
+"""Of metrics.json. 1 had no version, intervals or clips."""
 
 
 def summarise(
-    config: EvaluateConfig, metrics: Metrics, in_time: SegmentMetrics | None
+    config: EvaluateConfig,
+    index: Index,
+    measured: Measured,
+    references: References,
+    other: Measured | None,
+    in_time: SegmentMetrics | None,
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
-    summary = metrics.summary()
+    """The content of metrics.json; ``other`` is against the relabelled clips."""
+    summary = {"version": VERSION, **measured.summary(), "labels": config.audio}
+    summary["sha256_of_clips"] = fingerprint(index.table.key.tolist())
+    if references.coverage is not None and config.official is not None:
+        summary["coverage"] = references.coverage.summary(config.official)
+    if other is not None and references.relabelled is not None:
+        summary["relabelled"] = {
+            **other.summary(),
+            "labels": config.relabelled,
+            "clips_elsewhere": references.relabelled.num_elsewhere,
+        }
     if config.window_seconds is not None:
         summary["window_seconds"] = config.window_seconds
         summary["hop_seconds"] = config.hop_seconds or config.window_seconds
@@ -36,21 +56,29 @@ def summarise(
 def write_results(
     out: str | Path,
     summary: dict[str, Any],
-    metrics: Metrics,
-    in_time: SegmentMetrics | None,
     classes: Classes,
+    measured: Measured,
+    other: Measured | None,
+    in_time: SegmentMetrics | None,
 ) -> None:
     """metrics.json with the scalars, per_class.csv with AP by class, best first."""
+    metrics = measured.metrics
+    columns = {
+        "ap": metrics.ap,
+        "ap_low": measured.ap_interval[:, 0],
+        "ap_high": measured.ap_interval[:, 1],
+    }
+    if other is not None:
+        columns["relabelled_num_positives"] = other.metrics.num_positives
+        columns["relabelled_ap"] = other.metrics.ap
+    if in_time is not None:
+        columns["segment_ap"] = in_time.ap
+        columns["segment_ap_in_positive_clips"] = in_time.ap_in_clip
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    header = ["index", "mid", "display_name", "num_positives", "ap"]
-    columns = [metrics.ap]
-    if in_time is not None:
-        header += ["segment_ap", "segment_ap_in_positive_clips"]
-        columns += [in_time.ap, in_time.ap_in_clip]
-    writer.writerow(header)
+    writer.writerow(["index", "mid", "display_name", "num_positives", *columns])
     for c in np.argsort(-np.nan_to_num(metrics.ap, nan=-1.0), kind="stable"):
-        values = [_shown(column[c]) for column in columns]
+        values = [_shown(column[c]) for column in columns.values()]
         name = classes.names[c]
         writer.writerow([c, classes.mids[c], name, metrics.num_positives[c], *values])
     write_atomic(Path(out, "per_class.csv"), buffer.getvalue())
@@ -58,5 +86,7 @@ def write_results(
     write_atomic(Path(out, "metrics.json"), text + "\n")
 
 
-def _shown(value: float) -> str:
+def _shown(value: Any) -> str:
+    if isinstance(value, np.integer):
+        return str(value)
     return "" if np.isnan(value) else f"{value:.6f}"

@@ -1,0 +1,86 @@
+"""What an evaluation is held against besides the audio's own labels.
+
+Owns the coverage of an official list, and labels of somebody else for the same clips.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.measured import Measured, measure
+from psl.evaluation.metrics import evaluate_scores
+from psl.evaluation.official import Coverage, cover
+from shards.errors import ShardError
+from shards.format.index import Index
+from shards.format.weak_labels import LabelReader
+from shards.packing.segments import read_segments
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Other labels of some of the clips."""
+
+    rows: np.ndarray
+    """[V] int64, ascending: clips that have them."""
+    targets: np.ndarray
+    """[V, C] bool, in the classes of the audio."""
+    num_elsewhere: int
+    """Clips of the list that were not evaluated."""
+
+    def measure(
+        self, scores: np.ndarray, columns: list[int], config: EvaluateConfig
+    ) -> Measured:
+        """Metrics of scores [R, len(columns)] of all clips against these labels."""
+        targets, own = self.targets[:, columns], scores[self.rows]
+        return measure(evaluate_scores(targets, own), targets, own, config)
+
+
+@dataclass(frozen=True)
+class References:
+    """What the configuration names, read."""
+
+    coverage: Coverage | None
+    relabelled: Relabelled | None
+
+
+def open_references(config: EvaluateConfig, index: Index) -> References:
+    """Read them; ShardError if one is malformed, or of other clips only."""
+    coverage = relabelled = None
+    if config.official is not None:
+        coverage = cover(config.official, index.table.key.tolist())
+        if coverage.present < coverage.listed:
+            _log.warning(
+                "%s: %d of %d clips are there; results compare only with those on the "
+                "same clips",
+                config.official,
+                coverage.present,
+                coverage.listed,
+            )
+    if config.relabelled is not None:
+        relabelled = _read_relabelled(config.relabelled, index)
+    return References(coverage, relabelled)
+
+
+def _read_relabelled(path: str, index: Index) -> Relabelled:
+    row_of = {key.decode(): row for row, key in enumerate(index.table.key.tolist())}
+    segments = read_segments(path, LabelReader(index.classes))
+    here = [segment for segment in segments if segment.key in row_of]
+    if not here:
+        raise ShardError(
+            f"{path}: clips such as {segments[0].key!r}; expected clips of "
+            f"{index.where}, such as {index.key(0)!r}"
+        )
+    here.sort(key=lambda segment: row_of[segment.key])
+    targets = np.zeros((len(here), len(index.classes)), np.bool_)
+    for place, segment in enumerate(here):
+        targets[place, list(segment.labels)] = True
+    if not targets.any():
+        raise ShardError(f"{path}: no clip has a label; nothing to measure against")
+    rows = np.array([row_of[segment.key] for segment in here])
+    return Relabelled(rows, targets, num_elsewhere=len(segments) - len(here))
