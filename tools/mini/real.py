@@ -2,11 +2,11 @@ r"""Builds a miniature AudioSet of real sound: 10-s scenes mixed from recordings
 
     python -m tools.mini.real --recordings ESC-50 --out data/mini-real
 
-Owns the files and the labels that are forgotten; recordings.py knows the folders it
-takes, and scenes.py mixes. The output is in AudioSet's formats, for python -m
+Owns the command and the folder it makes; recordings.py knows the folders it takes,
+scenes.py mixes, and real_files.py has the forms of the files: AudioSet's, for python -m
 shards.pack. Every scene is a pure function of (recordings, seed, split, number), to the
-bit with the same package versions on the same kind of machine. A kill leaves whole
-files only; the same command again makes all of them again.
+bit with the same package versions on the same kind of machine. A kill leaves no folder
+under the final name; the same command again starts from the beginning.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.metadata
-import io
 import json
-import wave
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +28,14 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.system.exits import run_main
 from shards.system.files import file_sha256, folder_atomic, sha256_of, write_synced
+from tools.mini.real_files import (
+    VERSION,
+    as_wav,
+    draw_forgotten,
+    segments_csv,
+    strong_csv,
+    weak_labels,
+)
 from tools.mini.recordings import (
     SPLITS,
     Collection,
@@ -39,9 +45,7 @@ from tools.mini.recordings import (
 )
 from tools.mini.scenes import SAMPLE_RATE, Scene, Sound, find_spans, mix_scene
 
-VERSION = 1
 NUM_SCENES = {"train": 900, "dev": 200, "eval": 300}
-FORGET_PROB = 0.4
 BEDS = {
     "/m/06mb1": "Rain",
     "/m/034srq": "Waves, surf",
@@ -118,56 +122,6 @@ def by_class(
                 "--class-labels"
             )
     return {mid: found[mid] for mid in found if found[mid]}
-
-
-def draw_forgotten(sounds: Sequence[Sound], seed: int) -> set[str]:
-    """Names of the recordings whose labels nobody wrote down: each with p = 0.4."""
-    draws = np.random.default_rng([seed, len(SPLITS)]).random(len(sounds))
-    return {s.name for s, draw in zip(sounds, draws, strict=True) if draw < FORGET_PROB}
-
-
-def weak_labels(
-    scene: Scene, mids: dict[str, tuple[str, ...]], forgotten: set[str]
-) -> list[str]:
-    """The scene's mids without those of forgotten recordings; of one if of none else.
-
-    ``mids`` are those of each recording. Which one stays is the first in the scene, so
-    that every scene has a label, as AudioSet's clips have.
-    """
-    kept = [name for name in scene.sources if name not in forgotten]
-    return sorted({mid for name in kept or scene.sources[:1] for mid in mids[name]})
-
-
-def as_wav(samples: np.ndarray) -> bytes:
-    """A WAV file of int16 samples at SAMPLE_RATE."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
-
-
-def segments_csv(rows: dict[str, list[str]]) -> str:
-    """AudioSet's segment format: comment lines, then id, start, end, "mids"."""
-    lines = [
-        f"# Segments csv created by tools.mini.real version {VERSION}",
-        f"# num_ytids={len(rows)}, num_segs={len(rows)}",
-        "# YTID, start_seconds, end_seconds, positive_labels",
-    ]
-    lines += [
-        f'{clip}, 0.000, 10.000, "{",".join(mids)}"' for clip, mids in rows.items()
-    ]
-    return "\n".join([*lines, ""])
-
-
-def strong_csv(events: dict[str, Scene]) -> str:
-    """AudioSet-strong's form: key, start, end, mid, separated by tabs."""
-    lines = ["segment_id\tstart_time_seconds\tend_time_seconds\tlabel"]
-    for clip, scene in events.items():
-        lines += [f"{clip}_0\t{a:.3f}\t{b:.3f}\t{mid}" for a, b, mid in scene.events]
-    return "\n".join([*lines, ""])
 
 
 def describe(

@@ -23,6 +23,8 @@ from tools.paper.report import Clip, draw_spectrogram, rank_clip, read_clips, sa
 SHADES = {10: "#9ECAE1", 5: "#4292C6", 2: "#08306B"}
 """Of the labels, by length of their chunks."""
 STUDENT, TRUTH = "#D55E00", "#DDDDDD"
+COLORS = {"clip": "#0072B2", "windows": "#56B4E9", "segments": "#009E73"}
+"""Of the measures in the picture of the table."""
 SHOWN = 4
 """Classes of a scene that are drawn at most."""
 
@@ -45,13 +47,12 @@ def draw_pictures(job: RealJob, folder: Path) -> None:
 def draw_table(figure: Figure, values: dict[str, Values]) -> None:
     """Bars of each measure, a group for each system."""
     axes, shown = figure.subplots(), [name for name in ORDER if name in values]
-    x, width = np.arange(len(shown)), 0.8 / len(MEASURES)
-    colors = ("#0072B2", "#56B4E9", "#009E73", "#999999")
-    for place, (measure, color) in enumerate(zip(MEASURES, colors, strict=True)):
+    x, width = np.arange(len(shown)), 0.8 / len(COLORS)
+    for place, (measure, color) in enumerate(COLORS.items()):
         seeds = [[run[measure] for run in values[n].values()] for n in shown]
         spread = [stdev(found) if len(found) > 1 else 0.0 for found in seeds]
         bars = axes.bar(
-            x + (place - 1.5) * width,
+            x + (place - (len(COLORS) - 1) / 2) * width,
             [fmean(found) for found in seeds],
             0.9 * width,
             yerr=spread,

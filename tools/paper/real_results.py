@@ -17,16 +17,24 @@ from shards.system.files import write_atomic
 from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
 
 MEASURES = {
-    "clip": ("Clip mAP %, whole clips", "eval", ("mAP",)),
-    "windows": ("Clip mAP %, mean of 2-s windows", "eval_windows", ("mAP",)),
+    "clip": ("Clip mAP %", "eval", ("mAP",)),
+    "windows": ("Clip mAP %, 2-s windows", "eval_windows", ("mAP",)),
     "segments": ("1-s segment mAP %", "eval", ("segments", "mAP")),
+    "segments_windows": (
+        "1-s segment mAP %, 2-s windows",
+        "eval_windows",
+        ("segments", "mAP"),
+    ),
     "when": (
-        "1-s segment mAP % within positive clips",
+        "1-s segment mAP % in positive clips",
         "eval",
         ("segments", "mAP_in_positive_clips"),
     ),
 }
 """Title, folder and place in its metrics.json of each column."""
+OF_CLIPS = ("clip", "windows")
+"""Measures whose scores are stored, for an interval over scenes."""
+NUM_RESAMPLES = 1000
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
 ORDER = tuple(SYSTEMS)
@@ -80,15 +88,12 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return fmean(values) - half, fmean(values) + half
 
 
-def described(values: Sequence[float], *, sign: bool = False) -> str:
+def described(values: Sequence[float]) -> str:
     """``61.2 ± 0.8 (59.2 to 63.2)``: mean, standard deviation, interval."""
-    form = "+.1f" if sign else ".1f"
-    text = format(fmean(values), form)
-    limits = interval(values)
+    text, limits = f"{fmean(values):.1f}", interval(values)
     if limits is None:
         return text
-    low, high = (format(limit, form) for limit in limits)
-    return f"{text} ± {stdev(values):.1f} ({low} to {high})"
+    return f"{text} ± {stdev(values):.1f} ({limits[0]:.1f} to {limits[1]:.1f})"
 
 
 def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]:
@@ -109,27 +114,65 @@ def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]
     return lines
 
 
-def difference_table(values: Mapping[str, Values]) -> list[str]:
+def resampled(job: RealJob, system: str, measure: str, seeds: Sequence[int]) -> Any:
+    """[NUM_RESAMPLES] mAP in percent of resampled scenes, mean of ``seeds``.
+
+    The same scenes for every system. None if the scores of one are not there.
+    """
+    from psl.evaluation.bootstrap import resample  # loads torch
+    from psl.evaluation.stored import SCORES_NAME, read_scores
+
+    folder, found = MEASURES[measure][1], []
+    for seed in seeds:
+        path = job.run_dir(system, seed) / folder / SCORES_NAME
+        if not path.exists():
+            return None
+        stored = read_scores(path)
+        scores = resample(
+            stored.targets, stored.scores, num_resamples=NUM_RESAMPLES, seed=0
+        )
+        found.append(100 * scores.scalars()["mAP"])
+    return sum(found) / len(found)
+
+
+def over_scenes(
+    job: RealJob, pair: tuple[str, str], measure: str, seeds: Sequence[int], mean: float
+) -> str:
+    """95 % interval of a difference over resampled scenes; a dash if unknown."""
+    from psl.evaluation.bootstrap import interval as of_resamples
+
+    both = [resampled(job, system, measure, seeds) for system in pair]
+    if any(one is None for one in both):
+        return "-"
+    limits = of_resamples(mean, both[0] - both[1], bounds=(-100.0, 100.0))
+    return "-" if limits is None else f"{limits[0]:+.1f} to {limits[1]:+.1f}"
+
+
+def difference_table(job: RealJob, values: Mapping[str, Values]) -> list[str]:
     """What each system has more than the one before it, and PSL-2s than the weak one.
 
     Of the seeds that both have, paired.
     """
-    titles = [title for title, *_ in MEASURES.values()]
-    lines = [f"| Difference | {' | '.join(titles)} |", f"|---{'|---' * len(titles)}|"]
-    pairs = [*zip(ORDER[1:], ORDER, strict=False), (ORDER[-1], ORDER[0])]
-    for one, two in pairs:
+    lines = [
+        "| Difference | Measure | Mean ± standard deviation | 95 % over seeds | 95 % "
+        "over scenes |",
+        "|---|---|---|---|---|",
+    ]
+    for one, two in [*zip(ORDER[1:], ORDER, strict=False), (ORDER[-1], ORDER[0])]:
         both = sorted(values.get(one, {}).keys() & values.get(two, {}).keys())
-        if not both:
-            continue
-        cells = [
-            described(
-                [values[one][seed][m] - values[two][seed][m] for seed in both],
-                sign=True,
-            )
-            for m in MEASURES
-        ]
-        title = f"{ALL[one].title} minus {ALL[two].title}"
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        for measure, (title, *_) in MEASURES.items():
+            if not both:
+                continue
+            gaps = [values[one][s][measure] - values[two][s][measure] for s in both]
+            scenes = "-"
+            if measure in OF_CLIPS:
+                scenes = over_scenes(job, (one, two), measure, both, fmean(gaps))
+            limits = interval(gaps)
+            seeds = "-" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+            spread = f" ± {stdev(gaps):.1f}" if len(gaps) > 1 else ""
+            name = f"{ALL[one].title} minus {ALL[two].title}"
+            mean = f"{fmean(gaps):+.1f}{spread}"
+            lines.append(f"| {name} | {title} | {mean} | {seeds} | {scenes} |")
     return lines
 
 
@@ -158,8 +201,6 @@ def quality_table(job: RealJob) -> list[str]:
 
 def verdict(values: Mapping[str, Values], measure: str) -> str:
     """One sentence: whether the paper's order shows in the means of ``measure``."""
-    if any(name not in values for name in ORDER):
-        return "Not all systems have been run."
     means = [fmean(seed[measure] for seed in values[n].values()) for n in ORDER]
     found = sorted(ORDER, key=lambda name: means[ORDER.index(name)])
     titles = " < ".join(SYSTEMS[name].title for name in found)
@@ -184,8 +225,16 @@ def render(job: RealJob) -> str:
     ]
     if (guess := chance(job)) is not None:
         lines += [f"A guess has {guess:.1f} within positive clips.", ""]
-    lines += ["Paired by seed:", "", *difference_table(values), ""]
-    lines += [*(f"- {verdict(values, measure)}" for measure in MEASURES), ""]
+    lines += [
+        "Differences, paired by seed. Over seeds: by Student's t, for other students "
+        "on these scenes. Over scenes: by bootstrap, for these students on other "
+        "scenes of these recordings.",
+        "",
+        *difference_table(job, values),
+        "",
+    ]
+    if all(name in values for name in ORDER):
+        lines += [*(f"- {verdict(values, measure)}" for measure in MEASURES), ""]
     others = [name for name in ALL if name not in ORDER and name in values]
     if others:
         lines += ["Variants of PSL-2s:", ""]

@@ -71,7 +71,9 @@ def test_calibrated_labels_say_how_often_the_teacher_is_right(
         platt.main(["--fit", str(raw), "--labels", str(raw), "--out", str(out)])
 
 
-def test_a_teacher_that_is_upside_down_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_is_upside_down_is_refused(
+    dataset: Path, tmp_path: Path
+) -> None:
     """Its labels would teach the opposite."""
     raw = tmp_path / "raw"
     write_labels(raw, dataset, is_upside_down=True)

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from psl.config import parse
 from psl.config_values import read_words
 from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.stored import StoredScores, write_scores
 from psl.labelling.config import LabelConfig
 from psl.training.config import TrainConfig
 from shards.errors import ShardError
@@ -127,6 +129,15 @@ def write_run(folder: Path, clip: float) -> None:
         }
         content = {"mAP": value, "AUC": 0.8, "segments": segments}
         (folder / name / "metrics.json").write_text(json.dumps(content))
+        write_scores(
+            folder / name,
+            StoredScores(
+                key=np.array([b"a", b"b", b"c"]),
+                mids=("/m/x",),
+                targets=np.array([[True], [True], [False]]),
+                scores=np.array([[0.9], [0.8], [0.1]], np.float32),
+            ),
+        )
 
 
 MEAN_AP = {
@@ -164,14 +175,20 @@ def test_the_report_has_means_spreads_intervals_and_paired_differences(
     # mean 45, sample standard deviation 1.41, t(1) = 12.706: 45 -+ 12.7
     assert rows["Weak baseline"][0] == "45.0 ± 1.4 (32.3 to 57.7)"
     assert rows["Weak baseline"][1] == "47.0 ± 1.4 (34.3 to 59.7)"
-    assert rows["Weak baseline"][4] == "2"
-    assert rows["PSL-2s"][3].startswith("70.0 ± 2.8")
+    assert rows["Weak baseline"][5] == "2"
+    assert rows["PSL-2s"][4].startswith("70.0 ± 2.8")
+    gaps = {
+        (cells[1].strip(), cells[2].strip()): [cell.strip() for cell in cells[3:-1]]
+        for cells in (line.split("|") for line in text.splitlines() if "minus" in line)
+    }
     # 0.58 - 0.60 and 0.62 - 0.61
-    assert rows["PSL-2s minus PSL-5s"][0].startswith("-0.5 ± 2.1 (")
-    assert rows["PSL-2s minus Weak baseline"][0].startswith("+15.0 ± 1.4 (+2.3 to")
+    assert gaps["PSL-2s minus PSL-5s", "Clip mAP %"][0] == "-0.5 ± 2.1"
+    found = gaps["PSL-2s minus Weak baseline", "Clip mAP %"]
+    assert found == ["+15.0 ± 1.4", "+2.3 to +27.7", "+15.0 to +15.0"]
+    assert gaps["PSL-10s minus Weak baseline", "1-s segment mAP %"][2] == "-"
     assert "A guess has 39.3 within positive clips" in text
     assert (
-        "whole clips: Weak baseline < PSL-10s < PSL-2s < PSL-5s; not the paper" in text
+        "Clip mAP %: Weak baseline < PSL-10s < PSL-2s < PSL-5s; not the paper" in text
     )
     filled = page.read_text()
     assert text.strip() in filled and "old" not in filled
