@@ -39,6 +39,11 @@ SYSTEMS = {
 EXPERIMENTS = {
     "psl_2s_raw": System("PSL-2s, labels not calibrated", 2),
     "psl_2s_8": System("PSL-2s, 8 chunks a step", 2, ("batch_seconds=16",)),
+    "psl_2s_8_slow": System(
+        "PSL-2s, 8 chunks a step, a fifth of the learning rate",
+        2,
+        ("batch_seconds=16", "optim.learning_rate=6.0e-4"),
+    ),
     "psl_2s_8x5": System(
         "PSL-2s, 5 times 8 chunks a step", 2, ("accumulation_steps=5",)
     ),
