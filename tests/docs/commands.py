@@ -42,6 +42,8 @@ SCRIPTS = {
     "launch/slurm/pack_array.sbatch": "shards.pack",
 }
 """sbatch files, and the command that takes the words after them."""
+TABLES = {("tools.paper.reproduce", "real"): "tools.paper.real"}
+"""Modules with a first word that another module takes the words after."""
 _OURS = re.compile(r"(psl|shards|tools|tests)(\.\w+)*$")
 _END = {";", "&&", "||", "|", "&", "(", ")"}
 
@@ -76,6 +78,7 @@ def problems(words: Sequence[str], root: Path) -> Iterator[str]:
     module, rest = _module(words)
     if module is None:
         return
+    module = TABLES.get((module, *rest[:1]), module)
     if not exists(module):
         yield f"no module {module}"
         return
