@@ -42,7 +42,7 @@ EXPERIMENTS = {
     "psl_2s_8_slow": System(
         "PSL-2s, 8 chunks a step, a fifth of the learning rate",
         2,
-        ("batch_seconds=16", "optim.learning_rate=6.0e-4"),
+        ("batch_seconds=16", "optim.learning_rate=1.2e-3"),
     ),
     "psl_2s_8x5": System(
         "PSL-2s, 5 times 8 chunks a step", 2, ("accumulation_steps=5",)
