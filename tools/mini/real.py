@@ -127,12 +127,21 @@ def by_class(
 def describe(
     collection: Collection, parts: dict[str, list[Recording]], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """What real.json says: everything that the files are a function of."""
-    listed = [
-        [split, r.name, *r.mids, str(r.span), file_sha256(r.path)]
-        for split in SPLITS
-        for r in parts[split]
-    ]
+    """What real.json says: everything that the files are a function of.
+
+    Raises ShardError if two splits have a file with the same content.
+    """
+    listed, seen = [], {}
+    for split in SPLITS:
+        for r in parts[split]:
+            content = file_sha256(r.path)
+            listed.append([split, r.name, *r.mids, str(r.span), content])
+            other, path = seen.setdefault((content, r.span), (split, r.path))
+            if other != split:
+                raise ShardError(
+                    f"{r.path} ({split}) is the same recording as {path} ({other}); "
+                    "remove one of them"
+                )
     return {
         "version": VERSION,
         **options,
@@ -285,10 +294,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _parser().parse_args(argv)
-    if args.seed < 0 or not 0 < args.scale <= 1000:
+    if args.seed < 0 or not 0 < args.scale <= 1000 or not 0 <= args.max_rejected <= 1:
         raise ValueError(
-            f"--seed {args.seed} --scale {args.scale}: expected a seed of 0 or more "
-            "and a scale from 0 to 1000"
+            f"--seed {args.seed} --scale {args.scale} --max-rejected "
+            f"{args.max_rejected}: expected a seed of 0 or more, a scale above 0 and "
+            "up to 1000, a fraction from 0 to 1"
         )
     collection = read_collection(args.recordings, args.class_labels)
     parts = split_recordings(collection.recordings, collection.names, args.seed)

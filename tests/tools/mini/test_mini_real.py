@@ -37,7 +37,8 @@ def beep(hertz: float, seed: int) -> np.ndarray:
     for seconds in (0.4, 0.3):
         time = np.arange(round(seconds * RATE)) / RATE
         wave = np.sin(2 * np.pi * hertz * time)
-        sounds.append(0.3 * wave if hertz else rng.uniform(-0.3, 0.3, len(time)))
+        noise = rng.uniform(-0.3, 0.3, len(time))
+        sounds.append(0.3 * wave + 0.003 * noise if hertz else noise)
     parts = [silence[0.2], sounds[0], silence[0.7], sounds[1], silence[0.5]]
     return np.concatenate(parts)
 
@@ -49,9 +50,9 @@ def write_recordings(folder: Path) -> Path:
     for number, (mid, (_, hertz)) in enumerate(CLASSES.items()):
         for source in range(SOURCES):
             for take in "AB":
+                seed = 100 * number + 10 * source + (take == "B")
                 name = f"{number}-{source}-{take}"
                 path = folder / "audio" / f"{name}.flac"
-                seed = 100 * number + source
                 soundfile.write(path, beep(hertz, seed), RATE)
                 split = "eval" if source >= SOURCES - 2 else "train"
                 rows[split].append(f'{name}, 0.000, 2.000, "{mid}"')
@@ -214,7 +215,8 @@ def test_other_layouts_are_read(tool: ModuleType, tmp_path: Path, layout: str) -
         for fold in range(1, 6):
             for source, category in ((f"{fold}0", "dog"), (f"{fold}1", "can_opening")):
                 lines.append(f"{source}.wav,{fold},0,{category},True,{source},A")
-                soundfile.write(folder / "audio" / f"{source}.wav", beep(500, 1), RATE)
+                path = folder / "audio" / f"{source}.wav"
+                soundfile.write(path, beep(500, 1), RATE)
         (folder / "meta").mkdir()
         (folder / "meta" / "esc50.csv").write_text("\n".join([*lines, ""]))
         mid, name, eval_names, num_other = "/m/05tny_", "Bark", {"50"}, 1
@@ -276,6 +278,8 @@ def break_it(folder: Path, how: str) -> None:
             train.write_text("\n".join([*lines, 'x, 0, 1, "/m/xyz"', ""]))
         case "listed twice":
             shutil.copy(train, folder / "more_segments.csv")
+        case "copy in eval":
+            shutil.copy(audio / "0-0-A.flac", audio / "0-5-B.flac")
         case "too few":
             kept = [x for x in lines if not x.startswith(("1-1", "1-2", "1-3"))]
             train.write_text("\n".join([*kept, ""]))
@@ -293,6 +297,7 @@ def break_it(folder: Path, how: str) -> None:
         ("no segments", r"no \*_segments.csv in it"),
         ("unknown class", r"train_segments.csv: line 26: .*/m/xyz"),
         ("listed twice", r"0-0-A.flac is listed twice"),
+        ("copy in eval", r"0-5-B.flac \(eval\) is the same recording as .*0-0-A.flac"),
         ("too few", r"class 'Mid' \(/m/mid\): 3 sources of it, none left for dev"),
     ],
 )
