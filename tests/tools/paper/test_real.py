@@ -113,8 +113,8 @@ def test_all_systems_hear_as_much_audio_in_a_step_and_differ_in_labels_only(
         assert config.data.audio == ["d/shards/train"]
         assert config.data.valid == "d/shards/dev"
         assert config.seed == 1
-        rates = {c.optim.learning_rate for c in found.values()}
-        assert rates == {3e-3, 6e-3}  # each system's was chosen on dev
+    rates = {c.optim.learning_rate for c in found.values()}
+    assert rates == {3e-3, 6e-3}  # each system's was chosen on dev
     one, *others = (
         (c.optim.warmup_steps, c.model, c.epochs, c.augment, c.patience)
         for c in found.values()
