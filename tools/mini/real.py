@@ -131,7 +131,8 @@ def describe(
 
     Raises ShardError if two splits have a file with the same content.
     """
-    listed, seen = [], {}
+    listed: list[list[str]] = []
+    seen: dict[tuple[str, object], tuple[str, Path]] = {}
     for split in SPLITS:
         for r in parts[split]:
             content = file_sha256(r.path)

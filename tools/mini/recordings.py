@@ -138,7 +138,8 @@ def _read_esc50(folder: Path) -> Collection:
 
 def _read_fsd50k(folder: Path) -> Collection:
     """Its own split: train and val of dev.csv, and eval.csv if it is there."""
-    recordings, names = [], {}
+    recordings: list[Recording] = []
+    names: dict[str, str] = {}
     for part in ("dev", "eval"):
         table = folder / "FSD50K.ground_truth" / f"{part}.csv"
         if part == "eval" and not table.exists():

@@ -78,7 +78,10 @@ def fit_labels(labels: Index, audio: Index) -> tuple[Floats, Floats]:
     """
     reader, num_classes = MemberReader(labels), len(audio.classes)
     rows = np.flatnonzero(labels.table.count)
-    largest = [logits(reader.labels(r).astype(np.float64)).max(0) for r in rows]
+    largest = [
+        logits(reader.labels(row).astype(np.float64)).max(axis=0)
+        for row in rows.tolist()
+    ]
     scores = np.array(largest)
     weak = audio.table.weak_targets(rows, num_classes) > 0
     found = []

@@ -107,7 +107,8 @@ def data_steps(job: RealJob) -> list[Step]:
             *("-m", "shards.pack", "--audio", job.data / "audio"),
             *("--segments", job.data / f"{split}_segments.csv"),
             *("--class-labels", job.data / "class_labels_indices.csv"),
-            *("--out", job.shards(name), "--clips-per-shard", "100", *options),
+            *("--out", job.shards(name), "--clips-per-shard", "100"),
+            *options,
         )
         steps.append(Step(f"pack {name}", command, job.shards(name) / "index.json"))
     return steps
