@@ -61,7 +61,7 @@ def draw_table(figure: Figure, values: dict[str, Values]) -> None:
         )
         axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=9)
     axes.set_xticks(x, [SYSTEMS[name].title for name in shown])
-    axes.set(ylabel="%", ylim=(0, 119))
+    axes.set(ylabel="%", ylim=(0, 1.25 * axes.dataLim.y1))
     axes.grid(axis="y")
     axes.legend(loc="upper left", ncols=2, fontsize=9)
     axes.set_title("Scenes of real recordings that no student trained on")

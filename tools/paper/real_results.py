@@ -14,6 +14,7 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.system.files import write_atomic
+from tools.paper.numbers import TABLES, TEACHER
 from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
 
 MEASURES = {
@@ -100,8 +101,8 @@ def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]
     """A row for each of ``rows`` that was run, a column for each measure."""
     titles = [title for title, *_ in MEASURES.values()]
     lines = [
-        f"| System | {' | '.join(titles)} | Seeds |",
-        f"|---{'|---' * (len(titles) + 1)}|",
+        f"| System | Paper, AudioSet: mAP % | {' | '.join(titles)} | Seeds |",
+        f"|---{'|---' * (len(titles) + 2)}|",
     ]
     for name in rows:
         if name not in values:
@@ -110,8 +111,16 @@ def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]
         seeds = values[name].values()
         cells = [described([seed[m] for seed in seeds]) for m in MEASURES]
         count = len(seeds) if name in ALL else "-"
-        lines.append(f"| {title} | {' | '.join(cells)} | {count} |")
+        lines.append(f"| {title} | {_paper(name)} | {' | '.join(cells)} | {count} |")
     return lines
+
+
+def _paper(system: str) -> str:
+    """The paper's mAP on AudioSet, in percent; a dash where it has none."""
+    if system == "teacher":
+        return f"{TEACHER:.2f}"
+    row = TABLES["table2"].rows.get(system)
+    return "-" if row is None or row.mean_ap is None else f"{row.mean_ap:.2f}"
 
 
 def resampled(job: RealJob, system: str, measure: str, seeds: Sequence[int]) -> Any:
@@ -218,21 +227,24 @@ def render(job: RealJob) -> str:
         )
     lines = [
         "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
-        "Student's t).",
+        "Student's t). The paper's column is of another data set and teacher: compare "
+        "the order, not the heights.",
         "",
         *system_table(values, [*ORDER, "teacher"]),
         "",
     ]
     if (guess := chance(job)) is not None:
         lines += [f"A guess has {guess:.1f} within positive clips.", ""]
-    lines += [
-        "Differences, paired by seed. Over seeds: by Student's t, for other students "
-        "on these scenes. Over scenes: by bootstrap, for these students on other "
-        "scenes of these recordings.",
-        "",
-        *difference_table(job, values),
-        "",
-    ]
+    differences = difference_table(job, values)
+    if len(differences) > 2:
+        lines += [
+            "Differences, paired by seed. Over seeds: by Student's t, for other "
+            "students on these scenes. Over scenes: by bootstrap, for these students "
+            "on other scenes of these recordings.",
+            "",
+            *differences,
+            "",
+        ]
     if all(name in values for name in ORDER):
         lines += [*(f"- {verdict(values, measure)}" for measure in MEASURES), ""]
     others = [name for name in ALL if name not in ORDER and name in values]
