@@ -18,6 +18,7 @@ GROUPS = {
     "teach": {
         "label": ("psl.label", "teacher + audio shards -> label shards"),
         "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "calibrate": ("psl.calibrate", "labels -> calibrated on the weak labels"),
         "reorder_labels": (
             "psl.reorder_labels",
             "labels -> the order of another packing of the clips",

@@ -32,6 +32,7 @@ CONFIGS = {
     "psl.label": "LabelConfig",
     "psl.evaluate": "EvaluateConfig",
     "psl.average": "AverageConfig",
+    "psl.calibrate": "CalibrateConfig",
     "psl.reorder_labels": "ReorderConfig",
     "psl.import_labels": "ImportConfig",
 }

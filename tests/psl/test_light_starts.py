@@ -56,6 +56,7 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.average", "--help"), 0),
         (("psl.import_checkpoint", "--help"), 0),
         (("psl.import_labels", "--help"), 0),
+        (("psl.calibrate", "--help"), 0),
         (("psl.reorder_labels", "--help"), 0),
         (("psl.label_report", "--help"), 0),
         (("psl.status", "nowhere"), 1),
