@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.format.index import INDEX_NAME
 from tools.paper.steps import Step, label_step, python, train_step
 
 CONFIGS = (Path("configs/mini/base.yaml"), Path("configs/real/base.yaml"))
@@ -110,30 +111,34 @@ def data_steps(job: RealJob) -> list[Step]:
             *("--out", job.shards(name), "--clips-per-shard", "100"),
             *options,
         )
-        steps.append(Step(f"pack {name}", command, job.shards(name) / "index.json"))
+        steps.append(Step(f"pack {name}", command, job.shards(name) / INDEX_NAME))
     return steps
 
 
 def label_steps(job: RealJob) -> list[Step]:
-    """The teacher's labels of train, for students, and of eval, to look at."""
-    steps = []
-    for split in ("train", "eval"):
-        for seconds in CHUNKS:
-            raw, audio = job.raw_labels(split, seconds), job.shards(split)
-            steps.append(label_step(job.teacher, audio, raw, seconds))
-    for split in ("train", "eval"):
-        steps += [_calibrate_step(job, split, seconds) for seconds in CHUNKS]
+    """The teacher's labels of train, calibrated on its weak labels; eval's, to look at.
+
+    Those of eval have the calibration of train.
+    """
+    steps = [
+        label_step(
+            job.teacher, job.shards("train"), job.raw_labels("train", seconds), seconds
+        )
+        for seconds in CHUNKS
+    ]
+    for seconds in CHUNKS:
+        raw, train = job.raw_labels("train", seconds), job.labels("train", seconds)
+        command = python(
+            *("-m", "psl.calibrate", f"labels={raw}", f"audio={job.shards('train')}"),
+            f"out={train}",
+        )
+        name = f"calibrate train, {seconds} s"
+        steps.append(Step(name, command, train / INDEX_NAME))
+        audio, out = job.shards("eval"), job.labels("eval", seconds)
+        step = label_step(job.teacher, audio, out, seconds)
+        words = [*step.command, f"calibration={train}"]
+        steps.append(Step(step.name, words, step.result))
     return steps
-
-
-def _calibrate_step(job: RealJob, split: str, seconds: int) -> Step:
-    """Fit each class to the weak labels of train, and apply that."""
-    out = job.labels(split, seconds)
-    command = python(
-        *("-m", "tools.paper.platt", "--fit", job.raw_labels("train", seconds)),
-        *("--labels", job.raw_labels(split, seconds), "--out", out),
-    )
-    return Step(f"calibrate {split}, {seconds} s", command, out / "index.json")
 
 
 def quality_steps(job: RealJob) -> list[Step]:

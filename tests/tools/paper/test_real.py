@@ -15,7 +15,7 @@ from psl.config import parse
 from psl.config_values import read_words
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.stored import StoredScores, write_scores
-from psl.labelling.config import LabelConfig
+from psl.labelling.config import CalibrateConfig, LabelConfig
 from psl.training.config import TrainConfig
 from shards.errors import ShardError
 from tests.learning import REPOSITORY
@@ -23,6 +23,7 @@ from tests.learning import REPOSITORY
 CONFIGS = {
     "psl.train": TrainConfig,
     "psl.label": LabelConfig,
+    "psl.calibrate": CalibrateConfig,
     "psl.evaluate": EvaluateConfig,
 }
 SYSTEMS = ("baseline", "psl_10s", "psl_5s", "psl_2s")
@@ -77,6 +78,7 @@ def test_every_command_is_a_configuration_that_its_module_takes(
     assert counts == {
         "psl.train": 8,
         "psl.label": 6,
+        "psl.calibrate": 3,
         "psl.evaluate": 16,
     }
 
