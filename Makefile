@@ -32,12 +32,13 @@ ci: ## install what tests can use (as root), demand all of it, then test without
 	PSL_CI=1 $(MAKE) test PYTEST='--durations=25 $(PYTEST)'
 	$(MAKE) without_programs
 
-programs: ## install the programs of tests/needs.py (on Debian, as root)
+programs: ## install what tests/needs.py lists (programs on Debian, as root)
 	@if [ "$$(id -u)" = 0 ]; then \
 		export DEBIAN_FRONTEND=noninteractive && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends \
 			$$($(PYTHON) tests/needs.py) >/dev/null; \
 	else echo 'make programs: not root, so nothing is installed'; fi
+	$(PYTHON) tests/onnxruntime_web.py
 
 # torch first and alone, so that nothing else chooses its build; tinysoundfont without
 # its dependency PyAudio, which only plays sound and needs system headers

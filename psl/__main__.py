@@ -27,18 +27,31 @@ GROUPS = {
             "psl.import_labels",
             "soft labels of others (Parquet, HDF5) -> label shards",
         ),
+        "teachers": (
+            "psl.teachers",
+            "published AudioSet taggers, fetched by name",
+        ),
         "import_checkpoint": (
             "psl.import_checkpoint",
             "published weights -> a checkpoint folder",
         ),
     },
+    "use": {
+        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
+    },
     "train": {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
         "average": ("psl.average", "average a run's best checkpoints"),
     },
+    "use": {
+        "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
+    },
     "look": {
         "status": ("psl.status", "state of a run"),
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+        "events": ("psl.events", "what sounds from when to when; PSDS and F1"),
+        "compare": ("psl.compare", "is one system better than another, or luckier"),
     },
 }
 """Module and purpose of each command, by what it is for."""

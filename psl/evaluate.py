@@ -7,10 +7,12 @@ configuration is accepted, so that --help and a wrong key are answered at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from psl.command_line import Command, from_command_line
 from psl.evaluation.config import EvaluateConfig
 from psl.job.launcher import end_with_launcher
+from psl.teachers.named import checkpoint_of
 from shards.system.exits import run_main
 
 COMMAND = Command(
@@ -24,6 +26,8 @@ COMMAND = Command(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.evaluate``."""
     config = from_command_line(EvaluateConfig, argv, COMMAND)
+    folder = checkpoint_of(config.checkpoint, config.loader.cache)
+    config = replace(config, checkpoint=folder)
     end_with_launcher()
     from psl.evaluation.evaluate import run_evaluation  # loads torch
 

@@ -14,7 +14,7 @@ from shards.format.weak_labels import LabelReader, add_labels_are
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import folder, hdf5, hdf5_rows, parquet, webdataset
-from shards.packing.sources.listing import Listing
+from shards.packing.sources.listing import Listing, add_to_listing
 from shards.system.exits import run_main, typed_name
 from shards.system.workers import default_workers
 
@@ -122,6 +122,12 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add("--label-column", default="labels", help="with --parquet")
     add("--id-column", help="with --parquet; else the path in the audio column")
     add_labels_are(add)
+    add(
+        "--ontology",
+        metavar="NAME",
+        help="add each label's ancestors: audioset, or a file like its ontology.json "
+        "(psl.train and psl.evaluate can also do this later)",
+    )
 
 
 def _list_clips(args: argparse.Namespace, reader: LabelReader) -> Listing:
@@ -129,6 +135,8 @@ def _list_clips(args: argparse.Namespace, reader: LabelReader) -> Listing:
     listing = _list_source(args, reader)
     if reader.labels_are is not None:
         listing.provenance["labels_are"] = reader.labels_are
+    if args.ontology is not None:
+        listing = add_to_listing(listing, reader.classes, args.ontology)
     return listing
 
 

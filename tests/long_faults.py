@@ -1,8 +1,9 @@
-"""The long fault tests, by hand: python -m tests.long_faults kills 20 (or exits 50).
+"""The long tests, by hand: python -m tests.long_faults kills 20 (exits 50, soak 10).
 
 kills: one run on two ranks, killed NUMBER times at random moments - one rank or all -
 and started again; its losses must equal those of an undisturbed run. exits: NUMBER
-whole runs on two ranks; all must end with status 0.
+whole runs on two ranks; all must end with status 0. soak: NUMBER minutes of training on
+two ranks; memory, open files and threads of each must not grow.
 """
 
 from __future__ import annotations
@@ -69,6 +70,39 @@ def exits(folder: Path, dataset: Path, number: int) -> None:
         print(f"run {one + 1}: {status}, {clean} clean so far", flush=True)
 
 
+def soak(folder: Path, dataset: Path, minutes: int) -> None:
+    """Print what each rank holds, twice a minute, while it trains and validates."""
+    words = tiny_config(folder, dataset, "epochs=100000", "patience=null")
+    words += ["save_every=20", "optim.ema_decay=0.9", "augment.mixup_alpha=0.5"]
+    job = start(folder, words, ranks=2)
+    begin = time.monotonic()
+    job.wait_until(lambda: step_reached(folder / "run") > 50)
+    pids = [rank.pid for rank in job.ranks]
+    seen = []
+    while time.monotonic() - begin < 60 * minutes:
+        time.sleep(30)
+        seen.append([_held(pid) for pid in pids if pid])
+        at = f"{time.monotonic() - begin:4.0f} s, step {step_reached(folder / 'run')}"
+        print(f"{at}: MiB, files, threads of each rank: {seen[-1]}", flush=True)
+    job.kill()
+    quarter = max(1, len(seen) // 4)
+    for rank in range(2):
+        for number, what in enumerate(("MiB", "files", "threads")):
+            values = [moment[rank][number] for moment in seen]
+            early, late = max(values[quarter : 2 * quarter]), max(values[-quarter:])
+            print(f"rank {rank}: {what}: {early} in the second quarter, {late} at last")
+
+
+def _held(pid: int) -> tuple[int, int, int]:
+    """Resident memory in MiB, open files and threads of a process."""
+    process = Path("/proc") / str(pid)
+    status = dict(
+        line.split(":", 1) for line in (process / "status").read_text().splitlines()
+    )
+    files = len(list((process / "fd").iterdir()))
+    return int(status["VmRSS"].split()[0]) // 1024, files, int(status["Threads"])
+
+
 def main() -> None:
     """The command line."""
     what, number = sys.argv[1], int(sys.argv[2])
@@ -76,7 +110,9 @@ def main() -> None:
         folder = Path(name)
         source = write_source(folder / "source", num_clips=24)
         pack(source.pack_arguments(folder / "packed"))
-        {"kills": kills, "exits": exits}[what](folder, folder / "packed", number)
+        {"kills": kills, "exits": exits, "soak": soak}[what](
+            folder, folder / "packed", number
+        )
 
 
 if __name__ == "__main__":

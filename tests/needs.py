@@ -67,6 +67,13 @@ def try_namespaces() -> str | None:
         subprocess.run([ip, "netns", "delete", name], capture_output=True)
 
 
+def try_onnxruntime_web() -> str | None:
+    """Whether onnxruntime-web was fetched, whole."""
+    from tests import onnxruntime_web  # not to list the packages
+
+    return onnxruntime_web.problem()
+
+
 KINDS = {
     "nginx": Need("nginx", programs=("nginx",), packages=("nginx",)),
     "slurm": Need(
@@ -81,6 +88,12 @@ KINDS = {
         packages=("iproute2",),
         root=True,
         trial=functools.cache(try_namespaces),
+    ),
+    "browser": Need(
+        "a browser",
+        programs=("chromium",),
+        packages=("chromium",),
+        trial=functools.cache(try_onnxruntime_web),
     ),
 }
 

@@ -161,7 +161,7 @@ def test_the_packages_can_be_listed_before_anything_is_installed() -> None:
     """Make ci could not install them. -I -S: without any package, pytest included."""
     command = [sys.executable, "-I", "-S", str(REPOSITORY / "tests" / "needs.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "nginx slurm-wlm munge iproute2\n"
+    assert done.stdout == "nginx slurm-wlm munge iproute2 chromium\n"
 
 
 def test_the_run_without_programs_has_the_right_files_and_misses_no_line() -> None:
@@ -169,7 +169,8 @@ def test_the_run_without_programs_has_the_right_files_and_misses_no_line() -> No
     names = {path.name for path in without_programs.files()}
     assert names >= {"test_remote.py", "test_slurm.py", "test_two_machines.py"}
     lines = ["3 tests need nginx: x", "1 test needs SLURM: y"]
-    assert without_programs.unnamed("\n".join(lines)) == ["network namespaces"]
-    lines.append("2 tests need network namespaces: z")
+    missing = ["network namespaces", "a browser"]
+    assert without_programs.unnamed("\n".join(lines)) == missing
+    lines += ["2 tests need network namespaces: z", "1 test needs a browser: z"]
     assert without_programs.unnamed("\n".join(lines)) == []
     assert without_programs.unnamed("\n".join([*lines, lines[0]])) == ["nginx"]

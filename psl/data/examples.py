@@ -27,6 +27,7 @@ from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
+from shards.format.ontology import with_ancestors
 from shards.order.balance import sampling_weights
 from shards.order.plan import Plan
 
@@ -61,13 +62,15 @@ class TrainingData:
         label_settings: Mapping[str, Setting] | None = None,
         max_unlabelled: float = 0.0,
         online: bool = False,
+        ontology: str | None = None,
         loader: LoaderConfig | None = None,
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit.
 
         Up to the fraction ``max_unlabelled`` of the clips may have a label row without
         chunks; they are left out of the plan. With ``online`` a teacher makes the
-        targets (psl/training/online.py), and no weak label is needed.
+        targets (psl/training/online.py), and no weak label is needed. ``ontology`` adds
+        ancestors to weak labels.
         """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
@@ -101,7 +104,7 @@ class TrainingData:
                     "label folders in data.labels, or leave data.label_settings out"
                 )
         return TrainingData(
-            audio=MemberReader(audio, cache),
+            audio=MemberReader(with_ancestors(audio, ontology), cache),
             labels=labels,
             chunking=chunking,
             alpha=alpha,

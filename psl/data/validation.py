@@ -13,6 +13,7 @@ import numpy as np
 
 from psl.data.checks import check_has_labels
 from shards.format.index import Index, open_index
+from shards.format.ontology import with_ancestors
 
 HELD_OUT, TRAIN = "held_out", "train"
 _SALT = b"psl held out 1 "
@@ -39,8 +40,12 @@ class Validation:
         return f"{self.index.fingerprint}[{digest}]"
 
 
-def open_validation(valid: str, held_out_share: float, audio: Index) -> Validation:
+def open_validation(
+    valid: str, held_out_share: float, audio: Index, *, ontology: str | None = None
+) -> Validation:
     """The clips that ``valid`` names; ``audio`` are those there are to train on.
+
+    ``ontology`` adds ancestors to the labels of a dataset of its own.
 
     Raises ShardError or ValueError if that is not a dataset, or has no labels, or if no
     clip would be held out, or all of them.
@@ -58,7 +63,7 @@ def open_validation(valid: str, held_out_share: float, audio: Index) -> Validati
     elif valid == TRAIN:
         meaning = "the training clips (the paper's protocol)"
     else:
-        index = open_index(valid, kind="audio")
+        index = with_ancestors(open_index(valid, kind="audio"), ontology)
         rows, meaning = np.arange(len(index)), valid
     check_has_labels(index, "validate against")
     if not np.diff(index.table.label_start)[rows].any():

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from psl.evaluation.metrics import RECALL_THRESHOLD, d_prime, label_precisions
+from psl.evaluation.metrics import (
+    RECALL_THRESHOLD,
+    by_column,
+    d_prime,
+    label_precisions,
+)
 
 CONFIDENCE = 0.95
 """Share of an interval."""
@@ -82,10 +87,10 @@ class _Ranking:
     """
 
     order: Tensor
-    """[R] int32, clips by falling score."""
+    """int32, clips by falling score, down to the last positive one."""
     cuts: Tensor
-    """[2 G + 1] int32: bags of ``order``: above the first threshold, at it, between it
-    and the second, ..., below the last."""
+    """[2 G] int32: bags of ``order``: above the first threshold, at it, between it and
+    the second, ..., at the last."""
     positives: Tensor
     """[P] int32, positive clips by falling score."""
     positive_cuts: Tensor
@@ -103,9 +108,9 @@ class _Ranking:
         group = np.searchsorted(begins, places, side="right") - 1
         used, first = np.unique(group, return_index=True)
         start, stop = begins[used], np.append(begins[1:], len(order))[used]
-        cuts = np.append(0, np.stack([start, stop], axis=1))
+        cuts = np.append(0, np.stack([start, stop], axis=1))[:-1]
         return _Ranking(
-            order=_int32(order),
+            order=_int32(order[: stop[-1]]),
             cuts=_int32(cuts),
             positives=_int32(order[places]),
             positive_cuts=_int32(first),
@@ -113,18 +118,18 @@ class _Ranking:
         )
 
     def measure(self, table: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """AP, AUC and recall [b] of resamples ``table`` [R, b]."""
+        """AP, AUC and recall [b] of resamples ``table`` [R, b], R draws each."""
         counts = embedding_bag(self.order, table, self.cuts, mode="sum").numpy()
         own = embedding_bag(
             self.positives, table, self.positive_cuts, mode="sum"
         ).numpy()
         upto = np.cumsum(counts, axis=0, dtype=np.float64)
         true = np.cumsum(own, axis=0, dtype=np.float64)
-        num_true, num_false = true[-1], upto[-1] - true[-1]
+        num_true, num_false = true[-1], len(table) - true[-1]
         with np.errstate(invalid="ignore"):  # 0 / 0 where a class was not drawn
             precision = true / np.maximum(upto[1::2], 1.0)
             ap = (own * precision).sum(axis=0) / num_true
-            above = upto[0:-1:2] - (true - own)
+            above = upto[::2] - (true - own)
             at = counts[1::2] - own
             below = num_false - above - at
             auc = (own * (below + at / 2)).sum(axis=0) / (num_true * num_false)
@@ -142,7 +147,7 @@ def resample(
     """The metrics of scores [R, C] against targets [R, C] in {0, 1} on other draws.
 
     Held in memory: the order of each class (4 bytes a score), 32 MB of draws, and the
-    results. 20,000 clips of 527 classes and 1000 resamples took 12 s of one core's time
+    results. 20,000 clips of 527 classes and 1000 resamples took 8 s of one core's time
     (2026-11-29, on a busy machine).
     """
     positive = targets > 0
@@ -153,8 +158,9 @@ def resample(
     of_clip = np.bincount(clip, weights=precision, minlength=len(targets))
     labels_of_clip = positive.sum(axis=1)
     rankings = {
-        int(c): _Ranking.of(positive[:, c], np.ascontiguousarray(scores[:, c]))
-        for c in np.flatnonzero(positive.any(axis=0))
+        c: _Ranking.of(*columns)
+        for c, columns in enumerate(by_column(positive, scores))
+        if columns[0].any()
     }
     done = 0
     for counts in draws(len(targets), num_resamples, seed):

@@ -15,8 +15,8 @@ class EvaluateConfig:
     """What to evaluate on what."""
 
     checkpoint: str
-    """A run folder (the average of its checkpoints if it has one, else the best one) or
-    a checkpoint folder."""
+    """A run folder (the average of its checkpoints if it has one, else the best one), a
+    checkpoint folder, or the name of a fetched teacher (psl teachers)."""
     audio: str
     """Audio dataset with the true labels."""
     out: str

@@ -64,12 +64,14 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         batch_size=config.batch_size,
         loader=config.loader,
         on_frames=found.add if found else lambda places, probs: None,
-    )[:, shared.of_audio]
+    )
     in_time = None
     if segments is not None and found is not None:
         in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
-    rows = np.arange(len(index))
-    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
+    targets = _weak_labels(index)
+    if len(shared.classes) < len(index.classes):
+        scores, targets = scores[:, shared.of_audio], targets[:, shared.of_audio]
+    _check_finite(scores, index, what)
     metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
         measured = measure(metrics, targets, scores, config)
@@ -80,12 +82,31 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         write_results(config.out, summary, shared.classes, measured, other, in_time)
         if config.store_scores:
             keys, mids = index.table.key, shared.classes.mids
-            write_scores(config.out, StoredScores(keys, mids, targets > 0, scores))
+            write_scores(config.out, StoredScores(keys, mids, targets, scores))
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)
         print(json.dumps(summary, allow_nan=False))
     return metrics
+
+
+def _check_finite(scores: np.ndarray, index: Index, what: str) -> None:
+    """ValueError naming the first clip whose scores [R, C] are not all finite."""
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise ValueError(
+            f"{what}: {index.place(row)}: a score is not finite, and so it is for "
+            f"{int((~finite).sum())} of {len(scores)} clips; the model is broken"
+        )
+
+
+def _weak_labels(index: Index) -> np.ndarray:
+    """[R, C] bool: the weak labels of all clips."""
+    targets = np.zeros((len(index), len(index.classes)), np.bool_)
+    clip = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
+    targets[clip, index.table.label] = True
+    return targets
 
 
 def _in_windows(config: EvaluateConfig, model: nn.Module, index: Index) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from psl.features._torchaudio import import_kaldi
 from psl.features.config import FbankConfig
 
-_PREEMPHASIS, _LOWEST_HZ = 0.97, 20.0
+PREEMPHASIS, _LOWEST_HZ = 0.97, 20.0
 
 
 class Fbank(nn.Module):
@@ -49,7 +49,7 @@ class Fbank(nn.Module):
         frames = waveform.unfold(1, config.window_samples, config.hop_samples)
         frames = frames - frames.mean(dim=2, keepdim=True)
         before = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
-        frames = (frames - _PREEMPHASIS * before) * self.window
+        frames = (frames - PREEMPHASIS * before) * self.window
         power = torch.fft.rfft(frames, self._n_fft).abs().square()
         log_mel = (power @ self.banks).clamp(min=torch.finfo(torch.float32).eps).log()
         normal = (log_mel - config.mean) / (2 * config.std)

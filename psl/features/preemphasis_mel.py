@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from psl.features._torchaudio import import_kaldi
 from psl.features.config import PreemphasisMelConfig
 
-_PREEMPHASIS = 0.97
-_FLOOR, _SHIFT, _SCALE = 1e-5, 4.5, 5.0
+PREEMPHASIS = 0.97
+FLOOR, SHIFT, SCALE = 1e-5, 4.5, 5.0
 """Of the logarithm: (log(mel + floor) + shift) / scale."""
 
 
@@ -50,7 +50,7 @@ class PreemphasisMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms [B, N] in [-1, 1], N > n_fft / 2, to [B, 1, F, T] float32."""
         config = self._config
-        emphasised = waveform[:, 1:] - _PREEMPHASIS * waveform[:, :-1]
+        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
         spectrum = torch.stft(
             emphasised,
             config.n_fft,
@@ -60,4 +60,4 @@ class PreemphasisMel(nn.Module):
             return_complex=True,
         )
         mel = self.banks @ spectrum.abs().square()
-        return ((mel + _FLOOR).log() + _SHIFT).unsqueeze(1) / _SCALE
+        return ((mel + FLOOR).log() + SHIFT).unsqueeze(1) / SCALE

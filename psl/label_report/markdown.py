@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from psl.label_report.text import markdown
+from shards.system.text import markdown
 
 MAX_PATH = 400
 """Characters of a folder's name."""

@@ -35,6 +35,9 @@ class AST(nn.Module):
                 f"num_heads {config.num_heads}"
             )
         self.config = config
+        self.whole_windows = config.fill
+        """Whether windows are filled up to max_frames though padding is not heard; the
+        result is the same, and an exported graph has windows of one length."""
         self.front_end = Fbank(config.front_end)
         self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.ast = _build_transformer(config)
@@ -55,12 +58,14 @@ class AST(nn.Module):
         """
         waveform = float_samples(waveform)
         if num_samples is None:
-            length = waveform.shape[1]
-            num_samples = torch.full((len(waveform),), length, device=waveform.device)
+            batch, length = waveform.shape
+            num_samples = torch.full((batch,), length, device=waveform.device)
         shortest = self.config.front_end.num_samples(PATCH)
         missing = max(0, shortest - waveform.shape[1])
         with torch.autocast(waveform.device.type, enabled=False):
-            features = self.front_end(nn.functional.pad(waveform, (0, missing)))
+            if missing:
+                waveform = nn.functional.pad(waveform, (0, missing))
+            features = self.front_end(waveform)
         features = self.spec_augment(features, num_samples)
         windows, lengths = self._cut(features, num_samples)
         mask = None if self.config.fill else self._mask(lengths, windows.shape[1])
@@ -87,16 +92,18 @@ class AST(nn.Module):
         All else is as zeros before the normalisation.
         """
         config, total = self.config, features.shape[3]
-        number = -(-total // config.max_frames)
-        size = config.max_frames if config.fill or number > 1 else max(total, PATCH)
-        frames = config.front_end.num_frames(num_samples).clamp(max=total).unsqueeze(1)
-        real = torch.arange(total, device=features.device) < frames
+        number = (total + config.max_frames - 1) // config.max_frames
+        whole = self.whole_windows or number > 1
+        size = config.max_frames if whole else max(total, PATCH)
+        frames = config.front_end.num_frames(num_samples).unsqueeze(1)
+        # not arange, which a trace takes for a constant
+        real = torch.ones_like(features[0, 0, 0]).cumsum(0) <= frames
+        frames = real.sum(dim=1, keepdim=True)
         zero = config.front_end.zero
-        features = features.squeeze(1).masked_fill(~real.unsqueeze(1), zero)
+        features = features[:, 0].masked_fill(~real.unsqueeze(1), zero)
         features = nn.functional.pad(features, (0, number * size - total), value=zero)
-        windows = (
-            features.unflatten(2, (number, size)).permute(0, 2, 3, 1).flatten(0, 1)
-        )
+        rows = features.transpose(1, 2)  # [B, K * size, F]
+        windows = rows.reshape(-1, size, rows.shape[2])
         starts = torch.arange(number, device=features.device) * size
         return windows, (frames - starts).clamp(0, size)
 
@@ -141,7 +148,7 @@ class _Embeddings(nn.Module):
         """[B, frames, F] -> [B, tokens, D]."""
         patches = self.patch_embeddings(windows)
         extra = torch.cat([self.cls_token, self.distillation_token], dim=1)
-        extra = extra.expand(len(patches), -1, -1).to(patches.dtype)
+        extra = extra.expand(patches.shape[0], -1, -1).to(patches.dtype)
         table = self.position_embeddings[:, 2:].unflatten(1, (self._rows, -1))
         places = table[:, :, : patches.shape[1] // self._rows].flatten(1, 2)
         tokens = [extra + self.position_embeddings[:, :2], patches + places]

@@ -55,7 +55,7 @@ class Cnn14(nn.Module):
         num_frames = None if num_samples is None else self.num_frames(num_samples)
         if self.config.pooling == "clip":
             whole = _largest_plus_mean(embedding, num_frames)
-            clip_probs = self._classify(whole.unsqueeze(1)).squeeze(1)
+            clip_probs = self._classify(whole.unsqueeze(1))[:, 0]
             with torch.no_grad():  # for users; the loss sees the clip's alone
                 return clip_probs, self._classify(_smooth(embedding))
         frame_probs = self._classify(_smooth(embedding))
@@ -75,7 +75,7 @@ class Cnn14(nn.Module):
         """[B, 1, F, T] -> [B, D, T / 32]."""
         # published as BatchNorm2d of [B, F, 1, T]; torch 2.13 has wrong gradients of
         # that on the CPU where convolutions are channels-last
-        x = self.bn0(log_mel.squeeze(1)).transpose(1, 2).unsqueeze(1)  # [B, 1, T, F]
+        x = self.bn0(log_mel[:, 0]).transpose(1, 2).unsqueeze(1)  # [B, 1, T, F]
         for block in (
             self.conv_block1,
             self.conv_block2,

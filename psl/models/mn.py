@@ -104,7 +104,9 @@ class Mn(nn.Module):
                 frames = (frames + 1) // 2
         embedding = x.mean(dim=2).transpose(1, 2)  # [B, T, D]
         if self.config.pooling == "clip":
-            clip_probs = self._classify(decision_mean(embedding, frames))
+            # a frame more, not a matrix: exported files then hold the weights once
+            whole = decision_mean(embedding, frames).unsqueeze(1)
+            clip_probs = self._classify(whole)[:, 0]
             with torch.no_grad():  # for users; the loss sees the clip's alone
                 return clip_probs, self._classify(embedding)
         frame_probs = self._classify(embedding)

@@ -17,6 +17,9 @@ from psl.weights.kinds import is_file_of_weights
 from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from shards.format.classes import Classes, read_classes
 
+FIT_ADVICE = "give the class list of the file, or --partial to leave those at random"
+"""Of psl.import_checkpoint, for tensors that do not fit."""
+
 
 def import_weights(source: str, out: Path, class_list: str, *, partial: bool) -> None:
     """Write the weights at ``source`` as a checkpoint, and print what became of each.
@@ -25,12 +28,29 @@ def import_weights(source: str, out: Path, class_list: str, *, partial: bool) ->
     """
     classes = read_classes(class_list)
     published = read(source)
-    check_labels(published, classes, source)
+    convert(published, out, classes, source=source, where=source, partial=partial)
+    print(f"{out}: {FAMILIES[published.family].config.__name__}, ready")
+
+
+def convert(
+    published: Published,
+    out: Path,
+    classes: Classes,
+    *,
+    source: str,
+    where: str,
+    partial: bool = False,
+    advice: str = FIT_ADVICE,
+) -> None:
+    """Write ``published`` as a checkpoint that says it is from ``source``.
+
+    Raises ValueError with ``advice`` if tensors do not fit.
+    """
+    check_labels(published, classes, where)
     torch.manual_seed(0)
     model = build_from_config(published.config, len(classes))
-    fill(model, published, where=source, partial=partial)
+    fill(model, published, where=where, partial=partial, advice=advice)
     save(out, model, published.config, classes, source)
-    print(f"{out}: {FAMILIES[published.family].config.__name__}, ready")
 
 
 def read(path: str) -> Published:
@@ -46,12 +66,17 @@ def read(path: str) -> Published:
 
 
 def fill(
-    model: nn.Module, published: Published, *, where: str, partial: bool
-) -> list[str]:
-    """Load the weights into ``model``; lines for every tensor that is not as it was.
+    model: nn.Module,
+    published: Published,
+    *,
+    where: str,
+    partial: bool,
+    advice: str,
+) -> None:
+    """Load the weights into ``model``, and print each tensor that is not as it was.
 
-    Raises ValueError if any is missing, unknown or of another shape, unless
-    ``partial``, which leaves those of the model as they are.
+    Raises ValueError with ``advice`` if any is missing, unknown or of another shape,
+    unless ``partial``, which leaves those of the model as they are.
     """
     own = {n: t for n, t in model.state_dict().items() if not n.startswith("front_end")}
     theirs, constants = dict(published.weights), dict[str, Tensor]()
@@ -70,16 +95,15 @@ def fill(
         for n in shapes
     ]
     lines += [f"missing  {name}: left at random" for name in missing]
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     if (bad := len(unknown) + len(shapes) + len(missing)) and not partial:
         raise ValueError(
-            f"{where}: {bad} tensors do not fit (listed above), expected all; give the "
-            "class list of the file, or --partial to leave those at random"
+            f"{where}: {bad} tensors do not fit (listed above), expected all; {advice}"
         )
     fitting = {n: t for n, t in theirs.items() if n in own and n not in shapes}
     model.load_state_dict(fitting, strict=False)
     print(f"{len(fitting)} of {len(own)} tensors taken")
-    return lines
 
 
 def check_labels(published: Published, classes: Classes, where: str) -> None:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from psl.data.batch import Prepared
-from psl.teachers import huggingface, upstream
+from psl.teachers import huggingface, onnx_graph, upstream
 from psl.teachers.config import TeacherConfig, kind_of
 from psl.teachers.member import FittedMember, Member, match_stated
+from psl.teachers.named import resolve
 from psl.weights.checkpoint import load_checkpoint
 from shards.dataset.cache import ShardCache
 from shards.format.index import Index
@@ -119,7 +120,8 @@ def load_teacher(
     Files at a URL are kept next to the shards of ``cache``. Raises ValueError or
     ShardError if a teacher is not there, damaged, or has not all classes of the audio.
     """
-    members = [_load_member(config, audio, cache) for config in configs]
+    found = [resolve(config, cache) for config in configs]
+    members = [_load_member(config, audio, cache) for config in found]
     rate = audio.properties["sample_rate"]
     total = sum(config.weight for config in configs)
     return Teacher(
@@ -144,6 +146,8 @@ def _load_member(config: TeacherConfig, audio: Index, cache: ShardCache) -> Memb
             return upstream.load(config, audio.classes, cache)
         case "huggingface":
             return huggingface.load(config, audio.classes)
+        case "onnx":
+            return onnx_graph.load(config, audio.classes)
         case _:
             return _load_run(config, audio)
 

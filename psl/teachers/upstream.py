@@ -16,6 +16,7 @@ from psl.models.config import MobileNetV2Config
 from psl.models.families import build_model
 from psl.teachers.config import TeacherConfig
 from psl.teachers.member import Member, match_stated
+from psl.teachers.named import teachers_folder
 from psl.weights.files import MAX_BYTES, parse_weights, read_file
 from psl.weights.published import UPSTREAM_NAMES
 from psl.weights.tensors import MAX_NAMED, find_weights, tensors_sha256
@@ -27,8 +28,6 @@ from shards.system.files import read_bounded, sha256_of, write_atomic
 
 _log = logging.getLogger(__name__)
 
-FOLDER_NAME = "teachers"
-"""In the cache folder, which leaves it alone."""
 _HEAD = "classifier.1.weight"
 
 
@@ -82,7 +81,7 @@ def _read(config: TeacherConfig, cache: ShardCache) -> bytes:
     place = check_place(config.path)
     kept = None
     if is_url(place) and config.sha256:  # without, the server's may be another by now
-        kept = cache.folder / FOLDER_NAME / config.sha256
+        kept = teachers_folder(cache.folder) / config.sha256
     if kept and (whole := _read_kept(kept, str(config.sha256))) is not None:
         return whole
     if not is_url(place):

@@ -23,14 +23,17 @@ from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_newes
 from psl.weights.result import Average, Result, read_result, write_result
 from shards.errors import ShardError
 from shards.format.join import open_indexes
+from shards.format.ontology import with_ancestors
 
 
 def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
     """Average the best checkpoints of a finished run. Collective."""
     result, newest, train_config = from_main(lambda: _read_run(config.run))
     data = train_config.data
-    audio = open_indexes(data.audio, kind="audio")
-    valid = open_validation(data.valid, data.held_out_share, audio)
+    audio = with_ancestors(open_indexes(data.audio, kind="audio"), data.ontology)
+    valid = open_validation(
+        data.valid, data.held_out_share, audio, ontology=data.ontology
+    )
     check_checkpoint_fits(valid.index, newest)
     average = average_best(
         config.run,

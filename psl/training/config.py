@@ -74,6 +74,9 @@ class DataConfig:
     {teacher_sha256: ...}; null for a name it must not have."""
     alpha: Share = 1.0
     """Weight of the pseudo labels against the weak ones in the target."""
+    ontology: str | None = None
+    """Adds each weak label's ancestors, in training and validation: audioset for the
+    ontology that is shipped, or a file in the form of its ontology.json."""
     balance: Share | None = None
     """Copies of a clip in an epoch are proportional to (sum over its classes of
     1 / clips of the class) ** balance: 1 shows rare classes about as often as common
@@ -124,9 +127,10 @@ class TrainConfig:
     model: ModelConfig = MobileNetV2Config()
     start: str | None = None
     """Weights to start from: a run (its average, else its best checkpoint), a
-    checkpoint folder, or a Hugging Face EfficientNet, ResNet or AST (folder or Hub
-    name) for these families. The classifier is new where the classes differ; all other
-    weights must fit, and model.front_end must be the same. null for fresh weights."""
+    checkpoint folder, the name of a fetched teacher (psl teachers), or a Hugging Face
+    EfficientNet, ResNet or AST (folder or Hub name) for these families. The classifier
+    is new where the classes differ; all other weights must fit, and model.front_end
+    must be the same. null for fresh weights."""
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: TrainAugmentConfig = TrainAugmentConfig()

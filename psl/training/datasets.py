@@ -36,11 +36,14 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
         max_unlabelled=config.data.max_unlabelled,
         hop_seconds=config.data.hop_seconds,
         label_settings=config.data.label_settings,
+        ontology=config.data.ontology,
         loader=config.loader,
     )
     data = data.augmented(config.augment, seed=config.seed)
     wanted, audio = config.data, data.audio.index
-    valid = open_validation(wanted.valid, wanted.held_out_share, audio)
+    valid = open_validation(
+        wanted.valid, wanted.held_out_share, audio, ontology=wanted.ontology
+    )
     plan = data.plan(
         config.chunks_per_step,
         config.seed,

@@ -23,6 +23,7 @@ from psl.distributed import collectives, runtime, zero
 from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
 from psl.teachers.load import load_teacher
+from psl.teachers.named import checkpoint_of
 from psl.training.averages import MovingAverage
 from psl.training.checks import check_possible
 from psl.training.config import TrainConfig
@@ -257,7 +258,8 @@ def _build_model(
 def _start_from(config: TrainConfig, model: nn.Module, classes: Classes) -> None:
     """Put the weights that config.start names into ``model``; keep a record of it."""
     assert config.start is not None
-    taken, record = start_from(config.start, model, config.model, classes)
+    start = checkpoint_of(config.start, config.loader.cache)
+    taken, record = start_from(start, model, config.model, classes)
     write_record(config.run_dir, taken, record)
 
 

@@ -157,20 +157,22 @@ def download(
     *,
     retry: RetryPolicy,
     stop: threading.Event | None = None,
+    max_bytes: int | None = None,
 ) -> None:
     """Append to ``stream``, at its end, what it lacks of the ``num_bytes`` of ``url``.
 
-    None for a length that only the server knows.
+    None for a length that only the server knows, which may be ``max_bytes`` at most.
 
     Raises WrongContent if the file has another length, ShardError if there is none,
     JobError if it cannot be had within ``retry``, and Stopped. What has come by then
     is in ``stream``.
     """
+    most = max_bytes if num_bytes is None else num_bytes
 
     def receive() -> None:
         for block in read_blocks(url, stream.tell(), num_bytes, retry.stall):
-            if num_bytes is not None and stream.tell() + len(block) > num_bytes:
-                raise WrongContent(f"more than {num_bytes} bytes")
+            if most is not None and stream.tell() + len(block) > most:
+                raise WrongContent(f"more than {most} bytes")
             stream.write(block)
             if stop is not None and stop.is_set():
                 raise Stopped

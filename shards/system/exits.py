@@ -22,6 +22,8 @@ EXIT_USAGE = 2
 """A flag or command that does not exist, as argparse has it."""
 EXIT_RUNNING = 3
 """What psl.status and psl.label --status exit with for a job that runs."""
+EXIT_UNAVAILABLE = 69
+"""A package or the GPU is missing, and nothing was tried. EX_UNAVAILABLE."""
 EXIT_PREEMPTED = 75
 """Stopped when asked, with a checkpoint; run again to resume. EX_TEMPFAIL."""
 EXIT_BAD_INPUT = 78

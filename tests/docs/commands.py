@@ -31,6 +31,7 @@ CONFIGS = {
     "psl.train": "TrainConfig",
     "psl.label": "LabelConfig",
     "psl.evaluate": "EvaluateConfig",
+    "psl.events": "EventsConfig",
     "psl.average": "AverageConfig",
     "psl.calibrate": "CalibrateConfig",
     "psl.reorder_labels": "ReorderConfig",
@@ -43,8 +44,8 @@ SCRIPTS = {
     "launch/slurm/pack_array.sbatch": "shards.pack",
 }
 """sbatch files, and the command that takes the words after them."""
-TABLES = {("tools.paper.reproduce", "real"): "tools.paper.real"}
-"""Modules with a first word that another module takes the words after."""
+REAL = ("tools.paper.reproduce", "real")
+"""A module and a first word; tools.paper.real takes the words after."""
 _OURS = re.compile(r"(psl|shards|tools|tests)(\.\w+)*$")
 _END = {";", "&&", "||", "|", "&", "(", ")"}
 
@@ -79,7 +80,8 @@ def problems(words: Sequence[str], root: Path) -> Iterator[str]:
     module, rest = _module(words)
     if module is None:
         return
-    module = TABLES.get((module, *rest[:1]), module)
+    if (module, *rest[:1]) == REAL:
+        module = "tools.paper.real"
     if not exists(module):
         yield f"no module {module}"
         return

@@ -22,12 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shards.system.exits import EXIT_FAILED, EXIT_UNAVAILABLE
 from tools.gpu.runner import REPOSITORY, Check, Skipped, StepFailed
 from tools.gpu.steps import STEPS, Step, with_needs
 
-EXIT_FAILED = 1
-EXIT_UNAVAILABLE = 69
-"""A package or the GPU is missing, and nothing was tried. EX_UNAVAILABLE."""
 SECONDS_NEEDED = 20.0
 """Seconds under which no further step is begun."""
 

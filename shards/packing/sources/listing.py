@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from shards.errors import ShardError, naming
+from shards.format.classes import Classes
+from shards.format.ontology import add_ancestors, read_ontology
 from shards.format.schema import make_key
 from shards.format.weak_labels import LabelReader
 from shards.packing.names import parse_stem
@@ -97,6 +99,21 @@ def join_labels(clips: Iterable[Clip]) -> list[Clip]:
             labels = tuple(sorted({*first.labels, *clip.labels}))
             joined[clip.key, clip.place] = replace(first, labels=labels)
     return [*joined.values(), *same]
+
+
+def add_to_listing(listing: Listing, classes: Classes, ontology: str) -> Listing:
+    """``listing`` with the ancestors that ``ontology`` adds to the labels of each clip.
+
+    Raises ShardError if it cannot be read or has none of the classes.
+    """
+    found = read_ontology(ontology)
+    implied = found.implied(classes)
+    clips = [
+        replace(clip, labels=add_ancestors(clip.labels, implied))
+        for clip in listing.clips
+    ]
+    provenance = {**listing.provenance, "ontology_sha256": found.sha256}
+    return replace(listing, clips=clips, provenance=provenance)
 
 
 def import_optional(name: str, *, extra: str) -> Any:

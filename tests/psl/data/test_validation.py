@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 
 from psl import train
+from psl.config import parse
+from psl.config_values import read_words
 from psl.data.examples import TrainingData
-from psl.data.validation import held_out, open_validation, recording
+from psl.data.validation import Validation, held_out, open_validation, recording
+from psl.training.average_run import average_run
+from psl.training.config import AverageConfig, TrainConfig
+from psl.training.datasets import open_data
 from psl.weights.checkpoint import TrainingState, load_checkpoint, load_newest
 from shards.dataset.reader import MemberReader
-from shards.format.index import open_index
+from shards.format.index import Index, open_index
 from tests.jobs import start
 from tests.learning import losses, tiny_config, torchrun
 
@@ -28,6 +34,32 @@ def trained(run: Path) -> TrainingState:
     newest = load_newest(run)
     assert newest is not None
     return newest.training
+
+
+def test_ancestors_count_in_training_in_validation_and_in_an_average(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An average would be measured by other labels than its checkpoints."""
+    ontology = tmp_path / "o.json"
+    entries = [("/m/high", ["/m/low"]), ("/m/low", []), ("/m/mid", [])]
+    ontology.write_text(json.dumps([{"id": i, "child_ids": c} for i, c in entries]))
+    words = tiny_config(tmp_path, dataset, f"data.ontology={ontology}", "epochs=1")
+    train.main(words)
+    data, valid, _ = open_data(parse(TrainConfig, read_words(words, TrainConfig)))
+    averaged: list[Index] = []
+
+    def stop(*_: object, valid: Validation, **__: object) -> None:
+        averaged.append(valid.index)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("psl.training.average_run.average_best", stop)
+    with pytest.raises(KeyboardInterrupt):
+        average_run(AverageConfig(run=str(tmp_path / "run")), Accelerator(cpu=True))
+    expected = open_index(dataset, kind="audio").table.weak_targets(np.arange(24), 3)
+    expected[expected[:, 0] == 1, 2] = 1
+    for index in (data.audio.index, valid.index, *averaged):
+        found = index.table.weak_targets(np.arange(24), 3)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_held_out_is_never_trained_on(dataset: Path) -> None:

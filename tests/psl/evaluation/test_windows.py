@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from psl import evaluate, label, train
+from psl import evaluate, label
 from psl.config import parse
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.segments import Segments, SegmentScores, measure_segments
@@ -25,7 +25,6 @@ from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import open_index
-from tests.learning import teacher_config
 
 CPU = torch.device("cpu")
 HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
@@ -35,14 +34,6 @@ EVENTS = [
     ("clip3_0", 1.5, 2.0, "/m/low"),
     ("clip5_0", 0.6, 0.65, "/m/mid"),  # short, but not lost
 ]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
-    """A run of one epoch; not to be changed."""
-    folder = tmp_path_factory.mktemp("teacher")
-    train.main(teacher_config(folder, dataset))
-    return folder / "run"
 
 
 @pytest.fixture

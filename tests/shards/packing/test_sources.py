@@ -407,6 +407,47 @@ def test_a_parquet_row_whose_label_is_not_one_is_rejected_alone(tmp_path: Path) 
     ]
 
 
+def list_hdf5(folder: Path, datasets: list[str], names: list[str]) -> Listing:
+    """Clips that a list names, of an HDF5 file with these datasets.
+
+    Each holds its number from 1 throughout.
+    """
+    with h5py.File(folder / "x.h5", "w") as file:
+        for number, name in enumerate(datasets):
+            file[name] = np.full(RATE, number + 1, np.int16)
+    lines = [f"{name}\t{number}" for number, name in enumerate(names)]
+    (folder / "x.tsv").write_text("\n".join(["filename\tlabels", *lines]) + "\n")
+    reader = LabelReader(Classes(("/m/a", "/m/b", "/m/c"), ("a", "b", "c")))
+    return hdf5.list_clips(folder / "x.tsv", reader, file=folder / "x.h5", rate=RATE)
+
+
+def test_names_in_hdf5_that_differ_by_folder_or_unicode_form_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    """A label would sit on the audio of another file, or a clip be called missing."""
+    datasets = ["dog/1.wav", "cat/1.wav", "cafe\u0301.wav"]
+    names = ["cat/1.wav", "dog/1.wav", "audio/caf\u00e9.wav"]
+    clips = list_hdf5(tmp_path, datasets, names).clips
+    ids = [clip.clip_id for clip in clips]
+    assert ids == ["cat/1", "dog/1", "audio/caf\u00e9"]
+    assert [int(hdf5.load(clip, RATE)[0]) for clip in clips] == [2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "names", "message"),
+    [
+        (["1.wav"], ["dog/1.wav", "cat/1.wav"], "line 3: 'cat/1.wav' and 'dog/1.wav'"),
+        (["a/1.wav", "b/1.wav"], ["1.wav"], "line 2: '1.wav' may be 'a/1.wav' or"),
+    ],
+)
+def test_names_that_fit_more_than_one_hdf5_dataset_are_refused(
+    tmp_path: Path, datasets: list[str], names: list[str], message: str
+) -> None:
+    """The labels of a dog and a cat were joined on one waveform (2026-11-28)."""
+    with pytest.raises(ShardError, match=message):
+        list_hdf5(tmp_path, datasets, names)
+
+
 def test_rows_of_one_hdf5_clip_add_their_labels(
     plain: Source, tmp_path: Path, run: Run
 ) -> None:

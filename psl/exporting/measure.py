@@ -1,0 +1,47 @@
+"""mAP of a quantised model beside that of the model that it was made of."""
+
+from __future__ import annotations
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from psl.data.checks import check_has_labels, check_rate
+from psl.data.config import LoaderConfig
+from psl.evaluation.metrics import Metrics, evaluate_scores
+from psl.evaluation.scoring import score_clips
+from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
+from psl.weights.checkpoint import Checkpoint
+from shards.format.index import open_index
+
+BATCH_SIZE = 1
+"""Of both models: dynamic int8 chooses one range for all clips of a batch."""
+
+
+def measure_pair(
+    plain: nn.Module, small: nn.Module, audio: str, checkpoint: Checkpoint
+) -> tuple[Metrics, Metrics]:
+    """Metrics of two models on all clips of an audio dataset, on the CPU.
+
+    On the classes that both have. Raises ValueError if there is none, for another rate,
+    or if there are no labels.
+    """
+    index = open_index(audio, kind="audio")
+    check_has_labels(index, "measure")
+    rate = checkpoint.model_config.front_end.sample_rate
+    check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
+    shared = share_classes(index.classes, checkpoint.classes, what=audio)
+    rows = np.arange(len(index))
+    targets = index.table.weak_targets(rows, len(index.classes))[:, shared.of_audio]
+    accelerator = Accelerator(cpu=True)
+    found = []
+    for model in (plain, small):
+        scores = score_clips(
+            InClassesOfAudio(model, shared, len(index.classes)).eval(),
+            index,
+            accelerator,
+            batch_size=BATCH_SIZE,
+            loader=LoaderConfig(),
+        )
+        found.append(evaluate_scores(targets, scores[:, shared.of_audio]))
+    return found[0], found[1]

@@ -1,0 +1,24 @@
+"""The measurement behind docs/how_sure.md, on a small scale."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+
+
+def test_the_table_of_the_page_can_be_made_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Figures that nobody can make again would be published."""
+    tool = importlib.import_module("tools.bench.metrics")
+    tool.main(["--clips", "200", "--classes", "12", "--sets", "8"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "mAP",
+        "all metrics",
+        "1000 resamples",
+    ]
+    shares = [re.fullmatch(r"\d+ clips: (\d+) % of 8 .*", line) for line in lines[3:]]
+    assert len(shares) == 2 and all(m and int(m[1]) >= 50 for m in shares)
