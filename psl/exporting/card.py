@@ -73,7 +73,9 @@ def _header(license: str | None) -> str:
         "pipeline_tag": "audio-classification",
         "tags": ["audio-tagging", "psl"],
     }
-    if license is not None and re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,40}", license.lower()):
+    if license is not None and re.fullmatch(
+        r"[a-z0-9][a-z0-9.-]{0,40}", license.lower()
+    ):
         values["license"] = license.lower()
     return yaml.safe_dump(values, sort_keys=False)
 

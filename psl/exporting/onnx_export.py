@@ -64,7 +64,10 @@ def export_onnx(
     description = describe_checkpoint(
         checkpoint, model, features=features, teacher=teacher, license=license
     )
-    if sum(t.numel() * t.element_size() for t in checkpoint.weights.values()) > MAX_BYTES:
+    if (
+        sum(t.numel() * t.element_size() for t in checkpoint.weights.values())
+        > MAX_BYTES
+    ):
         raise ValueError(
             f"{checkpoint.folder}: more than 2 GiB of weights, which an ONNX file "
             "cannot hold; export it with --safetensors"

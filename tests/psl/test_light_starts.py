@@ -55,6 +55,8 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.evaluate", "--help"), 0),
         (("psl.average", "--help"), 0),
         (("psl.import_checkpoint", "--help"), 0),
+        (("psl.export", "--help"), 0),
+        (("psl.export", "run"), 2),
         (("psl.import_labels", "--help"), 0),
         (("psl.reorder_labels", "--help"), 0),
         (("psl.label_report", "--help"), 0),
