@@ -43,7 +43,7 @@ audio at {rate} Hz. Trained with [psl](https://arxiv.org/abs/2204.13430) {__vers
 
 ## Use
 
-With psl, `psl.load("FOLDER")`, or with transformers, which runs the code in this folder:
+With psl, `psl.load("FOLDER")`, or with transformers, which runs code of this folder:
 
 ```python
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
