@@ -164,6 +164,7 @@ def with_metadata(data: bytes, description: Description) -> bytes:
     """
     onnx = importlib.import_module("onnx")
     proto = onnx.load_model_from_string(data)
+    _name_weights_once(proto.graph)
     read = {name for node in proto.graph.node for name in node.input}
     kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
     del proto.graph.initializer[:]
@@ -172,6 +173,25 @@ def with_metadata(data: bytes, description: Description) -> bytes:
     proto.producer_name, proto.producer_version = "psl", __version__
     made: bytes = proto.SerializeToString()
     return made
+
+
+def _name_weights_once(graph: Any) -> None:
+    """Take out Identity nodes that only give a weight another name.
+
+    Tracing makes them for equal weights, and quantisation does not see through them.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    other = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    kept = [node for node in graph.node if node.output[0] not in other]
+    for node in kept:
+        for place, name in enumerate(node.input):
+            node.input[place] = other.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _need(modules: Sequence[str], where: str) -> None:
