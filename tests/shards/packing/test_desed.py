@@ -17,7 +17,9 @@ from shards.packing.sources.listing import Listing
 
 NAMES = ("Alarm_bell_ringing", "Cat", "Speech")
 CLASSES = Classes(tuple(f"/m/{n.lower()}" for n in NAMES), NAMES)
-WEAK = "filename\tevent_labels\nY--0w1YA1Hm4_30.000_40.000.wav\tSpeech,Cat\nb.wav\tCat\n"
+WEAK = (
+    "filename\tevent_labels\nY--0w1YA1Hm4_30.000_40.000.wav\tSpeech,Cat\nb.wav\tCat\n"
+)
 STRONG = (
     "filename\tonset\toffset\tevent_label\n"
     "12.wav\t0.5\t1.25\tCat\n12.wav\t2.0\t3.0\tCat\n12.wav\t2.5\t4.0\tSpeech\n"
@@ -28,7 +30,12 @@ STRONG = (
 @pytest.fixture
 def audio(tmp_path: Path) -> Path:
     folder = tmp_path / "audio"
-    for name in ("weak/Y--0w1YA1Hm4_30.000_40.000.wav", "weak/b.wav", "12.wav", "13.wav"):
+    for name in (
+        "weak/Y--0w1YA1Hm4_30.000_40.000.wav",
+        "weak/b.wav",
+        "12.wav",
+        "13.wav",
+    ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.full(16000, 0.25), 16000)
