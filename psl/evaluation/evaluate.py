@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
-from psl.data.checks import check_has_labels
+from psl.data.checks import check_has_labels, check_rate
 from psl.distributed import launch, runtime
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
@@ -25,7 +25,7 @@ from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.evaluation.stored import StoredScores, write_scores
 from psl.evaluation.true_events import read_events
 from psl.evaluation.windows import WindowedModel, frame_bounds
-from psl.weights.checkpoint import load_checkpoint
+from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_checkpoint
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 
