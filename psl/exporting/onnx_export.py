@@ -119,7 +119,7 @@ def describe_checkpoint(
 
 def replace_precision(description: Description, precision: str) -> Description:
     """The same, of another precision."""
-    changed: Description = replace(description, precision=precision)  # type: ignore[type-var]
+    changed: Description = replace(description, precision=precision)
     return changed
 
 
@@ -139,7 +139,7 @@ def trace(model: nn.Module, *, features: bool) -> bytes:
         torch.onnx.export(
             wrapped.eval(),
             (given,),
-            stream,
+            stream,  # type: ignore[arg-type] - a stream where dynamo is false
             dynamo=False,
             opset_version=OPSET,
             input_names=[name],

@@ -76,7 +76,7 @@ def load(config: TeacherConfig, classes: Classes) -> Member:
         identity={
             "kind": "onnx",
             "file_sha256": file.sha256,
-            "settings": asdict(replace(declared, classes=None)),  # type: ignore[type-var]
+            "settings": asdict(replace(declared, classes=None)),
             "outputs_sha256": stated.sha256,
         },
     )
@@ -116,9 +116,9 @@ def _declared(config: TeacherConfig, where: str) -> OnnxConfig:
     if found is None and beside:
         found = parse(OnnxConfig, read_yaml(str(beside[0])), where=str(beside[0]))
         if found.classes is not None:
-            found = replace(found, classes=str(path.parent / found.classes))  # type: ignore[type-var]
+            found = replace(found, classes=str(path.parent / found.classes))
     found = found or OnnxConfig()
-    found = replace(  # type: ignore[type-var]
+    found = replace(
         found,
         classes=config.classes or found.classes,
         activation=config.activation or found.activation,

@@ -18,9 +18,11 @@ import yaml
 import psl
 from psl import export
 from psl.exporting import check
+from psl.exporting.about import about
 from psl.exporting.onnx_export import export_onnx
 from psl.weights.checkpoint import load_checkpoint
 from shards.errors import ShardError
+from shards.format.index import open_index
 from tests.conftest import MIDS, RATE
 from tests.needs import OPTIONAL
 from tests.psl.exporting.made import CLASSES, make_checkpoint, read_graph, sounds
@@ -160,6 +162,26 @@ def test_the_slim_folder_is_a_checkpoint(checkpoint: Path, tmp_path: Path) -> No
         psl.load(tmp_path / "slim", device="cpu")(waveform)[0],
         psl.load(checkpoint, device="cpu")(waveform)[0],
     )
+
+
+def test_what_a_run_records_of_its_teacher_is_found(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """A card would not say whose opinions the model repeats, or the export fail."""
+    folder = make_checkpoint(tmp_path / "run" / "checkpoints" / "average")
+    index = open_index(str(dataset), kind="audio")
+    keys = [index.key(row) for row in range(len(index))]
+    psl.write_labels(
+        tmp_path / "labels",
+        audio=str(dataset),
+        labels={key: np.full((1, 3), 0.5, np.float32) for key in keys},
+        chunk_seconds=2.0,
+        made_by={"teachers": [{"kind": "run", "weights_sha256": "ab" * 32}]},
+    )
+    data = {"audio": [str(dataset)], "labels": [str(tmp_path / "labels")]}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    found = about(load_checkpoint(folder))
+    assert found.teacher == "run abababababab" and found.data == ["packed"]
 
 
 TRANSFORMERS = """
