@@ -30,6 +30,9 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 MAX_AMPLITUDE = 8.0
 """Louder samples are taken for unscaled integers; mixing a few signals stays below."""
 
+WHOLE = Cut()
+"""A file is one window."""
+
 
 class Tagger:
     """A model in evaluation mode, called with waveforms.
@@ -89,7 +92,7 @@ class Tagger:
     def windows(
         self,
         place: str | Path,
-        cut: Cut = Cut(),
+        cut: Cut = WHOLE,
         *,
         on_seconds: Callable[[float | None, float], None] = lambda total, now: None,
     ) -> Iterator[Window]:
@@ -101,15 +104,14 @@ class Tagger:
         has none.
         """
         with open_audio(place, sample_rate=self.sample_rate) as audio:
-            for window in cut_windows(
+            yield from cut_windows(
                 audio.blocks,
                 self.score,
                 rate=self.sample_rate,
                 cut=cut,
                 frame_samples=self.frame_samples,
                 on_seconds=lambda now: on_seconds(audio.seconds, now),
-            ):
-                yield window
+            )
 
     def records(
         self,
