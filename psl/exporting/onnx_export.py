@@ -133,13 +133,13 @@ def trace(model: nn.Module, *, features: bool) -> bytes:
     if features:
         given, axes = features_of(model, given), {0: "batch", 3: "frames"}
         wrapped = FromFeatures(model)
-    stream = io.BytesIO()
+    stream: Any = io.BytesIO()  # which export takes where dynamo is false
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # on tracing, and that it will go one day
         torch.onnx.export(
             wrapped.eval(),
             (given,),
-            stream,  # type: ignore[arg-type] - a stream where dynamo is false
+            stream,
             dynamo=False,
             opset_version=OPSET,
             input_names=[name],
