@@ -38,7 +38,7 @@ KEPT = Line(1.0, 0.0, "kept")
 
 def logits_of(probs: np.ndarray) -> np.ndarray:
     """Finite logits, float64, of probabilities as float16."""
-    clipped = np.clip(np.float16(probs).astype(np.float64), LEAST, MOST)
+    clipped = np.clip(probs.astype(np.float16).astype(np.float64), LEAST, MOST)
     return np.log(clipped / (1 - clipped))
 
 
@@ -53,7 +53,7 @@ def calibrated(probs: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a = 1, b = 0 keep theirs to the bit. ``a`` and ``b`` are [C]. What is no probability
     stays, for the codec to refuse.
     """
-    rounded = np.float16(probs)
+    rounded = probs.astype(np.float16)
     with np.errstate(invalid="ignore"):
         moved = _sigmoid(a * logits_of(rounded) + b)
     same = ((a == 1) & (b == 0)) | ~((probs >= 0) & (probs <= 1))

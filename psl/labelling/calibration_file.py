@@ -119,7 +119,7 @@ def parse_calibration(data: bytes, classes: Classes, *, where: str) -> Calibrati
 
 
 def _number(row: dict[str, Any], name: str, where: str) -> float:
-    value = row.get(name)
+    value: Any = row.get(name)
     fine = isinstance(value, int | float) and not isinstance(value, bool)
     if not fine or not math.isfinite(value) or (name == "a" and value < 0):
         least = "a finite number" if name == "b" else "a finite number from 0"

@@ -32,7 +32,7 @@ from tests.learning import folder_bytes, tiny_config
 
 def counted(probs: np.ndarray) -> np.ndarray:
     """[V] how often each float16 value occurs."""
-    return np.bincount(np.float16(probs).view(np.uint16), minlength=NUM_VALUES)
+    return np.bincount(probs.astype(np.float16).view(np.uint16), minlength=NUM_VALUES)
 
 
 def test_the_fit_is_that_of_a_general_optimizer() -> None:
@@ -77,7 +77,7 @@ def test_a_prior_becomes_the_mean_of_the_scores() -> None:
 
 def test_classes_that_are_kept_keep_their_bits() -> None:
     """0 would become 2^-25; and NaN of a teacher would pass for a label."""
-    probs = np.float32([[0, 0.1, 1], [np.nan, 1.5, 0.5]])
+    probs = np.array([[0, 0.1, 1], [np.nan, 1.5, 0.5]], np.float32)
     made = calibrated(probs, np.array([1, 1, 2.0]), np.array([0, 0, 1.0]))
     assert made[0].tolist()[:2] == [0, np.float16(0.1)]
     assert np.isnan(made[1, 0]) and made[1, 1] == 1.5
@@ -155,7 +155,9 @@ def test_stored_labels_are_the_lines_of_the_file(tmp_path: Path, audio: Path) ->
     index = open_index(audio, kind="audio")
     rng = np.random.default_rng(1)
     size = (3, len(index.classes))
-    probs = {index.key(r): np.float16(rng.random(size)) for r in range(len(index))}
+    probs = {
+        index.key(r): rng.random(size).astype(np.float16) for r in range(len(index))
+    }
     write_labels(tmp_path / "own", audio, probs, chunk_seconds=0.5)
     calibrate.main(calibrate_words(tmp_path / "own", audio, tmp_path / "out"))
     rows = json.loads((tmp_path / "out/calibration.json").read_text())["classes"]
