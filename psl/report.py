@@ -36,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--audio",
         metavar="DATASET",
-        help="audio dataset of clips to play: of the evaluation or of the labels; their "
-        "sound is then in the page, about 0.2 MB each",
+        help="audio dataset of clips to play, that of the evaluation or of the labels; "
+        "their sound is then in the page, about 0.2 MB each",
     )
     add(
         "--labels",

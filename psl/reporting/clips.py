@@ -41,7 +41,9 @@ def sound(dataset: AudioDataset, key: str) -> dict[str, Any]:
     }
 
 
-def telling_clips(labels: PseudoLabels, keys: set[str] | None, *, most: int) -> list[str]:
+def telling_clips(
+    labels: PseudoLabels, keys: set[str] | None, *, most: int
+) -> list[str]:
     """Keys of clips whose labels change most over time, of different classes.
 
     ``keys`` limits the choice. The change is the range of a class over the chunks.
@@ -66,10 +68,12 @@ def timeline(
     if key not in labels or not len(probs := labels[key]):
         return None
     starts, stops = labels.times(key)
+    # of chunks that overlap, half way between the middles of two neighbours
+    limits = (stops[:-1] + starts[1:]) / 2
     return {
         "name": name,
-        "starts": starts.round(3).tolist(),
-        "stops": stops.round(3).tolist(),
+        "starts": np.concatenate([starts[:1], limits]).round(3).tolist(),
+        "stops": np.concatenate([limits, stops[-1:]]).round(3).tolist(),
         "probs": probs[:, list(classes)].T.round(3).tolist(),
     }
 

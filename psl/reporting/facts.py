@@ -22,6 +22,7 @@ MAX_POINTS = 400
 """Of a curve; longer ones are averaged over as many stretches."""
 MAX_PAIRS = 25
 """Pairs of confused classes of an evaluation."""
+METRICS = ("mAP", "AUC", "d_prime", "lwlrap")
 CURVES = {"loss": "Training loss", "valid_mAP": "Validation mAP"}
 _OWN_KEYS = ("run_dir",)
 """Keys that differ between any two runs."""
@@ -65,8 +66,10 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def config_table(runs: Sequence[Run]) -> dict[str, Any]:
-    """Keys that differ, and every key: of several runs from each other, of one from
-    the defaults."""
+    """Keys that differ, and every key.
+
+    Several runs differ from each other, one from the defaults.
+    """
     configs = {n: run.config for n, run in enumerate(runs) if run.config is not None}
     keys = list(dict.fromkeys(key for config in configs.values() for key in config))
     rows = [[key, *(_value(c, key) for c in configs.values())] for key in keys]
@@ -95,7 +98,14 @@ def _value(config: dict[str, Any], key: str) -> str:
     """As it is written in a configuration; a dash for a key that is not there."""
     if key not in config:
         return "–"
-    value = config[key]
+    return _text(config[key])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)
 
 
@@ -122,7 +132,10 @@ def shortened(
     """At most ``most`` points: means of steps and values over equal stretches."""
     size = -(-len(points) // most)
     parts = [points[i : i + size] for i in range(0, len(points), size)]
-    means = [[sum(column) / len(part) for column in zip(*part)] for part in parts]
+    means = [
+        [sum(column) / len(part) for column in zip(*part, strict=True)]
+        for part in parts
+    ]
     return [(step, float(f"{value:.6g}")) for step, value in means]
 
 
@@ -133,8 +146,7 @@ def title_of(run: Run, evaluation: Evaluation) -> str:
 
 def _evaluation(number: int, run: Run, evaluation: Evaluation) -> dict[str, Any]:
     summary, scores = evaluation.summary, evaluation.scores
-    intervals = summary.get("intervals")
-    segments = summary.get("segments")
+    intervals, segments = (_mapping(summary, k) for k in ("intervals", "segments"))
     return {
         "run": number,
         "title": plain(title_of(run, evaluation), 120),
@@ -144,18 +156,22 @@ def _evaluation(number: int, run: Run, evaluation: Evaluation) -> dict[str, Any]
         "classes": _number(summary.get("num_classes_with_positives")),
         "same_clips": plain(str(summary.get("sha256_of_clips", ""))),
         "values": {
-            key: _number(summary.get(key)) for key in ("mAP", "AUC", "d_prime", "lwlrap")
+            key: _number(summary.get(key))
+            for key in ("mAP", "AUC", "d_prime", "lwlrap")
         },
         "intervals": {
             key: _interval(intervals.get(key))
             for key in (intervals if isinstance(intervals, dict) else {})
             if isinstance(intervals, dict)
         },
-        "segment_mAP": _number(segments.get("mAP"))
-        if isinstance(segments, dict)
-        else None,
+        "segment_mAP": _number(segments.get("mAP")),
         "confused": None if scores is None else _confused(evaluation),
     }
+
+
+def _mapping(summary: dict[str, Any], key: str) -> dict[str, Any]:
+    found = summary.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -78,6 +78,7 @@
       (k) => all.some((e) => e.values[k] !== null));
     const segments = all.some((e) => e.segment_mAP !== null);
     const groups = new Set(all.map((e) => e.same_clips + e.clips));
+    const labels = new Set(all.map((e) => e.labels));
     const top = {};
     if (groups.size === 1 && all.length > 1)
       for (const k of columns) top[k] = Math.max(...all.map((e) => e.values[k] ?? -9e9));
@@ -86,8 +87,8 @@
       segments ? el("th", {class: "number"}, "Segment mAP %") : null,
       el("th", {class: "number"}, "Clips"), el("th", {class: "number"}, "Classes")];
     const rows = all.map((e) => el("tr", {},
-      el("td", {class: "name"}, evaluationTitle(e),
-        el("span", {class: "span"}, "labels: ", named(e.labels))),
+      el("td", {class: "name"}, evaluationTitle(e), labels.size > 1 ?
+        el("span", {class: "span"}, "labels: ", named(e.labels)) : null),
       columns.map((k) => {
         const digits = metrics[k] === 100 ? 2 : 3, span = e.intervals[k];
         const best = top[k] !== undefined && e.values[k] === top[k];
@@ -103,7 +104,9 @@
       "decide nothing: psl compare says whether a difference is more than noise.";
     if (groups.size > 1)
       about += " Not all were evaluated on the same clips: compare only those that were.";
-    section("results", "Results", about, table(heads, rows));
+    section("results", "Results", about, labels.size === 1 ?
+      el("p", {class: "soft small"}, "labels: ", named(all[0].labels)) : null,
+      table(heads, rows));
   }
 
   function missing() {
@@ -327,9 +330,9 @@
     if (!facts.timelines.length) return;
     const clips = facts.timelines.map((clip) => {
       const end = Math.max(...clip.sets.flatMap((set) => set.stops));
-      const axis = el("div", {class: "axis"}, [0, 1, 2, 3, 4].map((k) => {
-        const mark = el("span", {}, `${Number((end * k / 4).toFixed(2))} s`);
-        mark.style.left = `${25 * k}%`;
+      const axis = el("div", {class: "axis"}, [0, 1, 2].map((k) => {
+        const mark = el("span", {}, `${Number((end * k / 2).toFixed(2))} s`);
+        mark.style.left = `${50 * k}%`;
         return mark;
       }));
       const sets = clip.sets.map((set) => el("div", {class: "set"}, el("h3", {}, named(set.name)),

@@ -20,7 +20,8 @@ def render(facts: dict[str, Any]) -> str:
     text = json.dumps(facts, allow_nan=False, separators=(",", ":"))
     data = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     policy = (
-        "default-src 'none'; media-src data:; img-src data:; base-uri 'none'; form-action 'none'; "
+        "default-src 'none'; media-src data:; img-src data:; base-uri 'none'; "
+        "form-action 'none'; "
         f"script-src {_hash(script)}; style-src {_hash(style)}"
     )
     return f"""<!doctype html>
@@ -36,7 +37,8 @@ def render(facts: dict[str, Any]) -> str:
 </head>
 <body>
 <main id="report"><noscript>This report is drawn by JavaScript, which is off in this
-browser. Its numbers are in metrics.json and per_class.csv of the evaluations.</noscript>
+browser. Its numbers are in metrics.json and per_class.csv of the evaluations.
+</noscript>
 </main>
 <script type="application/json" id="facts">{data}</script>
 <script>{script}</script>

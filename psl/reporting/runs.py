@@ -102,7 +102,9 @@ def read_runs(words: Sequence[str]) -> list[Run]:
 
 def _folders(word: str) -> list[Path]:
     """The folders of a word; a name with a comma that exists is one folder."""
-    parts = [word] if Path(word).is_dir() else [part for part in word.split(",") if part]
+    parts = (
+        [word] if Path(word).is_dir() else [part for part in word.split(",") if part]
+    )
     for part in parts or [word]:
         folder = Path(part)
         known = (CONFIG_NAME, FACTS_NAME, METRICS_NAME, SUMMARY_NAME, STATUS_NAME)

@@ -28,8 +28,7 @@ MAX_LABELS = 4
 
 
 def labels_of(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
-    """Label datasets that the runs trained on and that are here, and a line about each
-    other one."""
+    """Label datasets of the training that are here, and a line about each other one."""
     named: list[str] = []
     for run in runs:
         places = (run.config or {}).get("data.labels")
