@@ -351,7 +351,7 @@
         player(clip.sound), sets, el("div", {class: "lane"}, el("span"), axis));
     });
     section("timelines", "Labels over time", "What the teacher gave each chunk of a few clips " +
-      "whose labels change most: the darker, the more probable.", clips);
+      "whose labels change most: the stronger the colour, the more probable.", clips);
   }
   function samples() {
     if (!facts.samples.length) return;
