@@ -18,6 +18,7 @@ GROUPS = {
     "teach": {
         "label": ("psl.label", "teacher + audio shards -> label shards"),
         "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "calibrate": ("psl.calibrate", "labels -> calibrated on the weak labels"),
         "reorder_labels": (
             "psl.reorder_labels",
             "labels -> the order of another packing of the clips",
@@ -40,11 +41,14 @@ GROUPS = {
         "average": ("psl.average", "average a run's best checkpoints"),
     },
     "use": {
+        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
         "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
     },
     "look": {
         "status": ("psl.status", "state of a run"),
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
+        "events": ("psl.events", "what sounds from when to when; PSDS and F1"),
         "compare": ("psl.compare", "is one system better than another, or luckier"),
     },
 }

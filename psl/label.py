@@ -30,6 +30,7 @@ COMMAND = Command(
         "top_k",
         "batch_size",
         "precision",
+        "calibration",
         "max_unlabelled",
         "wait",
     ),

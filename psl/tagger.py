@@ -6,6 +6,8 @@ psl/weights/checkpoint.py reads the files.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,10 @@ from torch import Tensor, nn
 from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
+from psl.tagging.readers import open_audio
+from psl.tagging.records import Record, Settings, records_of
+from psl.tagging.rules import Rules, read_thresholds
+from psl.tagging.windows import Cut, Window, cut_windows
 from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.onnx_file import is_onnx
@@ -26,6 +32,9 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 MAX_AMPLITUDE = 8.0
 """Louder samples are taken for unscaled integers; mixing a few signals stays below."""
+
+WHOLE = Cut()
+"""A file is one window."""
 
 
 class Tagger:
@@ -73,6 +82,102 @@ class Tagger:
         """
         samples = getattr(self.model, "frame_samples", None)
         return None if samples is None else samples / self.sample_rate
+
+    @property
+    def frame_samples(self) -> int | None:
+        """The same in samples."""
+        return getattr(self.model, "frame_samples", None)
+
+    def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``clip_probs`` and ``frame_probs`` of waveforms [B, N], as by a call."""
+        return self(waveform)
+
+    def windows(
+        self,
+        place: str | Path,
+        cut: Cut = WHOLE,
+        *,
+        on_seconds: Callable[[float | None, float], None] = lambda total, now: None,
+    ) -> Iterator[Window]:
+        """The windows of an audio file of any length, in order, in bounded memory.
+
+        ``place`` is a path, an http(s) URL, or "-" for a file on stdin. ``on_seconds``
+        hears of the length of the file, None if not known, and how far scoring is.
+        Raises ShardError if it cannot be read, ValueError for frames of a model that
+        has none.
+        """
+        with open_audio(place, sample_rate=self.sample_rate) as audio:
+            yield from cut_windows(
+                audio.blocks,
+                self.score,
+                rate=self.sample_rate,
+                cut=cut,
+                frame_samples=self.frame_samples,
+                on_seconds=lambda now: on_seconds(audio.seconds, now),
+            )
+
+    def records(
+        self,
+        place: str | Path,
+        settings: Settings,
+        on_seconds: Callable[[float | None, float], None] = lambda total, now: None,
+    ) -> Iterator[Record]:
+        """What psl.tag reports of a file; see psl/tagging/records.py."""
+        windows = self.windows(place, settings.cut, on_seconds=on_seconds)
+        return records_of(str(place), windows, self.classes, settings)
+
+    def tag(
+        self,
+        place: str | Path,
+        *,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        frames: bool = False,
+        threshold: float | None = None,
+        thresholds: str | Path | None = None,
+        top_k: int | None = None,
+        every_class: bool = False,
+        events: bool = False,
+        min_seconds: float = 0.0,
+        max_gap_seconds: float = 0.0,
+    ) -> Iterator[Record]:
+        """What is heard when in an audio file of any length, as ``psl tag --json``.
+
+        ``place`` is a path, an http(s) URL, or "-" for a file on stdin; memory does
+        not grow with its length. Gives {"file", "start", "end", "tags": [{"name",
+        "mid", "probability"}]} for each window, highest first; with ``events``,
+        {"file", "start", "end", "name", "mid", "probability"} for each stretch of
+        windows of one class over its threshold. Without ``window_seconds`` or
+        ``frames`` the file is one window. ``thresholds`` is a file of psl.thresholds.
+
+        >>> for window in tagger.tag("yard.flac", window_seconds=2, threshold=0.3):
+        ...     print(window["start"], [tag["name"] for tag in window["tags"]])
+
+        Raises ValueError for settings that cannot be, and ShardError if the file cannot
+        be read.
+        """
+        default, by_class = threshold, None
+        if thresholds is not None:
+            stored, by_class = read_thresholds(thresholds, self.classes)
+            default = stored if threshold is None else threshold
+        rules = Rules(
+            threshold=default,
+            class_thresholds=by_class,
+            top_k=top_k,
+            every_class=every_class,
+            min_seconds=min_seconds,
+            max_gap_seconds=max_gap_seconds,
+        )
+        settings = Settings(Cut(window_seconds, hop_seconds, frames), rules, events)
+        return (r for r in self.records(place, settings) if "seconds" not in r)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the classes and weights."""
+        digest = hashlib.sha256(self.classes.sha256.encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def __call__(

@@ -15,6 +15,7 @@ from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import (
     class_folders,
+    desed,
     folder,
     hdf5,
     hdf5_rows,
@@ -122,6 +123,13 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --audio: each file is a clip without labels, for a teacher to label",
     )
+    add(
+        "--desed",
+        nargs="+",
+        metavar="TSV",
+        help="with --audio: lists in DESED's form, weak (filename, event_labels) or "
+        "strong (filename, onset, offset, event_label)",
+    )
     add("--hdf5", help="with --tsv: the HDF5 file, instead of the column hdf5path")
     add(
         "--source-rate",
@@ -159,11 +167,15 @@ def _list_clips(args: argparse.Namespace, reader: LabelReader) -> Listing:
 
 def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
     if args.audio:
-        if args.unlabelled == bool(args.segments):
+        given = [bool(args.segments), bool(args.desed), args.unlabelled]
+        if sum(given) != 1:
             raise ValueError(
-                "--audio needs --segments, the CSV of clips and labels, or else "
-                "--unlabelled, for each file to be a clip without labels"
+                "--audio needs one of --segments, the CSV of clips and labels, "
+                "--desed, lists of clips in DESED's form, or --unlabelled, for each "
+                "file to be a clip without labels"
             )
+        if args.desed:
+            return desed.list_clips(args.audio, args.desed, reader)
         if args.unlabelled:
             return folder.list_unlabelled(args.audio, reader)
         return folder.list_clips(

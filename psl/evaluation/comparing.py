@@ -87,18 +87,18 @@ def difference(first: System, second: System) -> Difference:
     The same resamples for both, so what is hard for both cancels. With several seeds of
     each, the variance of the two means is added, and the interval is Student's with
     the degrees of freedom of Welch and Satterthwaite, clips counting as infinitely
-    many.
+    many. Raises ValueError if more than half of the resamples have no value.
     """
     value = second.mean - first.mean
     resampled = second.resampled.mean(axis=0) - first.resampled.mean(axis=0)
+    found = interval(value, resampled, bounds=_UNBOUNDED)
+    if found is None:
+        raise ValueError(
+            f"{second.folders[0]}: more than half of the resamples of these clips have "
+            "no value; choose another metric, or evaluate on more clips"
+        )
     clip_error = float(np.nanstd(resampled, ddof=1))
     if min(len(first.values), len(second.values)) < 2:
-        found = interval(value, resampled, bounds=_UNBOUNDED)
-        if found is None:
-            raise ValueError(
-                "more than half of the resamples of these clips have no value; "
-                "evaluate on more clips"
-            )
         return Difference(value, *found, clip_error, None)
     both = (first, second)
     seeds = sum(s.seed_variance for s in both)

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from psl.label_report.clip import ClipView
-from shards.system.text import plain
 from shards.system.files import write_atomic
+from shards.system.text import plain
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#808080"
 MAX_TITLE = 40

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -46,6 +46,9 @@ class LabelConfig:
     """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
     compile: bool = False
     """Compile the teacher with torch.compile; slow to start."""
+    calibration: str | None = None
+    """A calibration.json, or the label dataset that has one (psl.calibrate), applied to
+    the probabilities before they are stored; null for none."""
     max_unlabelled: Share = 0.0
     """Fraction of the clips that may fail to decode; they get a row without chunks. One
     more stops the job, so 0 stops it at the first."""
@@ -100,6 +103,25 @@ class ReorderConfig:
     old_audio: PathList | None = None
     """Audio datasets that the labels were made for, to compare the clips' lengths; null
     for those that the labels' made.json names, if they are still there."""
+
+
+@config
+class CalibrateConfig:
+    """Which labels, on which weak labels."""
+
+    labels: str
+    """Label dataset with all classes (no top_k)."""
+    audio: str
+    """The audio dataset that they are of; its weak labels are what is fitted."""
+    out: str
+    """Label dataset to make; gets calibration.json too."""
+    method: Literal["platt", "prior"] = "platt"
+    """platt: by class sigmoid(a * logit + b), on the weak labels of the clips. prior:
+    b alone, so that the classes are as frequent as priors says; needs no weak labels.
+    """
+    priors: str | None = None
+    """With method=prior, a CSV with columns mid and prior: the share of clips that have
+    the class."""
 
 
 @config

@@ -25,6 +25,7 @@ from psl.data.loader import cache_share, open_cache
 from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
+from psl.labelling.calibration_file import Calibration, read_calibration
 from psl.labelling.config import LabelConfig, label_layout
 from psl.labelling.repair import reopen_damaged, say_what_changed
 from psl.labelling.unlabelled import check_report, forget_noted, too_many
@@ -86,17 +87,21 @@ def open_work(config: LabelConfig) -> Work:
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
     layout = label_layout(config, index)
+    calibration = None
+    if config.calibration is not None:
+        calibration = read_calibration(config.calibration, index.classes)
     device = runtime.local_device()
     runtime.move_model(teacher.model, device)
     return Work(
         reader=MemberReader(index, cache),
         layout=layout,
-        builder=_builder(config, index, teacher, layout),
+        builder=_builder(config, index, teacher, layout, calibration),
         score=_score(teacher.model, config),
         device=device,
         batch_size=config.batch_size,
         loader=config.loader,
         blame=teacher.blame,
+        calibration=calibration,
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
@@ -140,7 +145,11 @@ def _check_stop(config: LabelConfig, stop: StopRequest) -> None:
 
 
 def _builder(
-    config: LabelConfig, index: Index, teacher: Teacher, layout: LabelLayout
+    config: LabelConfig,
+    index: Index,
+    teacher: Teacher,
+    layout: LabelLayout,
+    calibration: Calibration | None,
 ) -> DatasetBuilder:
     return DatasetBuilder(
         folder=Path(config.out),
@@ -158,6 +167,7 @@ def _builder(
             "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
             "compile": config.compile,
+            **({"calibration": calibration.provenance} if calibration else {}),
         },
     )
 
@@ -243,7 +253,7 @@ def _publish(
         if len(whole) < len(work.names):
             return
         check_report(builder, whole, config.max_unlabelled, len(index))
-        progress.note_made(builder, audio=config.audio)
+        progress.note_made(builder, audio=config.audio, calibration=work.calibration)
         builder.publish(work.names)
     finally:
         claim.release()

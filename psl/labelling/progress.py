@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from psl.data.labels import count_unlabelled
+from psl.labelling.calibration_file import CALIBRATION_NAME, Calibration
 from shards import __version__
 from shards.dataset.writer import PARTS_NAME, SETTINGS_NAME, DatasetBuilder
 from shards.errors import ShardError
@@ -75,18 +76,24 @@ def note_job(builder: DatasetBuilder, index: Index) -> None:
             write_atomic(path, json.dumps(sizes, allow_nan=False))
 
 
-def note_made(builder: DatasetBuilder, *, audio: str) -> None:
+def note_made(
+    builder: DatasetBuilder, *, audio: str, calibration: Calibration | None = None
+) -> None:
     """Write when the set was begun and finished, and the dataset it is made from.
 
-    The name of that is kept here, as it may be another for another machine.
+    The name of that is kept here, as it may be another for another machine. What the
+    labels were calibrated with goes next to it, as calibration.json.
     """
     begun = (builder.parts_folder / SETTINGS_NAME).stat().st_mtime
-    facts = {
+    facts: dict[str, Any] = {
         "audio": audio if is_url(audio) else os.path.abspath(audio),
         "begun": _iso(begun),
         "finished": _iso(file_system_time(builder.parts_folder) or time.time()),
         "labelled_by": f"psl {__version__}",
     }
+    if calibration is not None:
+        facts["calibration"] = {"file": CALIBRATION_NAME, **calibration.provenance}
+        write_atomic(builder.folder / CALIBRATION_NAME, calibration.data)
     text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
     write_atomic(builder.folder / MADE_NAME, text)
 

@@ -18,6 +18,7 @@ from psl.data.config import AugmentConfig
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
 from psl.labelling import progress
+from psl.labelling.calibration_file import Calibration
 from psl.labelling.unlabelled import check_report
 from shards import __version__
 from shards.dataset.writer import DatasetBuilder, Row
@@ -160,13 +161,15 @@ def store(
     encode: Callable[[int], tuple[bytes, int] | None],
     *,
     max_unlabelled: float = 0.0,
+    calibration: Calibration | None = None,
 ) -> bool:
     """Write a row for each clip of ``audio``, publish the set and join it with it.
 
     ``encode`` gives the member of a row and its number of chunks; None for a clip
-    without labels. Shards that are there already, from the same source, stay. Returns
-    False if all were. Raises what ``encode`` does, and ShardError if too many clips are
-    without labels or the set was made with other settings.
+    without labels. What they were calibrated with is kept with them. Shards that are
+    there already, from the same source, stay. Returns False if all were. Raises what
+    ``encode`` does, and ShardError if too many clips are without labels or the set was
+    made with other settings.
     """
     names = [shard.name for shard in audio.shards]
     if not builder.begin():
@@ -184,7 +187,7 @@ def store(
             builder.add(shard.name, members, notes)
     parts = [part for name in names if (part := builder.part(name))]
     check_report(builder, parts, max_unlabelled, len(audio))
-    progress.note_made(builder, audio=where)
+    progress.note_made(builder, audio=where, calibration=calibration)
     builder.publish(names)
     check_join(audio, open_index(builder.folder, kind="labels"))
     return True

@@ -8,13 +8,14 @@ decoder finds is true, and a header only ends a file before that if it can be be
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
 
 from shards.audio.chunks import find_repairs
 from shards.audio.containers import check_whole
-from shards.audio.ffmpeg import read_with_ffmpeg
+from shards.audio.ffmpeg import read_with_ffmpeg, stream_with_ffmpeg
 from shards.audio.frames import count_flac_samples, read_mp3_header
 from shards.audio.ogg import OggPages, read_pages
 from shards.audio.pcm import check_32_bit_file
@@ -28,8 +29,10 @@ from shards.audio.recording import (
     check_sound,
     cut,
     not_decodable,
+    whole,
 )
 from shards.audio.streams import RepairedStream, Stream
+from shards.errors import ShardError
 
 _BLOCK = 1 << 16
 
@@ -101,7 +104,9 @@ def open_recording(stream: Stream) -> Recording:
 
 def _with_ffmpeg(stream: Stream, end: End = NOT_STATED) -> Recording:
     return Recording(
-        None, lambda start, stop: read_with_ffmpeg(stream, start, stop, end)
+        None,
+        lambda start, stop: read_with_ffmpeg(stream, start, stop, end),
+        lambda: stream_with_ffmpeg(stream, end),
     )
 
 
@@ -167,7 +172,24 @@ def _with_sndfile(sound: soundfile.SoundFile, stream: Stream) -> Recording:
             check_32_bit_file(mono, sound.channels)
         return mono, rate
 
-    return Recording(announced / rate, read)
+    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+        refused, is_right = None, sound.subtype != "PCM_32"
+        decoded = _blocks(sound if sound.seekable() else _again(stream), 0)
+        try:
+            for block in whole(decoded, End(announced)):
+                if not is_right and block.any():
+                    try:
+                        check_32_bit_file(block, sound.channels)
+                        is_right = True
+                    except ShardError as error:
+                        refused = error
+                yield rate, block
+        except soundfile.LibsndfileError as error:
+            raise not_decodable(error.error_string) from None
+        if refused and not is_right:
+            raise refused
+
+    return Recording(announced / rate, read, blocks)
 
 
 def _again(stream: Stream) -> soundfile.SoundFile:

@@ -28,8 +28,9 @@ from shards.audio.recording import (
     check_sound,
     cut,
     not_decodable,
+    whole,
 )
-from shards.audio.streams import Stream
+from shards.audio.streams import Pipe, Stream
 from shards.errors import ShardError
 
 _FORMATS = (
@@ -71,10 +72,30 @@ def read_with_ffmpeg(
         raise not_decodable(error.strerror or "ends too early") from None
 
 
-def _open(stream: Stream) -> InputContainer:
+def stream_with_ffmpeg(
+    stream: Stream | Pipe, end: End = NOT_STATED
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Rate and mono samples [N] float32 of each block, from the first to the last.
+
+    Of a pipe, too. Raises what read_with_ffmpeg raises.
+    """
+    try:
+        with _open(stream) as container:
+            track = container.streams.best("audio")
+            if not isinstance(track, AudioStream):
+                raise ShardError("holds no audio, only other media")
+            reader = _Reader(container, track)
+            for block in whole(reader.blocks(0), end):
+                yield reader.rate, block
+    except av.FFmpegError as error:
+        raise not_decodable(error.strerror or "ends too early") from None
+
+
+def _open(stream: Stream | Pipe) -> InputContainer:
     """The container; titles and the like need not be UTF-8, as no one reads them."""
     options = {"format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
-    stream.seek(0)
+    if not isinstance(stream, Pipe):
+        stream.seek(0)
     return av.open(stream, "r", options=options, metadata_errors="replace")
 
 

@@ -34,6 +34,10 @@ class Recording:
     read: Callable[[float, float], tuple[np.ndarray, int]]
     """(start, stop) in seconds from the first sample -> mono samples [N] float32 and
     their rate in Hz; fewer where the recording ends. May be called again."""
+    blocks: Callable[[], Iterator[tuple[int, np.ndarray]]]
+    """All of it from the first sample: the rate in Hz and mono samples [N] float32 of
+    each block, in bounded memory. Raises ShardError where it turns out to be damaged,
+    at the latest at its end."""
 
 
 def not_decodable(reason: str) -> ShardError:
@@ -85,10 +89,7 @@ def cut(blocks: Blocks, start: int, stop: int, end: End = NOT_STATED) -> np.ndar
         if reached >= max(stop, beyond):
             break
     if reached < min(stop, end.stated - end.slack):
-        raise ShardError(
-            f"truncated or damaged: {reached} of {end.stated} samples can be decoded; "
-            "fetch it again"
-        )
+        raise _too_short(reached, end)
     mono = np.concatenate(kept)
     if 0 < reached - end.stated <= end.padding:
         mono = mono[: max(0, end.stated - start)]
@@ -97,3 +98,33 @@ def cut(blocks: Blocks, start: int, stop: int, end: End = NOT_STATED) -> np.ndar
             f"decodes to more than {MAX_DECODED} samples a channel; cut it first"
         )
     return mono
+
+
+def whole(blocks: Blocks, end: End = NOT_STATED) -> Iterator[np.ndarray]:
+    """All samples of ``blocks``, block by block, as ``cut`` would join them.
+
+    Raises ShardError at the end of blocks that end before the stated end.
+    """
+    held: list[np.ndarray] = []
+    reached = 0
+    for position, block in blocks:
+        reached = position + len(block)
+        inside = len(block)
+        if end.padding and reached - end.stated <= end.padding:
+            inside = min(inside, max(0, end.stated - position))
+        if inside == len(block):
+            yield from held
+            held.clear()
+            yield block
+        else:
+            yield block[:inside]
+            held.append(block[inside:])
+    if reached < end.stated - end.slack:
+        raise _too_short(reached, end)
+
+
+def _too_short(reached: int, end: End) -> ShardError:
+    return ShardError(
+        f"truncated or damaged: {reached} of {end.stated} samples can be decoded; "
+        "fetch it again"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -25,6 +26,17 @@ def read_at(stream: Stream, position: int, size: int) -> bytes:
         return b""
     stream.seek(position)
     return stream.read(size)
+
+
+class Pipe:
+    """Bytes that come once, as from another program; each read takes what is there."""
+
+    def __init__(self, read: Callable[[int], bytes | None]) -> None:
+        self._read = read
+
+    def read(self, size: int) -> bytes:
+        """1 to ``size`` bytes, as soon as there are any; none at the end."""
+        return self._read(size) or b""
 
 
 class RepairedStream:

@@ -41,18 +41,24 @@ def check_workers(workers: int) -> None:
 
 
 def run_tasks(
-    tasks: Sequence[Task], workers: int, *, unit: str, title: str
+    tasks: Sequence[Task],
+    workers: int,
+    *,
+    unit: str,
+    title: str,
+    no_bar: bool | None = False,
 ) -> list[Any]:
     """The results of ``tasks``, in order, made by ``workers`` processes.
 
     The first exception ends the work: what is running is finished, the rest is not
-    started. Raises JobError if a worker dies.
+    started. ``no_bar`` None: a progress bar only on a terminal. Raises JobError if a
+    worker dies.
     """
     check_workers(workers)
     spawn = multiprocessing.get_context("spawn")
     total = sum(task.size for task in tasks)
     with (
-        tqdm(total=total, unit=unit, desc=title) as bar,
+        tqdm(total=total, unit=unit, desc=title, disable=no_bar) as bar,
         ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool,
     ):
         futures = {pool.submit(task.function, *task.arguments): task for task in tasks}

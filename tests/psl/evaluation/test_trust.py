@@ -22,6 +22,7 @@ from sklearn.metrics import (
 
 from psl import evaluate
 from psl.evaluation.bootstrap import draws, interval, resample
+from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.official import cover
@@ -66,7 +67,7 @@ def test_a_resample_has_the_metrics_of_the_clips_that_it_repeats(levels: int) ->
         rows = np.repeat(np.arange(len(targets)), counts[:, number].astype(int))
         true, score = targets[rows], scores[rows]
         has = true.any(axis=0)
-        lacking += not has.all()
+        lacking += int(not has.all())
         assert np.isnan(found.ap[number, ~has]).all()
         expected = average_precision_score(true[:, has], score[:, has], average=None)
         np.testing.assert_allclose(found.ap[number, has], expected, atol=1e-6)
@@ -115,14 +116,13 @@ def test_most_intervals_hold_the_value_that_other_clips_give() -> None:
     for (targets, scores), value in zip(sets, values, strict=True):
         found = resample(targets, scores, num_resamples=200, seed=0)
         low, high = interval(value, found.scalars()["mAP"]) or (1, 0)
-        inside += low <= np.mean(values) <= high
+        inside += int(low <= np.mean(values) <= high)
     assert 53 <= inside <= 60
 
 
 def config_for(**more: Any) -> Any:
     """A configuration of an evaluation of nothing."""
-    base = {"checkpoint": "c", "audio": "a", "out": "o"}
-    return evaluate.EvaluateConfig(**base, **more)
+    return EvaluateConfig(checkpoint="c", audio="a", out="o", **more)
 
 
 def test_one_clip_and_one_positive_have_no_interval() -> None:
@@ -332,6 +332,31 @@ def test_an_evaluation_names_its_clips_its_labels_and_how_sure_it_is(
     )
 
 
+def test_labels_with_ancestors_are_measured_besides_the_official_ones(
+    teacher: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """One number of the two would be taken for the other."""
+    ontology = tmp_path / "o.json"
+    entries = [("/m/high", ["/m/low"]), ("/m/low", []), ("/m/mid", [])]
+    ontology.write_text(json.dumps([{"id": i, "child_ids": c} for i, c in entries]))
+    out = tmp_path / "out"
+    words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={out}", "bootstrap=0"]
+    evaluate.main([*words, f"ontology={ontology}"])
+    found, stored = json.loads((out / "metrics.json").read_text()), read_scores(out)
+    targets = open_index(dataset, kind="audio").table.weak_targets(np.arange(24), 3)
+    plain = average_precision_score(targets, stored.scores, average="macro")
+    targets[targets[:, 0] == 1, 2] = 1
+    added = average_precision_score(targets, stored.scores, average="macro")
+    assert (found["mAP"], found["ontology"]["mAP"]) == pytest.approx((plain, added))
+    assert (found["labels"], found["ontology"]["labels"]) == (
+        str(dataset),
+        str(ontology),
+    )
+    with open(out / "per_class.csv", newline="") as stream:
+        high = next(r for r in csv.DictReader(stream) if r["mid"] == "/m/high")
+    assert int(high["ontology_num_positives"]) == targets[:, 2].sum()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -350,3 +375,36 @@ def test_labels_of_something_else_are_refused_before_scoring(
     with pytest.raises(ShardError, match=message):
         evaluate.main([*words, f"relabelled={tmp_path}/other.csv"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_model_is_named_with_its_first_clip(
+    teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN would be ranked, and a number printed."""
+    scores = np.full((24, 3), 0.5, np.float32)
+    scores[[4, 7], 1] = np.nan
+    monkeypatch.setattr(
+        "psl.evaluation.evaluate.score_clips", lambda *given, **named: scores
+    )
+    words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path}/out"]
+    key = open_index(dataset, kind="audio").key(4)
+    with pytest.raises(ValueError, match=f"'{key}' at row 4: .* for 2 of 24 clips"):
+        evaluate.main(words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_and_one_score_for_all_have_numbers_in_json() -> None:
+    """A set of one class, or a model that says nothing, would end in NaN."""
+    for targets, scores in (
+        ([[1], [0], [1]], [[0.9], [0.1], [0.4]]),
+        ([[1, 0], [0, 1], [0, 0]], [[0.5, 0.5]] * 3),
+    ):
+        true, found = np.array(targets), np.array(scores, np.float32)
+        summary = measure(evaluate_scores(true, found), true, found, config_for())
+        text = json.dumps(summary.summary(), allow_nan=False)
+        assert json.loads(text)["mAP"] == pytest.approx(
+            average_precision_score(true, found, average="macro")
+        )
+    for shape in ((0, 3), (3, 0), (3, 2)):
+        with pytest.raises(ValueError, match="no class has a positive clip"):
+            evaluate_scores(np.zeros(shape), np.zeros(shape))

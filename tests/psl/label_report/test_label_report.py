@@ -25,12 +25,12 @@ from psl.label_report.score_counts import (
     reliability,
 )
 from psl.label_report.tally import Block, localise, tally, telling_by_events
-from shards.system.text import markdown, plain
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.label_codec import encode_labels
+from shards.system.text import markdown, plain
 from shards.verify import verify
 from tests.conftest import MIDS, RATE, Run, Source
 

@@ -1,0 +1,84 @@
+"""What to find when: the configuration of psl.events."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from psl.config import BatchSize, Seconds, Share, config
+from psl.data.config import LoaderConfig
+
+SecondsOrZero = Annotated[float, Field(ge=0, le=600)]
+"""A length in time, or none."""
+
+
+@config
+class EventsConfig:
+    """What finds events in what, and by which rules."""
+
+    checkpoint: str
+    """A run folder (the average of its checkpoints if it has one, else the best one), a
+    checkpoint folder, or the name of a published teacher."""
+    audio: str
+    """Audio dataset to find events in."""
+    out: str
+    """Folder for events.tsv, rules.json and, with strong, metrics.json, per_class.csv
+    and clip.png."""
+    classes: Literal["same", "shared"] = "same"
+    """same refuses audio of other classes than the checkpoint's; shared finds events of
+    those that both have, matched by mid."""
+    strong: str | None = None
+    """CSV of the true events of audio as AudioSet-strong has them (segment_id,
+    start_time_seconds, end_time_seconds, label), to measure against; null for none."""
+    fit_audio: str | None = None
+    """Audio dataset to fit thresholds and median filters to, class by class: not the
+    one you report. null for the rules below."""
+    fit_strong: str | None = None
+    """CSV of the true events of fit_audio."""
+    fit_for: Literal["segment", "event"] = "segment"
+    """With fit_audio: the F1 that is to be high, of 1-s segments or of events."""
+    rules: str | None = None
+    """rules.json of an earlier call, to apply; null for the rules below."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """A class sounds in a frame whose probability is at least this."""
+    median_seconds: SecondsOrZero = 0.0
+    """Length of a median filter over the frames, s; 0 for none."""
+    min_seconds: SecondsOrZero = 0.0
+    """Shorter events are dropped, s."""
+    max_gap_seconds: SecondsOrZero = 0.0
+    """Shorter gaps between events of a class are filled, s."""
+    window_seconds: Seconds | None = None
+    """Length of the windows in which each clip is scored, s, each a frame; null for the
+    model's own frames."""
+    hop_seconds: Seconds | None = None
+    """From the start of one window to that of the next, s; null for window_seconds."""
+    form: Literal["audioset", "desed"] = "audioset"
+    """Columns of events.tsv: AudioSet-strong's, with mids, or DESED's (filename, onset,
+    offset, event_label), with names."""
+    max_left_out: Share | None = None
+    """Share of the true events that may have an unknown mid or lie outside their clip;
+    null for 0."""
+    batch_size: BatchSize = 32
+    """Clips scored at a time."""
+    loader: LoaderConfig = LoaderConfig()
+
+    def __post_init__(self) -> None:
+        if (self.fit_audio is None) != (self.fit_strong is None):
+            raise ValueError("fit_audio and fit_strong belong together; set both")
+        if self.fit_audio is not None and self.rules is not None:
+            raise ValueError(
+                "rules are fitted to fit_audio or read from rules, not both; leave one "
+                "out"
+            )
+        if self.fit_audio is None and self.fit_for != "segment":
+            raise ValueError("fit_for does nothing without fit_audio; set both")
+        if self.strong is None and self.max_left_out is not None:
+            raise ValueError("max_left_out does nothing without strong; set both")
+        if self.window_seconds is None and self.hop_seconds is not None:
+            raise ValueError("hop_seconds needs window_seconds; set both")
+        if (self.hop_seconds or 0.0) > (self.window_seconds or 0.0):
+            raise ValueError(
+                f"hop_seconds = {self.hop_seconds:g} is longer than window_seconds = "
+                f"{self.window_seconds:g}: audio between windows would not be scored"
+            )

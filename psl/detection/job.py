@@ -1,0 +1,120 @@
+"""Find events in a dataset, write them, and measure them where the truth is known.
+
+Owns the order of the work and the files in ``out``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from psl.detection.config import EventsConfig
+from psl.detection.decode import Rule, decode, fit_rules
+from psl.detection.events import Events, ScoredClip
+from psl.detection.measure import measure
+from psl.detection.picture import draw_clip
+from psl.detection.rules_file import read_rules, to_json
+from psl.detection.scored import score_frames
+from psl.distributed import launch
+from psl.weights.checkpoint import Checkpoint, load_checkpoint
+from shards.format.classes import Classes
+from shards.system.files import write_atomic
+
+
+def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, object]:
+    """Do what ``config`` says, and return what metrics.json holds."""
+    if accelerator.num_processes > 1:
+        raise ValueError("psl.events runs as one process; start it without a launcher")
+    checkpoint = load_checkpoint(config.checkpoint)
+    clips, classes = score_frames(
+        config, checkpoint, accelerator, audio=config.audio, strong=config.strong
+    )
+    rules, how = _rules(config, checkpoint, accelerator, classes)
+    found = [decode(clip.scores, clip.edges, rules) for clip in clips]
+    summary: dict[str, object] = {
+        "num_clips": len(clips),
+        "num_found": sum(len(events) for events in found),
+    }
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if config.strong is not None:
+        measured = measure(clips, rules)
+        summary = {**measured.summary(), "num_found": summary["num_found"]}
+        write_atomic(out / "per_class.csv", measured.per_class(classes))
+        place = max(range(len(clips)), key=lambda n: len(clips[n].truth))
+        draw_clip(out / "clip.png", clips[place], found[place], classes)
+    write_atomic(out / "rules.json", to_json(rules, classes, how))
+    write_atomic(out / "events.tsv", _table(clips, found, classes, config.form))
+    text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    write_atomic(out / "metrics.json", text)
+    return summary
+
+
+def _rules(
+    config: EventsConfig,
+    checkpoint: Checkpoint,
+    accelerator: Accelerator,
+    classes: Classes,
+) -> tuple[list[Rule], dict[str, object]]:
+    """The rule of each class, and where it is from."""
+    if config.rules is not None:
+        return read_rules(config.rules, classes), {"read_from": config.rules}
+    base = Rule(
+        config.threshold,
+        config.median_seconds,
+        config.min_seconds,
+        config.max_gap_seconds,
+    )
+    if config.fit_audio is None:
+        return [base] * len(classes), {"given": True}
+    clips, fitted = score_frames(
+        config,
+        checkpoint,
+        accelerator,
+        audio=config.fit_audio,
+        strong=config.fit_strong,
+    )
+    if fitted.mids != classes.mids:
+        raise ValueError(
+            f"{config.fit_audio}: its classes are not those of {config.audio}; pack "
+            "both with one class list"
+        )
+    rules = fit_rules(clips, len(classes), measure=config.fit_for, base=base)
+    return rules, {"fitted_to": config.fit_audio, "for": config.fit_for}
+
+
+def _table(
+    clips: list[ScoredClip], found: list[Events], classes: Classes, form: str
+) -> str:
+    """Events as tab-separated text, in the order of clips and onsets."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
+    if form == "desed":
+        writer.writerow(["filename", "onset", "offset", "event_label"])
+    else:
+        names = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+        writer.writerow(names)
+    for clip, events in zip(clips, found, strict=True):
+        rows = zip(
+            events.onset.tolist(),
+            events.offset.tolist(),
+            events.label.tolist(),
+            strict=True,
+        )
+        for onset, offset, label in sorted(rows):
+            name = f"{clip.key}.wav" if form == "desed" else clip.key
+            text = classes.names[label] if form == "desed" else classes.mids[label]
+            writer.writerow([name, f"{onset:.3f}", f"{offset:.3f}", text])
+    return buffer.getvalue()
+
+
+def run(config: EventsConfig) -> dict[str, object]:
+    """Join the job and find events."""
+    accelerator = launch.join_job()
+    summary = find_events(config, accelerator)
+    launch.leave_job(accelerator)
+    return summary
