@@ -50,6 +50,7 @@ GROUPS = {
         "evaluate": ("psl.evaluate", "mAP and other metrics of a checkpoint"),
         "events": ("psl.events", "what sounds from when to when; PSDS and F1"),
         "compare": ("psl.compare", "is one system better than another, or luckier"),
+        "report": ("psl.report", "runs -> one page: curves, results, classes, clips"),
     },
 }
 """Module and purpose of each command, by what it is for."""

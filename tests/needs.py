@@ -89,8 +89,9 @@ KINDS = {
         root=True,
         trial=functools.cache(try_namespaces),
     ),
-    "browser": Need(
-        "a browser",
+    "browser": Need("a browser", programs=("chromium",), packages=("chromium",)),
+    "onnxruntime-web": Need(
+        "onnxruntime-web in a browser",
         programs=("chromium",),
         packages=("chromium",),
         trial=functools.cache(try_onnxruntime_web),
@@ -201,7 +202,8 @@ def _hidden() -> set[str]:
 
 def packages() -> Sequence[str]:
     """The Debian packages that have all the programs."""
-    return [name for need in KINDS.values() for name in need.packages]
+    every = [name for need in KINDS.values() for name in need.packages]
+    return list(dict.fromkeys(every))
 
 
 if __name__ == "__main__":

@@ -169,8 +169,10 @@ def test_the_run_without_programs_has_the_right_files_and_misses_no_line() -> No
     names = {path.name for path in without_programs.files()}
     assert names >= {"test_remote.py", "test_slurm.py", "test_two_machines.py"}
     lines = ["3 tests need nginx: x", "1 test needs SLURM: y"]
-    missing = ["network namespaces", "a browser"]
+    web = "onnxruntime-web in a browser"
+    missing = ["network namespaces", "a browser", web]
     assert without_programs.unnamed("\n".join(lines)) == missing
     lines += ["2 tests need network namespaces: z", "1 test needs a browser: z"]
+    lines += [f"1 test needs {web}: z"]
     assert without_programs.unnamed("\n".join(lines)) == []
     assert without_programs.unnamed("\n".join([*lines, lines[0]])) == ["nginx"]

@@ -19,7 +19,7 @@ from tests import onnxruntime_web
 from tests.needs import needs, program
 from tests.psl.exporting.made import make_checkpoint, sounds
 
-pytestmark = needs("browser")
+pytestmark = needs("onnxruntime-web")
 
 PAGE = b"<!doctype html><title>psl</title>"
 RUN = """

@@ -1,0 +1,156 @@
+"""The clips of a report: which label datasets and audio it can show, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from psl.data.pseudo_labels import PseudoLabels, read_labels
+from psl.reporting.clips import (
+    NUM_CLASSES,
+    NUM_SOUNDS,
+    NUM_TIMELINES,
+    sample_rows,
+    sound,
+    strongest,
+    telling_clips,
+    timeline,
+)
+from psl.reporting.facts import names_of, title_of
+from psl.reporting.runs import Evaluation, Run
+from shards.dataset.clips import AudioDataset
+from shards.format.index import INDEX_NAME
+from shards.system.text import plain
+
+MAX_LABELS = 4
+"""Label datasets whose timelines are shown."""
+
+
+def labels_of(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """Label datasets of the training that are here, and a line about each other one."""
+    named: list[str] = []
+    for run in runs:
+        places = (run.config or {}).get("data.labels")
+        named += [str(p) for p in places] if isinstance(places, list) else []
+    named = list(dict.fromkeys(named))
+    here = [place for place in named if Path(place, INDEX_NAME).exists()]
+    lines = [
+        f"labels {plain(place, 300)}: not here, so not shown over time; name their "
+        "folder with --labels"
+        for place in named
+        if place not in here
+    ]
+    return here, lines
+
+
+def clips_of(
+    runs: Sequence[Run], labels: Sequence[str], audio: AudioDataset | None
+) -> dict[str, Any]:
+    """Timelines and sample clips, and lines about what is missing."""
+    lines: list[str] = []
+    here = list(labels)
+    if not here:
+        here, lines = labels_of(runs)
+    if len(here) > MAX_LABELS:
+        lines.append(f"timelines of the first {MAX_LABELS} of {len(here)} label sets")
+    datasets = [(place, read_labels(place)) for place in here[:MAX_LABELS]]
+    if not datasets and not lines:
+        lines.append("no pseudo labels, so none over time; name some with --labels")
+    if audio is None:
+        lines.append("no sounds to play; name the dataset of the clips with --audio")
+    return {
+        "timelines": _timelines(datasets, audio),
+        "samples": [] if audio is None else _samples(runs, audio, lines),
+        "missing": lines,
+    }
+
+
+def _timelines(
+    datasets: Sequence[tuple[str, PseudoLabels]], audio: AudioDataset | None
+) -> list[dict[str, Any]]:
+    if not datasets:
+        return []
+    first = min((labels for _, labels in datasets), key=_seconds_of_chunks)
+    keys = set(first.keys)
+    for _, labels in datasets:
+        keys &= set(labels.keys)
+    heard = set(audio.keys) & keys if audio is not None else keys
+    found = []
+    for key in telling_clips(first, heard or keys or None, most=NUM_TIMELINES):
+        classes = strongest(first, key)
+        same = [(p, d) for p, d in datasets if d.classes.mids == first.classes.mids]
+        strips = [timeline(plain(Path(p).name), d, key, classes) for p, d in same]
+        clip = audio[key] if audio is not None and key in audio else None
+        found.append(
+            {
+                "key": plain(key),
+                "classes": [plain(first.classes.names[c]) for c in classes],
+                "weak": None if clip is None else [plain(n) for n in clip.label_names],
+                "sets": [strip for strip in strips if strip is not None],
+                "sound": None if audio is None or clip is None else sound(audio, key),
+            }
+        )
+    return found
+
+
+def _seconds_of_chunks(labels: PseudoLabels) -> float:
+    properties = labels.index.properties
+    return float(properties.get("hop_samples") or properties.get("chunk_samples") or 0)
+
+
+def _samples(
+    runs: Sequence[Run], audio: AudioDataset, lines: list[str]
+) -> list[dict[str, Any]]:
+    """Clips of the first evaluation with scores, with what each evaluation says."""
+    scored = [(r, e) for r in runs for e in r.evaluations if e.scores is not None]
+    keys = set(audio.keys)
+    scored = [
+        (run, e)
+        for run, e in scored
+        if e.scores is not None and keys & {k.decode() for k in e.scores.key.tolist()}
+    ]
+    if not scored:
+        lines.append(
+            f"{plain(audio.index.where, 300)}: none of its clips was evaluated with "
+            "stored scores, so no sample clips"
+        )
+        return []
+    first = scored[0][1].scores
+    assert first is not None
+    return [
+        _sample(first.key[row].decode(), scored, audio)
+        for row in sample_rows(first, keys, most=NUM_SOUNDS)
+    ]
+
+
+def _sample(
+    key: str, scored: Sequence[tuple[Run, Evaluation]], audio: AudioDataset
+) -> dict[str, Any]:
+    heard = []
+    for run, evaluation in scored:
+        scores = evaluation.scores
+        assert scores is not None
+        rows = (scores.key == key.encode()).nonzero()[0]
+        if not len(rows):
+            continue
+        values, names = scores.scores[rows[0]], names_of(evaluation)
+        heard.append(
+            {
+                "title": plain(title_of(run, evaluation), 120),
+                "tags": [
+                    [
+                        plain(names[scores.mids[c]]),
+                        round(float(values[c]), 3),
+                        bool(scores.targets[rows[0], c]),
+                    ]
+                    for c in (-values).argsort(kind="stable")[:NUM_CLASSES].tolist()
+                ],
+            }
+        )
+    return {
+        "key": plain(key),
+        "labels": [plain(name) for name in audio[key].label_names],
+        "heard": heard,
+        "sound": sound(audio, key),
+    }
