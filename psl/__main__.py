@@ -10,6 +10,7 @@ from shards.system.exits import EXIT_DONE, EXIT_USAGE, run_main
 
 GROUPS = {
     "data": {
+        "download": ("shards.download", "AudioSet's lists, and the audio of a list"),
         "pack": ("shards.pack", "audio in any form -> audio shards"),
         "adopt": ("shards.adopt", "index WebDataset tars of others where they are"),
         "info": ("shards.info", "what is in a dataset"),
@@ -36,15 +37,13 @@ GROUPS = {
             "published weights -> a checkpoint folder",
         ),
     },
-    "use": {
-        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
-        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
-    },
     "train": {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
         "average": ("psl.average", "average a run's best checkpoints"),
     },
     "use": {
+        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
         "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
     },
     "look": {
