@@ -79,11 +79,11 @@ def test_segments_that_are_cut_already_are_taken_whole(tmp_path: Path) -> None:
         ("[youtube] x: Private video. Sign in if you've been granted access", "failed"),
         ("[youtube] x: This video has been removed by the uploader", "gone"),
         (
-            "[youtube] x: Video unavailable. The uploader's account has been terminated",
+            "Video unavailable. The account of the uploader has been terminated",
             "gone",
         ),
         (
-            "[youtube] x: The uploader has not made this video available in your country",
+            "The uploader has not made this video available in your country",
             "failed",
         ),
         ("[youtube] x: Sign in to confirm your age. This video may be", "failed"),
