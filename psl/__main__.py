@@ -10,6 +10,7 @@ from shards.system.exits import EXIT_DONE, EXIT_USAGE, run_main
 
 GROUPS = {
     "data": {
+        "download": ("shards.download", "AudioSet's lists, and the audio of a list"),
         "pack": ("shards.pack", "audio in any form -> audio shards"),
         "adopt": ("shards.adopt", "index WebDataset tars of others where they are"),
         "info": ("shards.info", "what is in a dataset"),
