@@ -135,10 +135,10 @@ class CalibrateConfig:
     """The audio dataset that they are of; its weak labels are what is fitted."""
     out: str
     """Label dataset to make; gets calibration.json too."""
-    method: Literal["platt", "prior"] = "platt"
-    """platt: by class sigmoid(a * logit + b), on the weak labels of the clips. prior:
-    b alone, so that the classes are as frequent as priors says; needs no weak labels.
-    """
+    method: Literal["platt", "isotonic", "prior"] = "platt"
+    """platt: by class sigmoid(a * logit + b), on the weak labels of the clips.
+    isotonic: by class any curve that never falls, for many clips. prior: b alone, so
+    that the classes are as frequent as priors says; needs no weak labels."""
     priors: str | None = None
     """With method=prior, a CSV with columns mid and prior: the share of clips that have
     the class."""

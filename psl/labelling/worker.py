@@ -25,7 +25,6 @@ from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
-from psl.labelling.calibration import calibrated
 from psl.labelling.calibration_file import Calibration
 from psl.labelling.hearing import CHUNK_ALONE, Hearing
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
@@ -294,8 +293,8 @@ class ShardWorker:
             [np.zeros((0, len(index.classes)), np.float32)]
             + [batch.numpy() for batch in shard.probs]
         )
-        if (lines := work.calibration) is not None:
-            probs = calibrated(probs, lines.a, lines.b)
+        if work.calibration is not None:
+            probs = work.calibration.apply(probs)
         rows = label_rows(
             index,
             shard.chunks,
