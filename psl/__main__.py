@@ -36,15 +36,13 @@ GROUPS = {
             "published weights -> a checkpoint folder",
         ),
     },
-    "use": {
-        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
-        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
-    },
     "train": {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
         "average": ("psl.average", "average a run's best checkpoints"),
     },
     "use": {
+        "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
         "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
     },
     "look": {

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
-from psl.teachers.named import checkpoint_of
 from psl.tagging.readers import open_audio
 from psl.tagging.records import Record, Settings, records_of
 from psl.tagging.rules import Rules, read_thresholds
 from psl.tagging.windows import Cut, Window, cut_windows
+from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import load_checkpoint
 from psl.weights.onnx_file import is_onnx
 from psl.weights.onnx_model import OnnxModel
@@ -32,6 +32,9 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 MAX_AMPLITUDE = 8.0
 """Louder samples are taken for unscaled integers; mixing a few signals stays below."""
+
+WHOLE = Cut()
+"""A file is one window."""
 
 
 class Tagger:
@@ -92,7 +95,7 @@ class Tagger:
     def windows(
         self,
         place: str | Path,
-        cut: Cut = Cut(),
+        cut: Cut = WHOLE,
         *,
         on_seconds: Callable[[float | None, float], None] = lambda total, now: None,
     ) -> Iterator[Window]:
@@ -104,15 +107,14 @@ class Tagger:
         has none.
         """
         with open_audio(place, sample_rate=self.sample_rate) as audio:
-            for window in cut_windows(
+            yield from cut_windows(
                 audio.blocks,
                 self.score,
                 rate=self.sample_rate,
                 cut=cut,
                 frame_samples=self.frame_samples,
                 on_seconds=lambda now: on_seconds(audio.seconds, now),
-            ):
-                yield window
+            )
 
     def records(
         self,

@@ -152,9 +152,9 @@ def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
         given = [bool(args.segments), bool(args.desed), args.unlabelled]
         if sum(given) != 1:
             raise ValueError(
-                "--audio needs one of --segments, the CSV of clips and labels, --desed, "
-                "lists of clips in DESED's form, or --unlabelled, for each file to be a "
-                "clip without labels"
+                "--audio needs one of --segments, the CSV of clips and labels, "
+                "--desed, lists of clips in DESED's form, or --unlabelled, for each "
+                "file to be a clip without labels"
             )
         if args.desed:
             return desed.list_clips(args.audio, args.desed, reader)

@@ -47,7 +47,8 @@ def fetch() -> None:
     """Fetch the tarball, unless it is there and whole."""
     if problem() is None:
         return
-    registry = os.environ.get("npm_config_registry", _REGISTRY).rstrip("/")
+    given = os.environ.get("npm_config_registry")  # noqa: SIM112 - npm's own name
+    registry = (given or _REGISTRY).rstrip("/")
     url = f"{registry}/onnxruntime-web/-/{kept().name}"
     with urllib.request.urlopen(url, timeout=60) as answer:
         data = answer.read(_MAX_BYTES)

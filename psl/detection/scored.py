@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from psl.data.checks import check_rate
 from psl.detection.config import EventsConfig
@@ -52,8 +52,8 @@ def score_frames(
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     truth, rows = _read_truth(config, index, strong, shared.of_audio)
     bare = checkpoint.build_model()
-    model = InClassesOfAudio(bare, shared, len(index.classes))
-    model = runtime.move_model(model, accelerator.device).eval()
+    wrapped = InClassesOfAudio(bare, shared, len(index.classes))
+    model: nn.Module = runtime.move_model(wrapped, accelerator.device).eval()
     windowed, framed = model, bare
     if config.window_seconds is not None:
         windowed = framed = _in_windows(config, model, index)
@@ -94,9 +94,7 @@ def frame_edges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     return np.concatenate([[0.0], parts, stops[-1:]])
 
 
-def _in_windows(
-    config: EventsConfig, model: InClassesOfAudio, index: Index
-) -> WindowedModel:
+def _in_windows(config: EventsConfig, model: nn.Module, index: Index) -> WindowedModel:
     rate, hop = index.properties["sample_rate"], config.hop_seconds
     assert config.window_seconds is not None
     chunking = Chunking.from_seconds(config.window_seconds, rate, hop)

@@ -50,6 +50,9 @@ class EvaluateConfig:
     relabelled: str | None = None
     """Segments CSV with other labels of the clips, measured besides the audio's own;
     null for none."""
+    ontology: str | None = None
+    """Measures against the labels with their ancestors, too: audioset for the ontology
+    that is shipped, or a file in the form of its ontology.json; null for none."""
     store_scores: bool = True
     """Write scores.npz, which psl.compare reads: 4 bytes for each clip and class."""
     batch_size: BatchSize = 32

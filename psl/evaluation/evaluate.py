@@ -17,7 +17,7 @@ from psl.distributed import launch, runtime
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import Metrics, evaluate_scores
-from psl.evaluation.references import open_references
+from psl.evaluation.references import open_references, weak_labels
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.scoring import MIN_SECONDS, score_clips
 from psl.evaluation.segments import Segments, SegmentScores, measure_segments
@@ -25,7 +25,7 @@ from psl.evaluation.shared_classes import InClassesOfAudio, share_classes
 from psl.evaluation.stored import StoredScores, write_scores
 from psl.evaluation.true_events import read_events
 from psl.evaluation.windows import WindowedModel, frame_bounds
-from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
+from psl.weights.checkpoint import Checkpoint, check_checkpoint_fits, load_checkpoint
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 
@@ -37,11 +37,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")
-    if config.classes == "same":
-        check_checkpoint_fits(index, checkpoint)
-    else:
-        rate = checkpoint.model_config.front_end.sample_rate
-        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
+    _check_fits(config, index, checkpoint)
     what = f"{checkpoint.folder} on {index.where}"
     shared = share_classes(index.classes, checkpoint.classes, what=what)
     segments = _open_segments(config, index)
@@ -68,18 +64,19 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     in_time = None
     if segments is not None and found is not None:
         in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
-    targets = _weak_labels(index)
+    targets = weak_labels(index)
     if len(shared.classes) < len(index.classes):
         scores, targets = scores[:, shared.of_audio], targets[:, shared.of_audio]
     _check_finite(scores, index, what)
     metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
         measured = measure(metrics, targets, scores, config)
-        other = None
-        if references.relabelled is not None:
-            other = references.relabelled.measure(scores, shared.of_audio, config)
-        summary = summarise(config, index, measured, references, other, in_time)
-        write_results(config.out, summary, shared.classes, measured, other, in_time)
+        others = {
+            name: labels.measure(scores, shared.of_audio, config)
+            for name, labels in references.others.items()
+        }
+        summary = summarise(config, index, measured, references, others, in_time)
+        write_results(config.out, summary, shared.classes, measured, others, in_time)
         if config.store_scores:
             keys, mids = index.table.key, shared.classes.mids
             write_scores(config.out, StoredScores(keys, mids, targets, scores))
@@ -101,12 +98,13 @@ def _check_finite(scores: np.ndarray, index: Index, what: str) -> None:
         )
 
 
-def _weak_labels(index: Index) -> np.ndarray:
-    """[R, C] bool: the weak labels of all clips."""
-    targets = np.zeros((len(index), len(index.classes)), np.bool_)
-    clip = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
-    targets[clip, index.table.label] = True
-    return targets
+def _check_fits(config: EvaluateConfig, index: Index, checkpoint: Checkpoint) -> None:
+    """ValueError unless the model can hear the audio, and its classes are allowed."""
+    if config.classes == "same":
+        check_checkpoint_fits(index, checkpoint)
+    else:
+        rate = checkpoint.model_config.front_end.sample_rate
+        check_rate(index, sample_rate=rate, what=str(checkpoint.folder))
 
 
 def _in_windows(config: EvaluateConfig, model: nn.Module, index: Index) -> nn.Module:

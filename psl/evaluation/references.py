@@ -16,6 +16,7 @@ from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.official import Coverage, cover
 from shards.errors import ShardError
 from shards.format.index import Index
+from shards.format.ontology import with_ancestors
 from shards.format.weak_labels import LabelReader
 from shards.packing.segments import read_segments
 
@@ -23,15 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Relabelled:
+class OtherLabels:
     """Other labels of some of the clips."""
 
+    source: str
+    """What the user named."""
     rows: np.ndarray
     """[V] int64, ascending: clips that have them."""
     targets: np.ndarray
     """[V, C] bool, in the classes of the audio."""
     num_elsewhere: int
-    """Clips of the list that were not evaluated."""
+    """Clips of the source that were not evaluated."""
 
     def measure(
         self, scores: np.ndarray, columns: list[int], config: EvaluateConfig
@@ -46,12 +49,13 @@ class References:
     """What the configuration names, read."""
 
     coverage: Coverage | None
-    relabelled: Relabelled | None
+    others: dict[str, OtherLabels]
+    """By the key of the configuration that names them."""
 
 
 def open_references(config: EvaluateConfig, index: Index) -> References:
     """Read them; ShardError if one is malformed, or of other clips only."""
-    coverage = relabelled = None
+    coverage, others = None, {}
     if config.official is not None:
         coverage = cover(config.official, index.table.key.tolist())
         if coverage.present < coverage.listed:
@@ -63,11 +67,26 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
                 coverage.listed,
             )
     if config.relabelled is not None:
-        relabelled = _read_relabelled(config.relabelled, index)
-    return References(coverage, relabelled)
+        others["relabelled"] = _read_relabelled(config.relabelled, index)
+    if config.ontology is not None:
+        others["ontology"] = _add_ancestors(config.ontology, index)
+    return References(coverage, others)
 
 
-def _read_relabelled(path: str, index: Index) -> Relabelled:
+def weak_labels(index: Index) -> np.ndarray:
+    """[R, C] bool: the weak labels of all clips."""
+    targets = np.zeros((len(index), len(index.classes)), np.bool_)
+    clip = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
+    targets[clip, index.table.label] = True
+    return targets
+
+
+def _add_ancestors(ontology: str, index: Index) -> OtherLabels:
+    targets = weak_labels(with_ancestors(index, ontology))
+    return OtherLabels(ontology, np.arange(len(index)), targets, num_elsewhere=0)
+
+
+def _read_relabelled(path: str, index: Index) -> OtherLabels:
     row_of = {key.decode(): row for row, key in enumerate(index.table.key.tolist())}
     segments = read_segments(path, LabelReader(index.classes))
     here = [segment for segment in segments if segment.key in row_of]
@@ -83,4 +102,4 @@ def _read_relabelled(path: str, index: Index) -> Relabelled:
     if not targets.any():
         raise ShardError(f"{path}: no clip has a label; nothing to measure against")
     rows = np.array([row_of[segment.key] for segment in here])
-    return Relabelled(rows, targets, num_elsewhere=len(segments) - len(here))
+    return OtherLabels(path, rows, targets, num_elsewhere=len(segments) - len(here))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,19 @@ def summarise(
     index: Index,
     measured: Measured,
     references: References,
-    other: Measured | None,
+    others: Mapping[str, Measured],
     in_time: SegmentMetrics | None,
 ) -> dict[str, Any]:
-    """The content of metrics.json; ``other`` is against the relabelled clips."""
+    """The content of metrics.json; ``others`` are against ``references.others``."""
     summary = {"version": VERSION, **measured.summary(), "labels": config.audio}
     summary["sha256_of_clips"] = fingerprint(index.table.key.tolist())
     if references.coverage is not None and config.official is not None:
         summary["coverage"] = references.coverage.summary(config.official)
-    if other is not None and references.relabelled is not None:
-        summary["relabelled"] = {
+    for name, other in others.items():
+        summary[name] = {
             **other.summary(),
-            "labels": config.relabelled,
-            "clips_elsewhere": references.relabelled.num_elsewhere,
+            "labels": references.others[name].source,
+            "clips_elsewhere": references.others[name].num_elsewhere,
         }
     if config.window_seconds is not None:
         summary["window_seconds"] = config.window_seconds
@@ -58,7 +59,7 @@ def write_results(
     summary: dict[str, Any],
     classes: Classes,
     measured: Measured,
-    other: Measured | None,
+    others: Mapping[str, Measured],
     in_time: SegmentMetrics | None,
 ) -> None:
     """metrics.json with the scalars, per_class.csv with AP by class, best first."""
@@ -68,9 +69,9 @@ def write_results(
         "ap_low": measured.ap_interval[:, 0],
         "ap_high": measured.ap_interval[:, 1],
     }
-    if other is not None:
-        columns["relabelled_num_positives"] = other.metrics.num_positives
-        columns["relabelled_ap"] = other.metrics.ap
+    for name, other in others.items():
+        columns[f"{name}_num_positives"] = other.metrics.num_positives
+        columns[f"{name}_ap"] = other.metrics.ap
     if in_time is not None:
         columns["segment_ap"] = in_time.ap
         columns["segment_ap_in_positive_clips"] = in_time.ap_in_clip

@@ -1,8 +1,8 @@
 """True events of clips, from a strong CSV, and the chunks they lie in.
 
-Owns the CSV's form (AudioSet-strong's: segment_id, start_time_seconds,
-end_time_seconds, label) and the rule by which an event counts for a chunk. Measures
-nothing.
+Owns the CSV's forms (AudioSet-strong's: segment_id, start_time_seconds,
+end_time_seconds, label; DESED's: filename, onset, offset, event_label) and the rule by
+which an event counts for a chunk. Measures nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
+from shards.format.classes import Classes
 from shards.format.index import Index
+from shards.packing.names import key_of, without_suffix
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+DESED_COLUMNS = ("filename", "onset", "offset", "event_label")
+"""Files have names with a suffix, classes are named, and a row without times and class
+is a clip without events."""
 MAX_NAMED = 10
 """Unknown mids that an error names; all are in ``Events.unknown``."""
 
@@ -31,7 +36,8 @@ class _Line(NamedTuple):
     segment: str
     start_seconds: float
     end_seconds: float
-    mid: str
+    mid: str | None
+    """None in a row that only says that a clip has no event."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +78,20 @@ def read_events(
 ) -> Events:
     """The events of the clips of ``audio``; ``segment_id`` is the key of a clip.
 
-    Columns are parted by tabs or commas, times are seconds in the clip, labels mids;
-    segments that are not in ``audio`` are counted. Raises ShardError naming file and
-    line: unreadable, malformed, no event of these clips, or a share of their events
-    beyond ``max_left_out`` with an unknown mid or with nothing inside the clip.
-    ``option`` is how the user writes that limit.
+    Columns are separated by tabs or commas, times are seconds in the clip, labels mids;
+    or the list is in DESED's form. Segments that are not in ``audio`` are counted.
+    Raises ShardError naming file and line: unreadable, malformed, no event of these
+    clips, or a share of their events beyond ``max_left_out`` with an unknown mid or
+    with nothing inside the clip. ``option`` is how the user writes that limit.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = list(_parse(stream, path))
+            lines = list(_parse(stream, path, audio.classes))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ShardError(f"{path}: cannot read events: {error}") from None
     segments = {line.segment for line in lines}
     rows = _find_rows(segments, audio)
-    here = [line for line in lines if line.segment in rows]
+    here = [line for line in lines if line.segment in rows and line.mid is not None]
     if not here:
         found = f"segments such as {min(segments)!r}" if segments else "no event"
         example = f", such as {audio.key(0)!r}" if len(audio) else ""
@@ -96,9 +102,8 @@ def read_events(
     events = _place(known, rows, audio)
     inside = events["start"] < events["stop"]
     _check_left_out(path, audio, here, known, inside, max_left_out, option)
-    unknown = Counter(
-        line.mid for line in here if line.mid not in audio.classes.index_of
-    )
+    mids = [line.mid for line in here if line.mid is not None]
+    unknown = Counter(mid for mid in mids if mid not in audio.classes.index_of)
     order = np.argsort(events["row"][inside], kind="stable")
     return Events(
         **{
@@ -114,18 +119,21 @@ def read_events(
     )
 
 
-def _parse(stream: TextIO, path: str | Path) -> Iterator[_Line]:
+def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[_Line]:
     """The lines below the header; ShardError names the first malformed one."""
     header = stream.readline()
     delimiter = "\t" if "\t" in header else ","
     names = [name.strip() for name in header.split(delimiter)]
-    if missing := [name for name in COLUMNS if name not in names]:
+    is_desed = all(name in names for name in DESED_COLUMNS)
+    columns = DESED_COLUMNS if is_desed else COLUMNS
+    if missing := [name for name in columns if name not in names]:
         raise ShardError(
             f"{path}: line 1: no column {', '.join(missing)} in "
-            f"{header.strip()!r:.200}; expected a header with {', '.join(COLUMNS)}, "
-            "parted by tabs or commas"
+            f"{header.strip()!r:.200}; expected a header with {', '.join(COLUMNS)}, or "
+            f"{', '.join(DESED_COLUMNS)}, separated by tabs or commas"
         )
-    segment, start, end, label = map(names.index, COLUMNS)
+    places = [names.index(name) for name in columns]
+    mids = dict(zip(classes.names, classes.mids, strict=True)) if is_desed else {}
     reader = csv.reader(stream, delimiter=delimiter)
     for fields in reader:
         number = reader.line_num + 1
@@ -134,7 +142,14 @@ def _parse(stream: TextIO, path: str | Path) -> Iterator[_Line]:
         try:
             if len(fields) != len(names):
                 raise ValueError
-            times = float(fields[start]), float(fields[end])
+            segment, start, end, label = (fields[place].strip() for place in places)
+            if is_desed:
+                segment = key_of(without_suffix(segment).rpartition("/")[2])
+                label = mids.get(label, label)
+            if is_desed and not (start or end or label):
+                yield _Line(number, segment, 0.0, 0.0, None)
+                continue
+            times = float(start), float(end)
             if not 0.0 <= times[0] <= times[1] < math.inf:
                 raise ValueError
         except ValueError:
@@ -142,7 +157,7 @@ def _parse(stream: TextIO, path: str | Path) -> Iterator[_Line]:
                 f"{path}: line {number}: found {delimiter.join(fields)!r:.200}, "
                 f"expected {len(names)} columns with 0 <= start <= end in seconds"
             ) from None
-        yield _Line(number, fields[segment].strip(), *times, fields[label].strip())
+        yield _Line(number, segment, *times, label)
 
 
 def _find_rows(segments: set[str], audio: Index) -> dict[str, int]:
@@ -165,7 +180,7 @@ def _place(
         "row": row,
         "start": start,
         "stop": np.minimum(end, length),
-        "label": np.array([index_of[line.mid] for line in lines], np.int64),
+        "label": np.array([index_of[str(line.mid)] for line in lines], np.int64),
         "late": end > length,
     }
 

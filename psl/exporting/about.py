@@ -70,7 +70,7 @@ def _teacher(data: dict[str, Any]) -> str | None:
     found = []
     for place in _listed(labels):
         with contextlib.suppress(ShardError, ValueError, OSError):
-            for provenance in open_index(str(place)).provenances:
+            for provenance in open_index(str(place), kind="labels").provenances:
                 for teacher in _listed(provenance.get("teachers")):
                     found.append(_named(teacher))
     return "; ".join(dict.fromkeys(found)) or None

@@ -43,7 +43,7 @@ audio at {rate} Hz. Trained with [psl](https://arxiv.org/abs/2204.13430) {__vers
 
 ## Use
 
-With psl, `psl.load("FOLDER")`, or with transformers, which runs the code in this folder:
+With psl, `psl.load("FOLDER")`, or with transformers, which runs code of this folder:
 
 ```python
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
@@ -73,7 +73,9 @@ def _header(license: str | None) -> str:
         "pipeline_tag": "audio-classification",
         "tags": ["audio-tagging", "psl"],
     }
-    if license is not None and re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,40}", license.lower()):
+    if license is not None and re.fullmatch(
+        r"[a-z0-9][a-z0-9.-]{0,40}", license.lower()
+    ):
         values["license"] = license.lower()
     return yaml.safe_dump(values, sort_keys=False)
 

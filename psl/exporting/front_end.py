@@ -172,7 +172,9 @@ class _Power(nn.Module):
         self._bins = size // 2 + 1
         self._needed = (self._bins - 1) // n1 + 1  # of the k2
         first = _exponentials(n1, n1, n1)
-        self.register_buffer("first", torch.cat([first.real, first.imag], dim=1).float())
+        self.register_buffer(
+            "first", torch.cat([first.real, first.imag], dim=1).float()
+        )
         twist = _exponentials(n2, n1, size)
         self.register_buffer("twist_real", twist.real.float())
         self.register_buffer("twist_imag", twist.imag.float())

@@ -164,5 +164,3 @@ def _relative(text: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
-
-

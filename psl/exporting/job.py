@@ -25,7 +25,7 @@ def export(args: Namespace) -> None:
     target = args.onnx or args.safetensors or args.huggingface or args.tflite
     _check_target(target, is_folder=args.onnx is None and args.tflite is None)
     rate = checkpoint.model_config.front_end.sample_rate
-    audio = [load_clip(path, sample_rate=rate) / 32768 for path in args.check]
+    audio = [_read(path, rate) for path in args.check]
     if args.onnx is not None:
         _onnx(args, checkpoint, facts, audio)
     elif args.safetensors is not None:
@@ -42,6 +42,13 @@ def export(args: Namespace) -> None:
         from psl.exporting.tflite import export_tflite
 
         export_tflite(checkpoint, args.tflite, seconds=args.seconds, audio=audio)
+
+
+def _read(path: str, rate: int) -> np.ndarray:
+    """[N] in [-1, 1]; ValueError if there is no such file."""
+    if not Path(path).is_file():
+        raise ValueError(f"--check {path}: No such file; name a recording")
+    return load_clip(path, sample_rate=rate) / 32768
 
 
 def _onnx(

@@ -64,7 +64,10 @@ def export_onnx(
     description = describe_checkpoint(
         checkpoint, model, features=features, teacher=teacher, license=license
     )
-    if sum(t.numel() * t.element_size() for t in checkpoint.weights.values()) > MAX_BYTES:
+    if (
+        sum(t.numel() * t.element_size() for t in checkpoint.weights.values())
+        > MAX_BYTES
+    ):
         raise ValueError(
             f"{checkpoint.folder}: more than 2 GiB of weights, which an ONNX file "
             "cannot hold; export it with --safetensors"
@@ -116,7 +119,7 @@ def describe_checkpoint(
 
 def replace_precision(description: Description, precision: str) -> Description:
     """The same, of another precision."""
-    changed: Description = replace(description, precision=precision)  # type: ignore[type-var]
+    changed: Description = replace(description, precision=precision)
     return changed
 
 
@@ -130,7 +133,7 @@ def trace(model: nn.Module, *, features: bool) -> bytes:
     if features:
         given, axes = features_of(model, given), {0: "batch", 3: "frames"}
         wrapped = FromFeatures(model)
-    stream = io.BytesIO()
+    stream: Any = io.BytesIO()  # which export takes where dynamo is false
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # on tracing, and that it will go one day
         torch.onnx.export(
@@ -155,13 +158,40 @@ def _seeded() -> torch.Generator:
 
 
 def with_metadata(data: bytes, description: Description) -> bytes:
-    """The file with what it says of itself."""
+    """The file with what it says of itself, and without weights that nothing reads.
+
+    Quantisation leaves those that two nodes had in common.
+    """
     onnx = importlib.import_module("onnx")
     proto = onnx.load_model_from_string(data)
+    _name_weights_once(proto.graph)
+    read = {name for node in proto.graph.node for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
     onnx.helper.set_model_props(proto, to_metadata(description))
     proto.producer_name, proto.producer_version = "psl", __version__
     made: bytes = proto.SerializeToString()
     return made
+
+
+def _name_weights_once(graph: Any) -> None:
+    """Take out Identity nodes that only give a weight another name.
+
+    Tracing makes them for equal weights, and quantisation does not see through them.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    other = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in weights
+    }
+    kept = [node for node in graph.node if node.output[0] not in other]
+    for node in kept:
+        for place, name in enumerate(node.input):
+            node.input[place] = other.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _need(modules: Sequence[str], where: str) -> None:

@@ -54,8 +54,8 @@ def export_tflite(
             raise
         line = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{out}: litert-torch cannot convert {checkpoint.model_config.name}: {line}; "
-            "use --onnx"
+            f"{out}: litert-torch cannot convert {checkpoint.model_config.name}: "
+            f"{line}; use --onnx"
         ) from None
     with torch.no_grad():
         expected = model(waveform)

@@ -24,6 +24,7 @@ class FromWaveform(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Of [B, N] float32."""
         return _whole(self.model, waveform)
 
 
@@ -38,6 +39,7 @@ class FromFeatures(nn.Module):
         self._config = self.model.config.front_end
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of [B, 1, F, T] float32."""
         samples = samples_of(self._config, features.shape[3])
         self._given.kept.append(features)
         # only the shape of these is looked at

@@ -10,17 +10,15 @@ import importlib.util
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from psl.tagging.records import Settings
 from psl.tagging.rules import DEFAULT_THRESHOLD
 from psl.tagging.windows import Window, cut_windows
+from shards.format.classes import Classes
 from shards.system.files import write_atomic
-
-if TYPE_CHECKING:
-    from psl.tagger import Tagger
 
 MAX_CLASSES = 8
 """Classes that are drawn: those that rise highest."""
@@ -31,6 +29,20 @@ COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"),
     *("#000000", "#808080"),
 )
+
+
+class Scorer(Protocol):
+    """What a timeline needs of psl.tagger.Tagger."""
+
+    classes: Classes
+    sample_rate: int
+
+    @property
+    def frame_samples(self) -> int | None:
+        """Samples from one frame to the next."""
+
+    def score(self, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B, N] -> clip_probs [B, C] and frame_probs [B, T, C]."""
 
 
 def check_matplotlib() -> None:
@@ -103,7 +115,7 @@ class Spectrogram:
             self.columns.add(np.zeros(_FFT // 2 + 1, np.float32))
 
 
-def write_timeline(path: Path, place: str, tagger: Tagger, settings: Settings) -> None:
+def write_timeline(path: Path, place: str, tagger: Scorer, settings: Settings) -> None:
     """Draw the file at ``place`` into the PNG ``path``."""
     from psl.tagging.readers import open_audio
 

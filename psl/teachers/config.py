@@ -71,10 +71,10 @@ class TeacherConfig:
     """class_labels_indices.csv in the order of the model's outputs; null for upstream:
     the audio's own order, for huggingface: the model's id2label."""
     activation: Activation | None = None
-    """huggingface, onnx: function from logits to probabilities; none if the model returns
-    probabilities; null for what its problem_type says: softmax for a single label,
-    sigmoid for several. Needed where that is not said, except for AudioSet's classes
-    (sigmoid)."""
+    """huggingface, onnx: function from logits to probabilities; none if the model
+    returns probabilities; null for what its problem_type says: softmax for a single
+    label, sigmoid for several. Needed where that is not said, except for AudioSet's
+    classes (sigmoid)."""
     revision: str | None = None
     """huggingface: branch, tag or commit on the Hub; null for main."""
     trust_remote_code: bool = False

@@ -76,13 +76,15 @@ def load(config: TeacherConfig, classes: Classes) -> Member:
         identity={
             "kind": "onnx",
             "file_sha256": file.sha256,
-            "settings": asdict(replace(declared, classes=None)),  # type: ignore[type-var]
+            "settings": asdict(replace(declared, classes=None)),
             "outputs_sha256": stated.sha256,
         },
     )
 
 
-def _ours(config: TeacherConfig, file: OnnxFile, classes: Classes, where: str) -> Member:
+def _ours(
+    config: TeacherConfig, file: OnnxFile, classes: Classes, where: str
+) -> Member:
     """An export of ours, which says itself what it is."""
     for name in ("classes", "activation", "onnx"):
         if getattr(config, name):
@@ -114,19 +116,21 @@ def _declared(config: TeacherConfig, where: str) -> OnnxConfig:
     if found is None and beside:
         found = parse(OnnxConfig, read_yaml(str(beside[0])), where=str(beside[0]))
         if found.classes is not None:
-            found = replace(found, classes=str(path.parent / found.classes))  # type: ignore[type-var]
+            found = replace(found, classes=str(path.parent / found.classes))
     found = found or OnnxConfig()
-    found = replace(  # type: ignore[type-var]
+    found = replace(
         found,
         classes=config.classes or found.classes,
         activation=config.activation or found.activation,
     )
-    missing = [n for n in ("sample_rate", "classes", "activation") if not getattr(found, n)]
+    missing = [
+        n for n in ("sample_rate", "classes", "activation") if not getattr(found, n)
+    ]
     if missing:
         raise ValueError(
-            f"{where}: not an export of psl, and {', '.join(missing)} is not declared; "
-            f"write {path.with_suffix('.yaml')} beside it, such as 'sample_rate: 16000, "
-            "classes: class_labels_indices.csv, activation: sigmoid' (none if it "
+            f"{where}: not an export of psl, and not declared: {', '.join(missing)}; "
+            f"write {path.with_suffix('.yaml')}, such as '{{sample_rate: 16000, "
+            "classes: class_labels_indices.csv, activation: sigmoid}' (none if it "
             "returns probabilities)"
         )
     declared: OnnxConfig = found
@@ -281,8 +285,8 @@ def _pick(ports: list[Port], name: str | None, kind: str, where: str) -> Port:
     if name not in names:
         asked = "none is named" if name is None else f"{name!r} is none of them"
         raise ValueError(
-            f"{where}: has {kind}s {', '.join(names)}, and {asked}; name the one with "
-            f"{'audio' if kind == 'input' else 'scores'} in its declaration, {kind}: ..."
+            f"{where}: has {kind}s {', '.join(names)}, and {asked}; declare the one "
+            f"with {'audio' if kind == 'input' else 'scores'} as {kind}: NAME"
         )
     return ports[names.index(name)]
 

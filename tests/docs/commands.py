@@ -44,6 +44,8 @@ SCRIPTS = {
     "launch/slurm/pack_array.sbatch": "shards.pack",
 }
 """sbatch files, and the command that takes the words after them."""
+REAL = ("tools.paper.reproduce", "real")
+"""A module and a first word; tools.paper.real takes the words after."""
 _OURS = re.compile(r"(psl|shards|tools|tests)(\.\w+)*$")
 _END = {";", "&&", "||", "|", "&", "(", ")"}
 
@@ -78,6 +80,8 @@ def problems(words: Sequence[str], root: Path) -> Iterator[str]:
     module, rest = _module(words)
     if module is None:
         return
+    if (module, *rest[:1]) == REAL:
+        module = "tools.paper.real"
     if not exists(module):
         yield f"no module {module}"
         return

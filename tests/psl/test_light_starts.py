@@ -61,6 +61,8 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.import_checkpoint", "--help"), 0),
         (("psl.teachers",), 0),
         (("psl.teachers", "fetch", "mn44"), 78),
+        (("psl.export", "--help"), 0),
+        (("psl.export", "run"), 2),
         (("psl.import_labels", "--help"), 0),
         (("psl.calibrate", "--help"), 0),
         (("psl.reorder_labels", "--help"), 0),

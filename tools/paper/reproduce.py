@@ -10,12 +10,14 @@ import argparse
 import dataclasses
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shards.format.index import INDEX_NAME, open_index
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
+from tools.paper import real
 from tools.paper.mini_chain import PROFILES, Profile, data_steps, teacher_steps
 from tools.paper.numbers import TABLES, Row, Table
 from tools.paper.results import Summary, paper_table, summarise
@@ -214,7 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tools.paper.reproduce",
         description=__doc__,
         epilog="example: python -m tools.paper.reproduce table2 --data data/mini-table "
-        "--rows baseline,psl_2s --seeds 0,1,2",
+        "--rows baseline,psl_2s --seeds 0,1,2; for real sound: python -m "
+        "tools.paper.reproduce real --help",
     )
     parser.add_argument("table", choices=TABLES)
     parser.add_argument(
@@ -280,6 +283,10 @@ def _job(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Reproduct
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m tools.paper.reproduce``."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] == "real":
+        real.main(words[1:])
+        return
     parser = _parser()
     args = parser.parse_args(argv)
     job = _job(parser, args)

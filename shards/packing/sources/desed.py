@@ -94,7 +94,7 @@ class _Files:
                 f"{where}: {one} and {two} are both {name!r}; name a folder with one "
                 "of them in --audio"
             )
-        return (exact or found or [None])[0]
+        return next(iter(exact or found), None)
 
 
 def _read(path: str) -> Iterator[tuple[str, str, str]]:

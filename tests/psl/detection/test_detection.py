@@ -18,6 +18,7 @@ from psl.detection.f1 import count_events, count_segments
 from psl.detection.psds import PSDS1, PSDS2, psds
 from psl.detection.rules_file import read_rules, to_json
 from psl.detection.scored import frame_edges
+from psl.evaluation.true_events import read_events
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import open_index
@@ -225,6 +226,24 @@ def test_a_threshold_that_is_none_is_refused(tmp_path: Path, value: Any) -> None
         ShardError, match="threshold = .* expected a number from 0 to 1"
     ):
         read_rules(path, Classes(("/m/a",), ("A",)))
+
+
+def test_true_events_in_desed_s_form_are_read(tmp_path: Path, dataset: Path) -> None:
+    """Its files have a suffix, its classes names, and some clips nothing at all."""
+    index = open_index(dataset, kind="audio")
+    one, two, _ = (index.key(row).rpartition("_")[0] for row in range(3))
+    path = tmp_path / "strong.tsv"
+    path.write_text(
+        "filename\tonset\toffset\tevent_label\n"
+        f"{one}.wav\t0.25\t1.0\tTone mid\n{two}.wav\t\t\t\n"
+    )
+    events = read_events(path, index, max_left_out=0.0)
+    assert (events.row.tolist(), events.label.tolist()) == ([0], [1])
+    assert (events.start.tolist(), events.stop.tolist()) == ([4000], [16000])
+    assert np.flatnonzero(events.covered).tolist() == [0, 1]
+    path.write_text(path.read_text().replace("Tone mid", "Tone"))
+    with pytest.raises(ShardError, match="not in the class list: 'Tone'"):
+        read_events(path, index, max_left_out=0.0)
 
 
 def test_a_run_finds_events_and_says_how_well(

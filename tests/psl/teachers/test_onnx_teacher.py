@@ -150,9 +150,7 @@ def test_a_declared_front_end_feeds_a_file_of_features(
     proto = onnx.load(str(tmp_path / "ours.onnx"))
     del proto.metadata_props[:]
     onnx.save(proto, str(tmp_path / "model.onnx"))
-    declare(
-        tmp_path, front_end={"name": "log_mel"}, layout="B1FT", output="clip_probs"
-    )
+    declare(tmp_path, front_end={"name": "log_mel"}, layout="B1FT", output="clip_probs")
     waveform = sounds(RATE, 2, 1.0)
     found = score(teacher_of(tmp_path / "model.onnx"), waveform, [RATE, RATE])
     wanted, _ = psl.load(tmp_path / "run", device="cpu")(waveform)
@@ -238,12 +236,12 @@ def of_huggingface(folder: Path) -> dict[str, Any]:
     ("spoil", "message"),
     [
         (bad_logits, "probabilities are declared .* from 0 to .*; set activation to s"),
-        (undeclared, "sample_rate, classes, activation is not declared; write .*yaml"),
+        (undeclared, "not declared: sample_rate, classes, activation; write .*yaml"),
         (bad_key, "unknown key 'sample_rates'; did you mean 'sample_rate'"),
         (other_number, "3 outputs, but the class list given for it has 2"),
         (other_classes, "1 of 3 classes are not among its 3 outputs"),
         (other_length, "takes 15600 samples, but seconds: 1 at 16000 Hz is 16000"),
-        (no_output, "has outputs probs, and 'logits' is none of them; name the one"),
+        (no_output, "has outputs probs, and 'logits' is none of them; declare the one"),
         (truncated, "is damaged .*; expected an ONNX file; fetch or export it again"),
         (web_page, "is a web page, perhaps of an error"),
         (empty, "is empty; expected an ONNX file"),
