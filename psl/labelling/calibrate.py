@@ -187,6 +187,7 @@ def _second_pass(
         *(builder, audio, layout, config.audio, encode),
         max_unlabelled=share,
         calibration=calibration,
+        calibrated_from=config.labels,
     ):
         return f"{out}: already there"
     kept = sum(line.how == "kept" for line in lines)
