@@ -14,6 +14,7 @@ GROUPS = {
         "doctor": ("psl.doctor", "what works on this machine, and what is missing"),
     },
     "data": {
+        "download": ("shards.download", "AudioSet's lists, and the audio of a list"),
         "pack": ("shards.pack", "audio in any form -> audio shards"),
         "adopt": ("shards.adopt", "index WebDataset tars of others where they are"),
         "info": ("shards.info", "what is in a dataset"),

@@ -27,6 +27,7 @@ COMMAND = Command(
         "out",
         "chunk_seconds",
         "hop_seconds",
+        "context_seconds",
         "top_k",
         "batch_size",
         "precision",

@@ -19,7 +19,7 @@ from psl.distributed.runtime import move_model
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.features.log_mel import float_samples
 from psl.tagging.readers import open_audio
-from psl.tagging.records import Record, Settings, records_of
+from psl.tagging.records import Record, Settings, name_of, records_of
 from psl.tagging.rules import Rules, read_thresholds
 from psl.tagging.windows import Cut, Window, cut_windows
 from psl.teachers.named import checkpoint_of
@@ -124,7 +124,7 @@ class Tagger:
     ) -> Iterator[Record]:
         """What psl.tag reports of a file; see psl/tagging/records.py."""
         windows = self.windows(place, settings.cut, on_seconds=on_seconds)
-        return records_of(str(place), windows, self.classes, settings)
+        return records_of(name_of(place), windows, self.classes, settings)
 
     def tag(
         self,
@@ -174,6 +174,8 @@ class Tagger:
     def fingerprint(self) -> str:
         """Hex SHA-256 of the classes and weights."""
         digest = hashlib.sha256(self.classes.sha256.encode())
+        if isinstance(self.model, OnnxModel):  # has no weights of its own
+            digest.update(self.model.file.sha256.encode())
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -8,17 +8,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from shards.format.classes import read_classes
+from shards.format.classes import Classes, read_classes
 from shards.format.schema import CODECS
 from shards.format.weak_labels import LabelReader, add_labels_are
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
-from shards.packing.sources import desed, folder, hdf5, hdf5_rows, parquet, webdataset
+from shards.packing.sources import (
+    class_folders,
+    desed,
+    folder,
+    hdf5,
+    hdf5_rows,
+    parquet,
+    webdataset,
+)
 from shards.packing.sources.listing import Listing, add_to_listing
 from shards.system.exits import run_main, typed_name
 from shards.system.workers import default_workers
 
 _EXAMPLES = """examples:
+  python -m shards.pack --folders sounds --out data/sounds
   python -m shards.pack --audio wavs --segments balanced_train_segments.csv \\
       --class-labels class_labels_indices.csv --out data/balanced --max-missing 0.2
   python -m shards.pack --audio more_wavs --unlabelled \\
@@ -44,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_sources(parser)
     add, defaults = parser.add_argument, PackSettings()
-    add("--class-labels", required=True, help="class_labels_indices.csv")
+    add(
+        "--class-labels",
+        help="class_labels_indices.csv; --folders needs none, and takes the names of "
+        "the folders",
+    )
     add("--out", required=True, help="dataset folder to make")
     add("--codec", choices=sorted(CODECS), default=defaults.codec)
     add("--sample-rate", type=int, default=defaults.sample_rate, help="Hz")
@@ -77,6 +90,11 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     add = source.add_argument
     add("--audio", metavar="DIR", help="folder with audio files, searched deeply")
+    add(
+        "--folders",
+        metavar="DIR",
+        help="folder with a folder of audio files for each class, named as the class",
+    )
     add("--tsv", help="list of clips in HDF5 files, as of the published PSL code")
     add(
         "--panns",
@@ -163,6 +181,8 @@ def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
         return folder.list_clips(
             args.audio, args.segments, reader, files_are=args.files_are
         )
+    if args.folders:
+        return class_folders.list_clips(args.folders, reader)
     if args.tsv:
         return hdf5.list_clips(args.tsv, reader, file=args.hdf5, rate=args.source_rate)
     if args.panns:
@@ -183,16 +203,26 @@ def _list_source(args: argparse.Namespace, reader: LabelReader) -> Listing:
     )
 
 
+def _read_classes(args: argparse.Namespace) -> Classes:
+    if args.class_labels:
+        return read_classes(args.class_labels)
+    return class_folders.classes_of(class_folders.read_class_folders(args.folders))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.pack``."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not args.class_labels and not args.folders:
+        parser.error("the following arguments are required: --class-labels")
     settings = PackSettings(
         args.codec, args.sample_rate, args.clips_per_shard, args.seed
     )
     limits = Limits(args.max_missing, args.max_rejected)
     part = Share.parse(args.part) if args.part else None
-    classes = read_classes(args.class_labels)
-    listing = _list_clips(args, LabelReader(classes, args.labels_are))
+    classes = _read_classes(args)
+    labels_are = args.labels_are or (None if args.class_labels else "mids")
+    listing = _list_clips(args, LabelReader(classes, labels_are))
     if args.merge:
         summary = merge(
             listing, classes=classes, out=args.out, settings=settings, limits=limits

@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the clips' events that may have an unknown mid or lie outside "
         "their clip (default 0)",
     )
+    add(
+        "--before",
+        metavar="DIR",
+        help="the labels that these were calibrated from, to compare with (default: "
+        f"as {MADE_NAME} says, if they are still there)",
+    )
     add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
     add("--no-pictures", action="store_true", help="write numbers only")
     return parser
@@ -113,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threshold=args.threshold,
         min_overlap=args.min_overlap,
         max_left_out=args.max_left_out,
+        before=args.before,
         clip=args.clip,
     )
     if not args.no_pictures:

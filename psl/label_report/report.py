@@ -10,6 +10,7 @@ import csv
 import importlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,13 @@ import numpy as np
 from psl.data.labels import check_counts
 from psl.evaluation.true_events import Events, read_events
 from psl.label_report import quality
+from psl.label_report.calibrated import (
+    Before,
+    describe,
+    find_before,
+    proper_scores,
+    read_curves,
+)
 from psl.label_report.clip import find_clip, view_clip
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
@@ -46,6 +54,8 @@ class Settings:
     """Seconds of an event in a chunk, unless half of it lies there."""
     max_left_out: float
     """Largest share of events of these clips that cannot be used."""
+    before: str | None
+    """Labels before their calibration; None for those that made.json names, if any."""
     clip: str | None
     """Key of the clip to draw; None for the most telling one."""
 
@@ -71,6 +81,10 @@ class Study:
     chunking: Chunking
     truth: Truth | None
     tally: Tally
+    curves: Sequence[dict[str, Any]]
+    """By class, what the labels were calibrated with."""
+    before: Before | None
+    """The labels that these were calibrated from."""
     clip: int | None
     """Row of the clip to draw; None if there is none."""
 
@@ -93,10 +107,19 @@ def study_labels(settings: Settings) -> Study:
         events = read_events(settings.strong, audio, max_left_out=settings.max_left_out)
         rate = audio.properties["sample_rate"]
         truth = Truth(events, max(1, round(settings.min_overlap * rate)))
+    curves = read_curves(labels, settings.labels)
+    earlier = find_before(labels, settings.labels, settings.before)
+    before = None
+    if earlier is not None:  # first, so that one tally at a time is in memory
+        seen = tally(audio, earlier, chunking, truth, threshold=settings.threshold)
+        before = Before(earlier.where, proper_scores(seen))
+        del seen
     seen = tally(audio, labels, chunking, truth, threshold=settings.threshold)
     if chosen is None and seen.most_telling is not None:
         chosen = seen.most_telling[1]
-    return Study(settings, audio, labels, chunking, truth, seen, chosen)
+    return Study(
+        *(settings, audio, labels, chunking, truth, seen, curves, before, chosen)
+    )
 
 
 def chunking_of(labels: Index) -> Chunking:
@@ -127,6 +150,9 @@ def make_report(study: Study) -> dict[str, Any]:
         "provenance": list(study.labels.provenances),
         "distribution": quality.distribution(seen),
         "weak_agreement": quality.weak_agreement(seen),
+        "calibrated": describe(
+            study.labels, study.curves, proper_scores(seen), study.before
+        ),
     }
     if study.truth is not None:
         ap = quality.chunk_precision(seen)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from psl.data.labels import LabelLayout, check_counts
-from psl.labelling.calibration import NUM_VALUES, Line, calibrated, fit_platt, fit_prior
+from psl.labelling.calibration import (
+    NUM_VALUES,
+    Line,
+    Steps,
+    fit_isotonic,
+    fit_platt,
+    fit_prior,
+)
 from psl.labelling.calibration_file import (
     CALIBRATION_NAME,
     file_bytes,
@@ -48,7 +56,7 @@ def calibrate(config: CalibrateConfig) -> str:
     check_join(audio, labels)
     layout = _check_form(labels)
     check_counts(labels, layout.chunking.num_chunks(audio.table.count))
-    if config.method == "platt" and not len(audio.table.label):
+    if config.method != "prior" and not len(audio.table.label):
         raise ShardError(
             f"{config.audio}: has no weak labels to fit; pack it with them, or give "
             "class priors with method=prior priors=FILE"
@@ -103,9 +111,12 @@ def count_largest(reader: MemberReader, audio: Index) -> np.ndarray:
     return counts
 
 
-def _fit(config: CalibrateConfig, counts: np.ndarray, audio: Index) -> list[Line]:
+def _fit(
+    config: CalibrateConfig, counts: np.ndarray, audio: Index
+) -> Sequence[Line | Steps]:
     if config.priors is None:
-        return [fit_platt(yes, no) for no, yes in counts.transpose(1, 0, 2)]
+        fit = fit_isotonic if config.method == "isotonic" else fit_platt
+        return [fit(yes, no) for no, yes in counts.transpose(1, 0, 2)]
     priors = read_priors(config.priors, audio)
     scores = counts.sum(axis=0)
     return [fit_prior(s, p) for s, p in zip(scores, priors, strict=True)]
@@ -150,7 +161,7 @@ def _second_pass(
     reader: MemberReader,
     layout: LabelLayout,
     data: bytes,
-    lines: list[Line],
+    lines: Sequence[Line | Steps],
 ) -> str:
     """Write the calibrated labels."""
     labels, out = reader.index, Path(config.out)
@@ -162,7 +173,7 @@ def _second_pass(
         if not labels.table.count[row]:
             return None
         views = [reader.labels(row, view) for view in range(layout.form.views)]
-        probs = calibrated(np.concatenate(views), calibration.a, calibration.b)
+        probs = calibration.apply(np.concatenate(views))
         return layout.encode(probs), int(labels.table.count[row])
 
     provenance = {
@@ -176,6 +187,7 @@ def _second_pass(
         *(builder, audio, layout, config.audio, encode),
         max_unlabelled=share,
         calibration=calibration,
+        calibrated_from=config.labels,
     ):
         return f"{out}: already there"
     kept = sum(line.how == "kept" for line in lines)

@@ -1,4 +1,4 @@
-"""calibration.json: the line of each class, and what it was fitted to.
+"""calibration.json: the line or steps of each class, and what they were fitted to.
 
 Owns the file. Strict JSON, so that anyone can read it.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from psl.labelling.calibration import Line
+from psl.labelling.calibration import Line, Steps, calibrated
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.schema import parse_json
@@ -23,6 +24,11 @@ CALIBRATION_NAME = "calibration.json"
 VERSION = 1
 MAX_BYTES = 64 << 20
 """A longer file is refused; 527 classes have 80 kB."""
+FORMULAS = {
+    "line": "sigmoid(a * logit(p) + b)",
+    "points": "interpolated over logit(p) between points [p, value], constant beyond; "
+    "classes without points: sigmoid(a * logit(p) + b)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Calibration:
     """[C] float64."""
     b: np.ndarray
     """[C] float64."""
+    steps: dict[int, Steps]
+    """Of the classes that have no line; theirs in ``a`` and ``b`` is 1, 0."""
     data: bytes
     """The file."""
     method: str
@@ -42,10 +50,20 @@ class Calibration:
         """What labels made with it record: other lines, other labels."""
         return {"method": self.method, "sha256": sha256_of(self.data)}
 
+    def apply(self, probs: np.ndarray) -> np.ndarray:
+        """Probabilities [..., C] float32 of ``probs`` [..., C], rounded to float16.
+
+        What is no probability stays, for the codec to refuse.
+        """
+        made = calibrated(probs, self.a, self.b)
+        for c, steps in self.steps.items():
+            made[..., c] = steps.at(probs[..., c])
+        return made
+
 
 def file_bytes(
     classes: Classes,
-    lines: list[Line],
+    lines: Sequence[Line | Steps],
     counts: np.ndarray,
     *,
     method: str,
@@ -60,8 +78,7 @@ def file_bytes(
         {
             "mid": classes.mids[c],
             "name": classes.names[c],
-            "a": line.a,
-            "b": line.b,
+            **_facts(line),
             "how": line.how,
             "positives": int(counts[0, c]),
             "negatives": int(counts[1, c]),
@@ -71,12 +88,19 @@ def file_bytes(
     facts = {
         "calibration_version": VERSION,
         "method": method,
-        "formula": "sigmoid(a * logit(p) + b)",
+        "formula": FORMULAS["points" if method == "isotonic" else "line"],
         "labels_fingerprint": labels,
         "audio_fingerprint": audio,
         "classes": rows,
     }
     return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _facts(line: Line | Steps) -> dict[str, Any]:
+    if isinstance(line, Line):
+        return {"a": line.a, "b": line.b}
+    pairs = zip(line.probs.tolist(), line.values.tolist(), strict=True)
+    return {"points": [list(pair) for pair in pairs]}
 
 
 def read_calibration(path: str | Path, classes: Classes) -> Calibration:
@@ -114,8 +138,29 @@ def parse_calibration(data: bytes, classes: Classes, *, where: str) -> Calibrati
             f"{where}: of {len(mids)} classes, but the audio has {len(classes)}, or "
             "another order; calibrate labels of this class list"
         )
-    a, b = (np.array([_number(row, k, where) for row in rows]) for k in "ab")
-    return Calibration(a, b, data, str(found.get("method")))
+    steps = {c: _steps(row, where) for c, row in enumerate(rows) if "points" in row}
+    lines = [{"a": 1.0, "b": 0.0} if "points" in row else row for row in rows]
+    a, b = (np.array([_number(row, k, where) for row in lines]) for k in "ab")
+    return Calibration(a, b, steps, data, str(found.get("method")))
+
+
+def _steps(row: dict[str, Any], where: str) -> Steps:
+    """The steps of a class; ShardError unless its points ascend within [0, 1]."""
+    try:
+        points = np.array(row["points"], np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError):
+        points = np.empty((0, 2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = points[:, 0].astype(np.float16).astype(np.float64)
+    rises, falls = np.diff(stored), np.diff(points[:, 1])
+    inside = ((points >= 0) & (points <= 1)).all()
+    if not (len(points) and inside and (rises > 0).all() and (falls >= 0).all()):
+        raise ShardError(
+            f"{where}: class {row.get('mid')}: points = {row['points']!r:.40}, "
+            "expected pairs in [0, 1] whose first numbers rise and whose second never "
+            "fall; calibrate again"
+        )
+    return Steps(stored, points[:, 1])
 
 
 def _number(row: dict[str, Any], name: str, where: str) -> float:

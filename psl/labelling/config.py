@@ -11,6 +11,7 @@ from psl.data.config import AugmentConfig, LoaderConfig
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
 from psl.distributed.config import Precision
+from psl.labelling.hearing import Fill, Hearing, hearing_of
 from psl.teachers.config import TeacherList
 from shards.format.chunking import Chunking
 from shards.format.index import Index
@@ -31,6 +32,13 @@ class LabelConfig:
     """Length of the chunks that get one label vector each, s."""
     hop_seconds: Seconds | None = None
     """From the start of one chunk to that of the next, s; null for chunk_seconds."""
+    context_seconds: Seconds | None = None
+    """What the teacher hears for the label of a chunk: so much of the clip, s, with the
+    chunk in its middle, and within the clip; null for the chunk alone."""
+    fill: Fill = "none"
+    """Make each chunk longer for the teacher: repeat it, or put zeros after it."""
+    fill_seconds: Seconds | None = None
+    """With fill, how long, s: what the teacher was trained on."""
     top_k: int | None = Field(default=None, ge=1, le=1_000_000)
     """Store only this many classes of each chunk, the most probable; null for all."""
     tail: Tail | None = None
@@ -82,6 +90,18 @@ def label_layout(config: LabelConfig, audio: Index) -> LabelLayout:
     return LabelLayout(chunking, form, augmentation)
 
 
+def label_hearing(config: LabelConfig, audio: Index) -> Hearing:
+    """What the teacher hears; ValueError for settings that contradict each other."""
+    return hearing_of(
+        chunk_seconds=config.chunk_seconds,
+        context_seconds=config.context_seconds,
+        fill=config.fill,
+        fill_seconds=config.fill_seconds,
+        views=config.views,
+        sample_rate=audio.properties["sample_rate"],
+    )
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -115,10 +135,10 @@ class CalibrateConfig:
     """The audio dataset that they are of; its weak labels are what is fitted."""
     out: str
     """Label dataset to make; gets calibration.json too."""
-    method: Literal["platt", "prior"] = "platt"
-    """platt: by class sigmoid(a * logit + b), on the weak labels of the clips. prior:
-    b alone, so that the classes are as frequent as priors says; needs no weak labels.
-    """
+    method: Literal["platt", "isotonic", "prior"] = "platt"
+    """platt: by class sigmoid(a * logit + b), on the weak labels of the clips.
+    isotonic: by class any curve that never falls, for many clips. prior: b alone, so
+    that the classes are as frequent as priors says; needs no weak labels."""
     priors: str | None = None
     """With method=prior, a CSV with columns mid and prior: the share of clips that have
     the class."""

@@ -26,7 +26,8 @@ from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
 from psl.labelling.calibration_file import Calibration, read_calibration
-from psl.labelling.config import LabelConfig, label_layout
+from psl.labelling.config import LabelConfig, label_hearing, label_layout
+from psl.labelling.hearing import hearing_facts
 from psl.labelling.repair import reopen_damaged, say_what_changed
 from psl.labelling.unlabelled import check_report, forget_noted, too_many
 from psl.labelling.worker import Score, ShardQueue, ShardWorker, Work
@@ -86,7 +87,7 @@ def open_work(config: LabelConfig) -> Work:
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
-    layout = label_layout(config, index)
+    layout, hearing = label_layout(config, index), label_hearing(config, index)
     calibration = None
     if config.calibration is not None:
         calibration = read_calibration(config.calibration, index.classes)
@@ -102,6 +103,7 @@ def open_work(config: LabelConfig) -> Work:
         loader=config.loader,
         blame=teacher.blame,
         calibration=calibration,
+        hearing=hearing,
         max_unreadable=math.floor(config.max_unlabelled * len(index)),
         prepare=teacher.model.prepare if teacher.model.has_features else None,
     )
@@ -167,6 +169,7 @@ def _builder(
             "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
             "compile": config.compile,
+            **hearing_facts(config.context_seconds, config.fill, config.fill_seconds),
             **({"calibration": calibration.provenance} if calibration else {}),
         },
     )

@@ -77,16 +77,20 @@ def note_job(builder: DatasetBuilder, index: Index) -> None:
 
 
 def note_made(
-    builder: DatasetBuilder, *, audio: str, calibration: Calibration | None = None
+    builder: DatasetBuilder,
+    *,
+    audio: str,
+    calibration: Calibration | None = None,
+    calibrated_from: str | None = None,
 ) -> None:
-    """Write when the set was begun and finished, and the dataset it is made from.
+    """Write when the set was begun and finished, and the datasets it is made from.
 
-    The name of that is kept here, as it may be another for another machine. What the
+    Their names are kept here, as they may be others for another machine. What the
     labels were calibrated with goes next to it, as calibration.json.
     """
     begun = (builder.parts_folder / SETTINGS_NAME).stat().st_mtime
     facts: dict[str, Any] = {
-        "audio": audio if is_url(audio) else os.path.abspath(audio),
+        "audio": _absolute(audio),
         "begun": _iso(begun),
         "finished": _iso(file_system_time(builder.parts_folder) or time.time()),
         "labelled_by": f"psl {__version__}",
@@ -94,8 +98,14 @@ def note_made(
     if calibration is not None:
         facts["calibration"] = {"file": CALIBRATION_NAME, **calibration.provenance}
         write_atomic(builder.folder / CALIBRATION_NAME, calibration.data)
+    if calibrated_from is not None:
+        facts["calibrated_from"] = _absolute(calibrated_from)
     text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
     write_atomic(builder.folder / MADE_NAME, text)
+
+
+def _absolute(place: str) -> str:
+    return place if is_url(place) else os.path.abspath(place)
 
 
 def recorded_audio(folder: str | Path) -> str | None:
@@ -103,12 +113,20 @@ def recorded_audio(folder: str | Path) -> str | None:
 
     Raises ShardError if what it says cannot be read.
     """
+    return recorded(folder, "audio")
+
+
+def recorded(folder: str | Path, name: str) -> str | None:
+    """The dataset that made.json of a label dataset has as ``name``; None without one.
+
+    Raises ShardError if it cannot be read.
+    """
     place = join_place(check_place(folder), MADE_NAME)
     if is_url(place) or not Path(place).exists():
         return None
     made = parse_json(read_bounded(place, MAX_MADE_BYTES), where=place)
-    audio = made.get("audio") if isinstance(made, dict) else None
-    return audio if isinstance(audio, str) else None
+    found = made.get(name) if isinstance(made, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _iso(seconds: float) -> str:

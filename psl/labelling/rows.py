@@ -7,18 +7,18 @@ shards, and when they are read, scored and written, is psl/labelling/worker.py's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from psl.data.batch import Prepared
 from psl.data.batch_memory import BatchMemory
 from psl.data.labels import LabelLayout
-from psl.data.loader import read_chunks
+from psl.data.loader import read_windows
+from psl.labelling.hearing import CHUNK_ALONE, Hearing
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import Row
 from shards.errors import ClipError, ShardError
-from shards.format.chunking import Chunking
 from shards.format.index import Index
 from shards.system.exits import JobError
 
@@ -76,10 +76,10 @@ class ShardChunks:
 
 @dataclass(frozen=True)
 class PcmBatch:
-    """The audio of a ChunkBatch."""
+    """What is heard for a ChunkBatch."""
 
     pcm: np.ndarray
-    """[B, N] int16, zero after each chunk's end, and where it is unreadable."""
+    """[B, N] int16, zero after what is heard, and where it is unreadable."""
     lengths: np.ndarray
     """[B] int64, samples before the padding."""
     unreadable: Mapping[int, str]
@@ -95,21 +95,24 @@ def read_batch(
     memory: BatchMemory,
     *,
     forgive: bool,
+    hearing: Hearing = CHUNK_ALONE,
 ) -> PcmBatch:
-    """The audio of a batch, each chunk in its view.
+    """What a teacher hears for a batch, each chunk in its view.
 
     Raises ClipError naming the first clip that does not decode; to ``forgive`` means
     to give zeros for it, so that the batch has the shape that it always has. A shard
     that is missing or too short is never forgiven.
     """
-    chunking = layout.chunking
+    counts = reader.index.table.count
+    bounds = hearing.bounds(layout.chunking, batch.chunks, counts[batch.rows])
+    width = hearing.width(layout.chunking, int(counts.max(initial=0)))
     try:
-        pcm, lengths = read_chunks(reader, batch.rows, batch.chunks, chunking, memory)
+        pcm, lengths = read_windows(reader, batch.rows, bounds, width, memory)
         read = PcmBatch(pcm, lengths, {})
     except ShardError:
         if not forgive:
             raise
-        read = _read_readable(reader, batch, chunking, memory)
+        read = _read_readable(reader, batch.rows, bounds, width, memory)
     layout.augmentation.apply(
         read.pcm,
         read.lengths,
@@ -117,19 +120,23 @@ def read_batch(
         chunks=batch.chunks,
         views=batch.views,
     )
-    return read
+    pcm, lengths = hearing.filled(read.pcm, read.lengths, memory)
+    return replace(read, pcm=pcm, lengths=lengths)
 
 
 def _read_readable(
-    reader: MemberReader, batch: ChunkBatch, chunking: Chunking, memory: BatchMemory
+    reader: MemberReader,
+    rows: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    width: int,
+    memory: BatchMemory,
 ) -> PcmBatch:
     """What read_batch() forgives, chunk by chunk."""
     unreadable: dict[int, str] = {}
-    pcm = memory.take((len(batch.rows), chunking.chunk_samples))
-    counts = reader.index.table.count[batch.rows]
-    starts, stops = chunking.bounds(batch.chunks, counts)
+    pcm = memory.take((len(rows), width))
+    starts, stops = bounds
     pcm[:] = 0
-    for place, row in enumerate(batch.rows.tolist()):
+    for place, row in enumerate(rows.tolist()):
         try:
             samples = reader.samples(row, int(starts[place]), int(stops[place]))
             pcm[place, : len(samples)] = samples

@@ -162,11 +162,12 @@ def store(
     *,
     max_unlabelled: float = 0.0,
     calibration: Calibration | None = None,
+    calibrated_from: str | None = None,
 ) -> bool:
     """Write a row for each clip of ``audio``, publish the set and join it with it.
 
     ``encode`` gives the member of a row and its number of chunks; None for a clip
-    without labels. What they were calibrated with is kept with them. Shards that are
+    without labels. What they were calibrated with, and from, is noted. Shards that are
     there already, from the same source, stay. Returns False if all were. Raises what
     ``encode`` does, and ShardError if too many clips are without labels or the set was
     made with other settings.
@@ -187,7 +188,12 @@ def store(
             builder.add(shard.name, members, notes)
     parts = [part for name in names if (part := builder.part(name))]
     check_report(builder, parts, max_unlabelled, len(audio))
-    progress.note_made(builder, audio=where, calibration=calibration)
+    progress.note_made(
+        builder,
+        audio=where,
+        calibration=calibration,
+        calibrated_from=calibrated_from,
+    )
     builder.publish(names)
     check_join(audio, open_index(builder.folder, kind="labels"))
     return True

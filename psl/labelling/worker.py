@@ -25,8 +25,8 @@ from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
 from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
-from psl.labelling.calibration import calibrated
 from psl.labelling.calibration_file import Calibration
+from psl.labelling.hearing import CHUNK_ALONE, Hearing
 from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
@@ -65,6 +65,7 @@ class Work:
     max_unreadable: int
     """Clips that may fail to decode; they are counted, unless this is 0."""
     calibration: Calibration | None = None
+    hearing: Hearing = CHUNK_ALONE
     prepare: Prepare | None = None
     """Called by the threads that read; None if all of the teacher is in ``score``."""
 
@@ -250,6 +251,7 @@ class ShardWorker:
             batch,
             work.layout,
             self._memory,
+            hearing=work.hearing,
             forgive=work.max_unreadable > 0,
         )
         if work.prepare is None:
@@ -291,8 +293,8 @@ class ShardWorker:
             [np.zeros((0, len(index.classes)), np.float32)]
             + [batch.numpy() for batch in shard.probs]
         )
-        if (lines := work.calibration) is not None:
-            probs = calibrated(probs, lines.a, lines.b)
+        if work.calibration is not None:
+            probs = work.calibration.apply(probs)
         rows = label_rows(
             index,
             shard.chunks,

@@ -21,8 +21,7 @@ from typing import BinaryIO, Protocol
 from tqdm import tqdm
 
 from psl.tagging.outputs import SUFFIXES, Writer, open_writer
-from psl.tagging.readers import STDIN
-from psl.tagging.records import Record, Settings
+from psl.tagging.records import STDIN, Record, Settings
 from shards.errors import ShardError
 from shards.remote.places import is_url
 from shards.system.exits import EXIT_BAD_INPUT, JobError, message_of
@@ -58,6 +57,9 @@ class Load(Protocol):
 
     def __call__(self, path: str, /, *, device: str | None) -> FileTagger:
         """The model at ``path``, on ``device``."""
+
+    def __hash__(self) -> int:
+        """As functions have it."""
 
 
 @dataclass
@@ -105,9 +107,9 @@ def tag_to_stream(job: Job, tagger: FileTagger, load: Load, stream: BinaryIO) ->
     writer = open_writer(job.kind, stream, whole=_is_whole(job.settings))
     if job.jobs == 1 or len(job.files) == 1:
         for place in job.files:
-            with _noting(done, place):
-                for record in _with_bar(tagger, place, job.settings):
-                    _write(writer, record)
+            with _noting(done, place, quiet=len(job.files) == 1):
+                for record in _readable(_with_bar(tagger, place, job.settings), place):
+                    writer.write(record)
     else:
         with tempfile.TemporaryDirectory(prefix="psl-tag-") as folder:
             parts = _make_parts(job, tagger, load, Path(folder), done)
@@ -121,11 +123,8 @@ def tag_to_file(job: Job, tagger: FileTagger, load: Load, out: Path) -> Done:
     with _parts_folder(job, tagger, out) as folder:
         done = Done()
         parts = _make_parts(job, tagger, load, folder, done)
-        _check_any(parts, done)
-        with open_atomic(out) as stream:
-            writer = open_writer(job.kind, stream, whole=_is_whole(job.settings))
-            _copy(parts, writer)
-            writer.close()
+        if parts:
+            _write_table(job, parts, out)
     return done
 
 
@@ -138,22 +137,16 @@ def tag_to_folder(job: Job, tagger: FileTagger, load: Load, out: Path) -> Done:
     with _parts_folder(job, tagger, out) as folder:
         done = Done()
         parts = _make_parts(job, tagger, load, folder, done)
-        _check_any(parts, done)
         for place, part in parts.items():
-            with open_atomic(out / names[place]) as stream:
-                writer = open_writer(job.kind, stream, whole=_is_whole(job.settings))
-                _copy({place: part}, writer)
-                writer.close()
+            _write_table(job, {place: part}, out / names[place])
     return done
 
 
-def _write(writer: Writer, record: Record) -> None:
-    """Write a record; what fails then is not the file that is read."""
-    try:
-        writer.write(record)
-    except OSError as error:
-        error.is_write = True  # type: ignore[attr-defined]
-        raise
+def _write_table(job: Job, parts: Mapping[str, Path], out: Path) -> None:
+    with open_atomic(out) as stream:
+        writer = open_writer(job.kind, stream, whole=_is_whole(job.settings))
+        _copy(parts, writer)
+        writer.close()
 
 
 def _is_whole(settings: Settings) -> bool:
@@ -174,15 +167,10 @@ def _names_in(job: Job) -> dict[str, str]:
     return names
 
 
-def _check_any(parts: Mapping[str, Path], done: Done) -> None:
-    """Nothing is written if no file could be read."""
-    if not parts:
-        done.check(len(done.failures))
-
-
 @contextlib.contextmanager
 def _parts_folder(job: Job, tagger: FileTagger, out: Path) -> Iterator[Path]:
     """The folder of the parts, with those of the same job; gone at the end."""
+    out = out.resolve()
     folder = out.with_name(f".{out.name}{PARTS_SUFFIX}")
     wanted = {"model": tagger.fingerprint(), "settings": asdict(job.settings)}
     text = json.dumps(wanted, sort_keys=True)
@@ -202,8 +190,9 @@ def _make_parts(
     left = [place for place in job.files if not parts[place].exists()]
     if job.jobs == 1 or len(left) <= 1:
         for place in left:
-            with _noting(done, place):
-                _write_part(_with_bar(tagger, place, job.settings), parts[place])
+            with _noting(done, place, quiet=len(job.files) == 1):
+                records = _with_bar(tagger, place, job.settings)
+                _write_part(_readable(records, place), parts[place])
     else:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process
         what = (load, job.model, job.device, job.settings)
@@ -244,7 +233,7 @@ def _tag_part(
     tagger = _load_once(load, model, device)
     done = Done()
     with _noting(done, place, quiet=True):
-        _write_part(tagger.records(place, settings), part)
+        _write_part(_readable(tagger.records(place, settings), place), part)
     return done.failures.get(place)
 
 
@@ -253,19 +242,28 @@ def _load_once(load: Load, model: str, device: str | None) -> FileTagger:
     return load(model, device=device)
 
 
+class _UnreadableError(Exception):
+    """A file cannot be read; says why. Not what fails where records are written."""
+
+
+def _readable(records: Iterator[Record], place: str) -> Iterator[Record]:
+    """``records``; _UnreadableError where making them fails because of the file."""
+    try:
+        yield from records
+    except (ShardError, JobError, OSError) as error:
+        message = message_of(error) or repr(error)
+        if isinstance(error, OSError) and not error.filename:
+            message = f"{place}: {message}"
+        raise _UnreadableError(message) from None
+
+
 @contextlib.contextmanager
-def _noting(done: Done, place: str, *, quiet: bool = False) -> Iterator[None]:
+def _noting(done: Done, place: str, *, quiet: bool) -> Iterator[None]:
     """Note, rather than raise, that a file cannot be read."""
     try:
         yield
-    except (ShardError, JobError, OSError) as error:
-        is_reading = not isinstance(error, OSError) or error.filename is None
-        if isinstance(error, BrokenPipeError) or getattr(error, "is_write", False):
-            raise
-        message = message_of(error) or repr(error)
-        if isinstance(error, OSError) and is_reading:
-            message = f"{place}: {message}"
-        _fail(done, place, message, quiet=quiet)
+    except _UnreadableError as error:
+        _fail(done, place, str(error), quiet=quiet)
 
 
 def _fail(done: Done, place: str, message: str, *, quiet: bool = False) -> None:

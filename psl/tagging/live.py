@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from psl.tagging.records import event_record
+from psl.tagging.records import STDIN, event_record, name_of
 from psl.tagging.rules import Event, EventMaker, Rules
 from psl.tagging.windows import Cut, Score, cut_windows
 from shards.format.classes import Classes
@@ -53,7 +53,7 @@ def printer(stream: BinaryIO, *, as_json: bool) -> Callable[[Event], None]:
     """What writes a line for each beginning and end to ``stream``, at once."""
 
     def write(event: Event) -> None:
-        record = event_record("stdin", event)
+        record = event_record(name_of(STDIN), event)
         if as_json:
             line = json.dumps({"event": event.state, **record}, allow_nan=False)
         else:

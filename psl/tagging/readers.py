@@ -13,17 +13,23 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from psl.tagging.records import STDIN, name_of
 from shards.audio.decode import SUFFIXES
 from shards.audio.live import stream_file, stream_pcm, stream_pipe
-from shards.audio.streams import Pipe
+from shards.audio.streams import Pipe, Stream
 from shards.errors import ShardError, naming
 from shards.remote.places import RetryPolicy, check_place, download, is_url
+from shards.remote.transport import WrongContent
 from shards.system.files import open_regular
 
-STDIN = "-"
+MAX_URL_BYTES = 16 << 30
+"""A server may send no more; it fills the folder for temporary files meanwhile."""
+_RETRY = RetryPolicy(attempts=5)
+"""Gives up on a dead server after about ten seconds."""
 _AT_A_TIME = 1 << 18
 """Samples of a file that are cut into windows at a time; 16 s at 16 kHz."""
 
@@ -51,7 +57,7 @@ def list_files(places: Iterable[str]) -> dict[str, str]:
     for place in places:
         if place == STDIN or is_url(place) or not os.path.isdir(place):
             last = place.split("?")[0].rstrip("/").rpartition("/")[2]
-            found[place] = "stdin" if place == STDIN else last or "audio"
+            found[place] = name_of(place) if place == STDIN else last or "audio"
             continue
         inside = sorted(
             str(path)
@@ -77,24 +83,31 @@ def open_audio(
 
     What a ShardError says begins with ``place``.
     """
-    name = "stdin" if place == STDIN else str(place)
-    with naming(name), contextlib.ExitStack() as stack:
+    with naming(name_of(place)), contextlib.ExitStack() as stack:
         if place == STDIN:
             yield Audio(None, stream_pipe(stdin_pipe(), sample_rate=sample_rate))
             return
         if is_url(place):
-            stream = stack.enter_context(tempfile.TemporaryFile())
-            download(check_place(place), stream, None, retry=retry or RetryPolicy())
-            stream.seek(0)
+            fetched = stack.enter_context(tempfile.TemporaryFile())
+            _fetch(str(place), fetched, retry or _RETRY)
+            stream: Stream = fetched
         else:
             stream = stack.enter_context(open_regular(place))
+        stream.seek(0)
         seconds, blocks = stream_file(stream, sample_rate=sample_rate)
         yield Audio(seconds, in_large_blocks(blocks))
 
 
+def _fetch(url: str, stream: BinaryIO, retry: RetryPolicy) -> None:
+    try:
+        download(check_place(url), stream, None, retry=retry, max_bytes=MAX_URL_BYTES)
+    except WrongContent as error:
+        raise ShardError(f"{error}; download it by other means") from None
+
+
 def open_live(*, rate: int, sample_rate: int) -> Iterator[np.ndarray]:
     """Blocks [N] int16 at ``sample_rate`` of the raw s16le on stdin, as they come."""
-    with naming("stdin"):
+    with naming(name_of(STDIN)):
         yield from stream_pcm(stdin_pipe(), rate=rate, sample_rate=sample_rate)
 
 

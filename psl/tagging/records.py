@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from psl.tagging.rules import Event, Rules, TagPicker, find_events
@@ -16,6 +17,8 @@ from psl.tagging.windows import Cut, Window
 from shards.format.classes import Classes
 
 Record = dict[str, Any]
+STDIN = "-"
+"""What the user names for it."""
 _DIGITS = 6
 
 
@@ -27,6 +30,11 @@ class Settings:
     rules: Rules = Rules()
     events: bool = False
     """Whether windows over the threshold are joined to events."""
+
+
+def name_of(place: str | Path) -> str:
+    """What ``place`` is called in output and messages."""
+    return "stdin" if place == STDIN else str(place)
 
 
 def records_of(

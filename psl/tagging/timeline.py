@@ -91,6 +91,23 @@ class Columns:
         return np.array(self._columns)
 
 
+class Curves:
+    """Windows as points of curves, of which neighbours are joined as in Columns."""
+
+    def __init__(self) -> None:
+        self._columns = Columns(np.maximum)
+
+    def add(self, window: Window) -> None:
+        """One more window."""
+        bounds = [-window.start, window.end]  # so that the larger is the outer one
+        self._columns.add(np.concatenate([bounds, window.probs]))
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centres [K] in seconds of the windows, and probabilities [K, C]."""
+        found = self._columns.array()
+        return (found[:, 1] - found[:, 0]) / 2, found[:, 2:]
+
+
 class Spectrogram:
     """Passes blocks on, and keeps their power spectra."""
 
@@ -98,7 +115,8 @@ class Spectrogram:
         self._blocks = blocks
         self._hop = max(_FFT, rate // 50)
         self.columns = Columns(np.maximum)
-        self.hop_seconds = self._hop / rate
+        self.num_samples = 0
+        """Samples that have passed."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         rest, window = np.zeros(0, np.int16), np.hanning(_FFT).astype(np.float32)
@@ -110,6 +128,7 @@ class Spectrogram:
             for column in power.astype(np.float32):
                 self.columns.add(column)
             rest = rest[number * self._hop :]
+            self.num_samples += len(block)
             yield block
         if not self.columns.array().size:  # shorter than a column
             self.columns.add(np.zeros(_FFT // 2 + 1, np.float32))
@@ -119,28 +138,26 @@ def write_timeline(path: Path, place: str, tagger: Scorer, settings: Settings) -
     """Draw the file at ``place`` into the PNG ``path``."""
     from psl.tagging.readers import open_audio
 
-    probs, last = Columns(np.maximum), Window(0.0, 0.0, np.zeros(0))
-    first_end = None
+    curves = Curves()
     with open_audio(place, sample_rate=tagger.sample_rate) as audio:
         heard = Spectrogram(audio.blocks, tagger.sample_rate)
-        for last in cut_windows(
+        for window in cut_windows(
             heard,
             tagger.score,
             rate=tagger.sample_rate,
             cut=settings.cut,
             frame_samples=tagger.frame_samples,
         ):
-            first_end = first_end or last.end
-            probs.add(last.probs)
+            curves.add(window)
     least = settings.rules.thresholds(tagger.classes, default=DEFAULT_THRESHOLD)
-    curves, spectra = probs.array(), heard.columns.array()
+    times, probs = curves.points()
     data = _draw(
         title=Path(place).name,
-        seconds=last.end,
-        middle=(first_end or 0.0) / 2,
-        spectra=spectra,
+        seconds=heard.num_samples / tagger.sample_rate,
+        spectra=heard.columns.array(),
         rate=tagger.sample_rate,
-        curves=curves,
+        times=times,
+        probs=probs,
         names=tagger.classes.names,
         least=least,
     )
@@ -151,14 +168,14 @@ def _draw(
     *,
     title: str,
     seconds: float,
-    middle: float,
     spectra: np.ndarray,
     rate: int,
-    curves: np.ndarray,
+    times: np.ndarray,
+    probs: np.ndarray,
     names: tuple[str, ...],
     least: np.ndarray,
 ) -> bytes:
-    """A PNG. ``curves`` [K, C] are evenly spread, the first at ``middle`` seconds."""
+    """A PNG of ``probs`` [K, C] at ``times`` [K] seconds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6.2), layout="constrained")
@@ -172,12 +189,9 @@ def _draw(
         cmap="magma",
     )
     above.set(ylabel="kHz", title=_plain(title, 90))
-    times = np.linspace(
-        min(middle, seconds), max(seconds - middle, middle), len(curves)
-    )
-    order = np.argsort(-curves.max(axis=0), kind="stable")[:MAX_CLASSES]
+    order = np.argsort(-probs.max(axis=0), kind="stable")[:MAX_CLASSES]
     for color, c in zip(COLORS, order, strict=False):
-        below.plot(times, curves[:, c], color=color, lw=1.4, label=_plain(names[c]))
+        below.plot(times, probs[:, c], color=color, lw=1.4, label=_plain(names[c]))
         if np.isfinite(least[c]):
             below.axhline(least[c], color=color, lw=0.6, ls=":")
     below.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.02), xlim=(0, seconds))

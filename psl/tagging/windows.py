@@ -27,8 +27,28 @@ _LARGEST = 1 << 22
 Score = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Waveforms [B, N] float32 -> clip_probs [B, C] and frame_probs [B, T, C]."""
 
-Scored = tuple[int, np.ndarray, np.ndarray, int]
-"""First sample, clip_probs [C], frame_probs [T, C] and length of a window."""
+TAIL_SECONDS = 0.1
+"""What is left after the last whole window is left out if it is shorter than this, or
+than half a hop: encoders pad by so little."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A window in samples, and what a model says of it."""
+
+    start: int
+    clip_probs: np.ndarray
+    """[C] float32 in [0, 1]; all 0 for silence, as ``frame_probs``."""
+    frame_probs: np.ndarray
+    """[T, C] float32."""
+    length: int
+    reached: int
+    """Where the windows before it ended."""
+
+    @property
+    def end(self) -> int:
+        """First sample after it."""
+        return self.start + self.length
 
 
 @dataclass(frozen=True)
@@ -88,10 +108,12 @@ def cut_windows(
 ) -> Iterator[Window]:
     """The windows of a recording, in order of their starts.
 
-    ``blocks`` [N] int16 are its samples at ``rate``. Windows begin every hop; the last
-    one may be shorter, and there is one only if the one before does not reach the
-    end. ``frame_samples`` is the distance of the model's frames, if it has one.
-    ``on_seconds`` hears how far scoring is.
+    ``blocks`` [N] int16 are its samples at ``rate``. Windows begin every hop. If they
+    do not reach the end of the recording, another one ends with it, and so begins less
+    than a hop after the last; a rest below TAIL_SECONDS and half a hop is left out.
+    Only a recording shorter than a window has a shorter one. ``frame_samples`` is the
+    distance of the model's frames, if it has one. ``on_seconds`` hears how far scoring
+    is.
     """
 
     def noted(starts: list[int], pcm: np.ndarray) -> None:
@@ -110,17 +132,18 @@ def cut_windows(
     elif cut.window_seconds is None:
         yield _whole(scored, rate=rate, cut=cut)
     else:
-        for start, clip_probs, _, length in scored(cut):
-            yield Window(start / rate, (start + length) / rate, clip_probs)
+        for part in scored(cut):
+            yield Window(part.start / rate, part.end / rate, part.clip_probs)
 
 
 def _whole(scored: Callable[[Cut], Iterator[Scored]], *, rate: int, cut: Cut) -> Window:
-    """One window: the mean of blocks of 10 s, each weighted by its length."""
+    """One window: the mean of blocks of 10 s, each weighted by what only it covers."""
     total, weighted = 0, np.zeros(1)
     inner = Cut(BLOCK_SECONDS, min_level_dbfs=cut.min_level_dbfs)
-    for _, clip_probs, _, length in scored(inner):
-        weighted = weighted + length * clip_probs.astype(np.float64)
-        total += length
+    for part in scored(inner):
+        added = part.end - part.reached
+        weighted = weighted + added * part.clip_probs.astype(np.float64)
+        total = part.end
     probs = (weighted / max(total, 1)).astype(np.float32)
     return Window(0.0, total / rate, probs)
 
@@ -131,13 +154,13 @@ def _frames(
     """The model's own frames, each block of them computed by itself."""
     seconds = cut.window_seconds or BLOCK_SECONDS
     inner = Cut(seconds, min_level_dbfs=cut.min_level_dbfs)
-    for start, _, frame_probs, length in scored(inner):
-        for number, probs in enumerate(frame_probs):
-            begin = number * step
-            if begin >= length:
-                break
-            end = min(begin + step, length)
-            yield Window((start + begin) / rate, (start + end) / rate, probs)
+    for part in scored(inner):
+        for number, probs in enumerate(part.frame_probs):
+            begin = part.start + number * step
+            end = min(begin + step, part.end)
+            begin = max(begin, part.reached)  # the last block overlaps the one before
+            if begin < end:
+                yield Window(begin / rate, end / rate, probs)
 
 
 def _scored(
@@ -148,6 +171,7 @@ def _scored(
     cut: Cut,
     note: Callable[[list[int], np.ndarray], None],
 ) -> Iterator[Scored]:
+    reached = 0
     for starts, pcm in batches(blocks, rate=rate, cut=cut):
         waveform = pcm.astype(np.float32) / 32768
         clip_probs, frame_probs = score(waveform)
@@ -163,7 +187,10 @@ def _scored(
         heard &= power > 0
         for row, start in enumerate(starts):
             keep = np.float32(heard[row])
-            yield start, keep * clip_probs[row], keep * frame_probs[row], pcm.shape[1]
+            clip, frames = keep * clip_probs[row], keep * frame_probs[row]
+            part = Scored(start, clip, frames, pcm.shape[1], reached)
+            yield part
+            reached = part.end
 
 
 def batches(
@@ -189,8 +216,9 @@ def batches(
             yield starts, np.stack([kept[s - first : s - first + size] for s in starts])
             reached = starts[-1] + size
             number += len(starts)
-            drop = min(round(number * hop * rate) - first, len(kept))
+            drop = starts[-1] - first  # the last window of all may begin from here on
             kept, first = kept[drop:], first + drop
-    start = round(number * hop * rate)
-    if first + len(kept) > max(reached, start):
+    rest = first + len(kept) - reached
+    if rest > 0 and (not number or rest >= rate * min(TAIL_SECONDS, hop / 2)):
+        start = max(first, first + len(kept) - size)
         yield [start], kept[start - first :][None]

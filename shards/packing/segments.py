@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from shards.errors import ShardError
 from shards.format.schema import make_key
-from shards.format.weak_labels import LabelReader
 from shards.packing.names import MAX_START_SECONDS
 
 _HEADER = (
@@ -28,6 +28,13 @@ _COMMENT = re.compile(r"#+($|\s)")
 
 _AUDIOSET_COMMENT = re.compile(r"# *(Segments csv created|num_ytids=|YTID\b)")
 """The same for any line: AudioSet's files may be joined into one."""
+
+
+class LabelParser(Protocol):
+    """What a row's labels are read by, as LabelReader."""
+
+    def parse(self, value: object, *, where: str) -> tuple[int, ...]:
+        """Class indices, ascending."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Segment:
         return make_key(self.clip_id, self.start_seconds)
 
 
-def read_segments(path: str | Path, reader: LabelReader) -> list[Segment]:
+def read_segments(path: str | Path, reader: LabelParser) -> list[Segment]:
     """The segments of a CSV: its rows, with those of one clip joined.
 
     Raises ShardError as read_rows and join_rows do.
@@ -56,7 +63,7 @@ def read_segments(path: str | Path, reader: LabelReader) -> list[Segment]:
     return join_rows(read_rows(path, reader), where=str(path))
 
 
-def read_rows(path: str | Path, reader: LabelReader) -> list[Segment]:
+def read_rows(path: str | Path, reader: LabelParser) -> list[Segment]:
     """The rows of a CSV in AudioSet's form (id, start, end, "mid,mid").
 
     A header, and lines that begin with ``# `` and hold no segment, are passed over
@@ -80,7 +87,7 @@ def read_rows(path: str | Path, reader: LabelReader) -> list[Segment]:
 
 
 def _parse_rows(
-    stream: Iterable[str], reader: LabelReader, path: str
+    stream: Iterable[str], reader: LabelParser, path: str
 ) -> Iterator[Segment]:
     lines, is_above = csv.reader(stream, skipinitialspace=True), True
     for fields in lines:
@@ -116,7 +123,7 @@ def _is_number(text: str) -> bool:
 
 
 def _parse_row(
-    fields: Sequence[str], reader: LabelReader, where: str, line: int
+    fields: Sequence[str], reader: LabelParser, where: str, line: int
 ) -> Segment:
     try:
         clip_id, start, end, mids = fields

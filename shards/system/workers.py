@@ -59,7 +59,7 @@ def run_tasks(
     total = sum(task.size for task in tasks)
     with (
         tqdm(total=total, unit=unit, desc=title, disable=no_bar) as bar,
-        ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool,
+        ProcessPoolExecutor(workers, spawn, end_with_parent) as pool,
     ):
         futures = {pool.submit(task.function, *task.arguments): task for task in tasks}
         try:
@@ -77,8 +77,8 @@ def run_tasks(
     return [future.result() for future in futures]
 
 
-def _end_with_parent() -> None:
-    """Make this worker end when its parent is killed; it would wait forever."""
+def end_with_parent() -> None:
+    """Make this worker process end when its parent is killed; else it waits forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

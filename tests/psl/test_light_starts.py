@@ -81,7 +81,7 @@ def test_no_heavy_module_is_imported(
     assert not modules_of(tmp_path, *words, status=status) & {*HEAVY, *DECODERS}
 
 
-@pytest.mark.parametrize("command", ["pack", "adopt", "verify"])
+@pytest.mark.parametrize("command", ["pack", "adopt", "verify", "download"])
 def test_help_of_the_data_commands_needs_decoders_at_most(
     command: str, tmp_path: Path
 ) -> None:

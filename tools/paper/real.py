@@ -18,6 +18,7 @@ from pathlib import Path
 from psl.teachers.config import TeacherConfig, kind_of
 from shards.errors import ShardError
 from shards.system.exits import run_main
+from tools.paper.real_events import student_steps, teacher_step
 from tools.paper.real_job import (
     ALL,
     SYSTEMS,
@@ -129,11 +130,17 @@ def lanes(job: RealJob) -> list[list[Step]]:
     The teacher is measured first.
     """
     students = [
-        system_steps(job, system, seed)
+        [
+            *system_steps(job, system, seed),
+            *student_steps(job, f"seed{seed}/{system}", job.run_dir(system, seed)),
+        ]
         for seed in job.seeds
         for system in reversed(job.rows)  # those with the most chunks take longest
     ]
-    return [steps for steps in [teacher_steps(job), *students] if steps]
+    teacher = teacher_steps(job)
+    if teacher:
+        teacher.append(teacher_step(job))
+    return [steps for steps in [teacher, *students] if steps]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from shards.errors import ShardError
 from shards.system.files import write_atomic
 from tools.paper.numbers import TABLES, TEACHER
+from tools.paper.real_events import events_table
 from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
 
 MEASURES = {
@@ -251,6 +252,8 @@ def render(job: RealJob) -> str:
     if others:
         lines += ["Variants of PSL-2s:", ""]
         lines += [*system_table(values, ["psl_2s", *others]), ""]
+    if events := events_table(job):
+        lines += ["Events in time, found and measured by psl.events:", "", *events, ""]
     if quality := quality_table(job):
         title = "The teacher's labels of the training scenes against the true events:"
         lines += [title, "", *quality, ""]

@@ -49,11 +49,17 @@ class Clip:
         ``labels`` are as ``reader`` takes them. Raises ShardError naming ``where`` if
         they or the name cannot be used.
         """
+        return Clip.of(stem, reader.parse(labels, where=where), place, where=where)
+
+    @staticmethod
+    def of(
+        stem: str, labels: tuple[int, ...], place: tuple[Any, ...], *, where: str
+    ) -> Clip:
+        """The same with class indices."""
         clip_id, start_seconds = parse_stem(stem)
         with naming(where):
             key = make_key(clip_id, start_seconds)
-        parsed = reader.parse(labels, where=where)
-        return Clip(key, clip_id, start_seconds, parsed, place)
+        return Clip(key, clip_id, start_seconds, labels, place)
 
 
 Load = Callable[[Clip, int], np.ndarray]

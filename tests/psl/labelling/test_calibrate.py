@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.isotonic import IsotonicRegression
 
 from psl import calibrate, label, train
 from psl.labelling.calibration import (
     NUM_VALUES,
+    Steps,
     calibrated,
+    fit_isotonic,
     fit_platt,
     fit_prior,
     logits_of,
@@ -73,6 +76,37 @@ def test_a_prior_becomes_the_mean_of_the_scores() -> None:
     line = fit_prior(counted(scores), 0.25)
     made = calibrated(scores[:, None], np.array([line.a]), np.array([line.b]))
     assert made.mean() == pytest.approx(0.25, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_isotonic_steps_are_those_of_scikit_learn(seed: int) -> None:
+    """A class would be taught values that no clip of it supports."""
+    rng = np.random.default_rng(seed)
+    size = (2, 3, 40, 400)[seed % 4]
+    probs = rng.choice([0, 0.01, 0.02, 0.5, 1], size) if seed == 4 else rng.random(size)
+    x = logits_of(probs)
+    truth = rng.random(size) < probs * 0.7
+    truth[:2] = [True, False]
+    steps = fit_isotonic(counted(probs[truth]), counted(probs[~truth]))
+    oracle = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, truth)
+    asked = np.concatenate([probs, rng.random(200), [0, 1]])
+    assert isinstance(steps, Steps)
+    np.testing.assert_allclose(
+        steps.at(asked), oracle.predict(logits_of(asked)), atol=1e-9
+    )
+    assert len(steps.probs) <= len(np.unique(x))
+
+
+def test_isotonic_steps_need_both_answers_and_keep_what_is_no_probability() -> None:
+    """Every chunk would get 0 or 1; and NaN of a teacher would pass for a label."""
+    for yes, no in (([0.5, 0.9], []), ([], [0.1, 0.2]), ([0.5], [0.5]), ([], [])):
+        found = fit_isotonic(counted(np.array(yes)), counted(np.array(no)))
+        assert found.how == "kept"
+    steps = fit_isotonic(counted(np.array([0.9])), counted(np.array([0.1])))
+    assert isinstance(steps, Steps)
+    made = steps.at(np.array([0.05, 0.1, 0.5, 0.9, 1, np.nan, 1.5, -0.1]))
+    expected = [0, 0, 0.5, 1, 1, np.nan, 1.5, -0.1]
+    np.testing.assert_allclose(made, expected, atol=1e-3)
 
 
 def test_classes_that_are_kept_keep_their_bits() -> None:
@@ -169,6 +203,20 @@ def test_stored_labels_are_the_lines_of_the_file(tmp_path: Path, audio: Path) ->
         p = probs[index.key(row)].astype(np.float64)
         expected = 1 / (1 + np.exp(-(a * np.log(p / (1 - p)) + b)))
         np.testing.assert_allclose(reader.labels(row), expected, atol=1e-3)
+    steps_out = tmp_path / "steps"
+    named = calibrate_words(tmp_path / "own", audio, steps_out)
+    calibrate.main([*named, "method=isotonic"])
+    for c, row in enumerate(
+        json.loads((steps_out / "calibration.json").read_text())["classes"]
+    ):
+        assert row["how"] == "isotonic" and "a" not in row
+        known, values = np.array(row["points"]).T
+        reader = MemberReader(open_index(steps_out, kind="labels"))
+        for number in range(len(index)):
+            p = probs[index.key(number)][:, c].astype(np.float64)
+            logits = (np.log(x / (1 - x)) for x in (p, known))
+            expected = np.interp(*logits, values)
+            np.testing.assert_allclose(reader.labels(number)[:, c], expected, atol=1e-3)
     positives = np.bincount(index.table.label, minlength=len(rows))
     assert [row["positives"] for row in rows] == positives.tolist()
     assert all(row["positives"] + row["negatives"] == len(index) for row in rows)
@@ -176,6 +224,10 @@ def test_stored_labels_are_the_lines_of_the_file(tmp_path: Path, audio: Path) ->
 
 def _a_is(value: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda found: found["classes"][0].update(a=value)
+
+
+def _points_are(value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda found: found["classes"][0].update(points=value)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +240,13 @@ def _a_is(value: Any) -> Callable[[dict[str, Any]], Any]:
         (_a_is(-1), "a = -1, expected a finite number from 0"),
         (_a_is(True), "a = True, expected a finite number from 0"),
         (_a_is(float("nan")), "not JSON as expected"),
+        (_points_are([[0.5, 0.1], [0.5, 0.2]]), "expected pairs in .0, 1. whose first"),
+        (_points_are([[0.1, 0.2], [0.5, 0.1]]), "whose second never fall"),
+        (_points_are([[0.1, 0.2], [0.5, 1.1]]), "expected pairs in"),
+        (_points_are([[0.1, 0.2, 0.3]]), "expected pairs in"),
+        (_points_are([[10**400, 0.2]]), "expected pairs in"),
+        (_points_are([]), "expected pairs in"),
+        (_points_are("steps"), "expected pairs in"),
     ],
 )
 def test_a_damaged_calibration_is_refused_before_labelling(

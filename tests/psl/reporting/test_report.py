@@ -59,7 +59,8 @@ def make(folder: Path, *words: str) -> dict[str, Any]:
 
 def test_two_runs_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     """People would compare runs by a key that is the same, or miss the one that is
-    not."""
+    not.
+    """
     for name, rate in (("a", 0.1), ("b", 0.2)):
         make_run(tmp_path / name / "run", optim={"learning_rate": rate})
         make_evaluation(tmp_path / name / "run" / "eval", ap=(0.5, rate, 1))
@@ -98,7 +99,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     found = make(tmp_path, f"{run},{evaluation}")
     said = "\n".join(found["missing"])
     assert "no scores.npz" in said and "not evaluated" not in said
-    assert len(found["evaluations"]) == 1 and found["evaluations"][0]["confused"] is None
+    assert (
+        len(found["evaluations"]) == 1 and found["evaluations"][0]["confused"] is None
+    )
     alone = make(tmp_path, str(evaluation))
     assert "an evaluation only" in "\n".join(alone["missing"])
 

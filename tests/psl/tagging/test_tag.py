@@ -48,9 +48,9 @@ def test_a_window_has_the_scores_that_it_has_in_a_file_of_its_own(
     soundfile.write(tmp_path / f"a.{form}", noise(7.3), RATE, format=form.upper())
     found = list(tagger.windows(tmp_path / f"a.{form}", Cut(2.0, 1.0)))
     starts = [w.start for w in found]
-    assert starts == [0, 1, 2, 3, 4, 5, 6] and found[-1].end == pytest.approx(
-        7.3, abs=0.1
-    )
+    assert starts[:-1] == [0, 1, 2, 3, 4, 5]  # the last one ends with the file
+    assert starts[-1] == pytest.approx(5.3, abs=0.1)
+    assert found[-1].end == starts[-1] + 2
     decoded, _ = soundfile.read(tmp_path / f"a.{form}", dtype="int16")
     if form != "mp3":  # whose decoders differ
         soundfile.write(tmp_path / "cut.wav", decoded[3 * RATE : 5 * RATE], RATE)
