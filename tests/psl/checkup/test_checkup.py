@@ -43,7 +43,8 @@ def test_a_missing_package_is_broken_and_a_missing_extra_is_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The first job would fail instead, or a machine would be called broken for what
-    its user never needs."""
+    its user never needs.
+    """
     asked = ["numpy>=99", "nosuchthing", 'h5py>=99; extra == "hdf5"']
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: asked)
     found = by_name([*packages.versions(), *packages.extras()])
