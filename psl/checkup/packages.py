@@ -21,6 +21,7 @@ from shards import __version__
 DISTRIBUTION = "psl-audio"
 EXTRAS = {
     "deepspeed": "ZeRO-1, 2 and 3",
+    "download": "psl download",
     "export": "psl export to ONNX",
     "hdf5": "packing HDF5 files",
     "models": "EfficientNet, ResNet-50 and AST",
