@@ -43,6 +43,7 @@ GROUPS = {
     "use": {
         "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
         "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
+        "adapt": ("psl.adapting", "a model + a few own sounds -> own classes"),
         "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
     },
     "look": {

@@ -115,4 +115,3 @@ def with_last_layer(
     kept |= {f"{name}.weight": weight, f"{name}.bias": bias}
     model.load_state_dict(kept)
     return model.eval()
-
