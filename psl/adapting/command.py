@@ -40,8 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--finetune",
         action="store_true",
-        help="then train all layers by psl.train's loop (default: the last layer alone)",
+        help="then train all layers by psl.train's loop (default: the last alone)",
     )
+    add("--epochs", type=int, metavar="N", help="with --finetune (default 30)")
     add(
         "--seconds",
         type=float,
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.sounds is None and args.labelled is None:
         parser.error("give --sounds DIR, --labelled CSV, or both")
+    if args.epochs is not None and not args.finetune:
+        parser.error("--epochs goes with --finetune")
     from psl.adapting.job import HEADS_NAME, adapt  # loads torch
 
     adapt(
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         labelled=args.labelled,
         keep_old_classes=args.keep_old_classes,
         finetune=args.finetune,
+        epochs=args.epochs,
         seconds=args.seconds,
         device=args.device,
     )

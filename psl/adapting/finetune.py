@@ -37,7 +37,13 @@ _MIN_HELD_OUT = 5
 
 
 def finetune_run(
-    start: Path, out: Path, embedded: Embedded, *, classes: Classes, seconds: float
+    start: Path,
+    out: Path,
+    embedded: Embedded,
+    *,
+    classes: Classes,
+    seconds: float,
+    epochs: int,
 ) -> None:
     """Train the model at ``start`` on ``embedded.examples`` into the run ``out``."""
     config = load_checkpoint(start).model_config
@@ -65,7 +71,7 @@ def finetune_run(
             start=str(start),
             optim=OptimConfig(learning_rate=LEARNING_RATE),
             loader=LoaderConfig(),
-            epochs=EPOCHS,
+            epochs=epochs,
             patience=PATIENCE if can_hold_out else None,
         )
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psl.adapting.embedded import Embedded, embed_sounds
-from psl.adapting.finetune import finetune_run
+from psl.adapting.finetune import EPOCHS, finetune_run
 from psl.adapting.heads import (
     PENALTIES,
     Crossed,
@@ -74,6 +74,7 @@ def adapt(
     labelled: str | Path | None = None,
     keep_old_classes: bool = False,
     finetune: bool = False,
+    epochs: int | None = None,
     seconds: float = 2.0,
     device: str | torch.device | None = None,
 ) -> Adapted:
@@ -84,7 +85,8 @@ def adapt(
     table of psl.suggest with labels filled in; one of them is needed. ``background``
     is a folder of sounds that are none of the classes. The model hears windows of
     ``seconds``. Its new last layer is in ``out``, a run folder for psl.load, psl.tag,
-    psl.export and the rest; with ``finetune`` all layers are trained from there.
+    psl.export and the rest; with ``finetune`` all layers are trained from there, for
+    ``epochs`` at most (30 if None).
 
     >>> psl.adapt("mn04", "sounds", out="runs/own").mean_ap
     0.97
@@ -107,7 +109,14 @@ def adapt(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
     if finetune:
-        finetune_run(target, Path(out), embedded, classes=classes, seconds=seconds)
+        finetune_run(
+            target,
+            Path(out),
+            embedded,
+            classes=classes,
+            seconds=seconds,
+            epochs=epochs or EPOCHS,
+        )
     return Adapted(Path(out), report.mean_ap, dict(report.ap), len(embedded.rejected))
 
 

@@ -57,6 +57,8 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.events", "--help"), 0),
         (("psl.events", "chekpoint=x"), 78),
         (("psl.compare", "one"), 78),
+        (("psl.adapting", "--help"), 0),
+        (("psl.adapting", "runs/x", "--out", "y"), 2),
         (("psl.average", "--help"), 0),
         (("psl.import_checkpoint", "--help"), 0),
         (("psl.teachers",), 0),
