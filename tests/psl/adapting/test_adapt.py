@@ -23,7 +23,7 @@ from tests.psl.exporting.made import CLASSES, make_checkpoint
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "m")
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "m", "cnn14")
 
 
 @pytest.fixture
