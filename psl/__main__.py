@@ -9,6 +9,10 @@ import sys
 from shards.system.exits import EXIT_DONE, EXIT_USAGE, run_main
 
 GROUPS = {
+    "start": {
+        "init": ("psl.init", "configurations and launch files -> a folder"),
+        "doctor": ("psl.doctor", "what works on this machine, and what is missing"),
+    },
     "data": {
         "download": ("shards.download", "AudioSet's lists, and the audio of a list"),
         "pack": ("shards.pack", "audio in any form -> audio shards"),

@@ -34,6 +34,14 @@ def test_the_wheel_holds_psl_and_shards_only(tmp_path: Path) -> None:
     }
     assert modules <= set(names)  # a package that setup.cfg forgets
     assert {"psl/py.typed", "shards/py.typed"} <= set(names)
+    page = {"psl/reporting/page.css", "psl/reporting/page.js"}
+    recipes = {
+        f"psl/recipes/{path.relative_to(REPOSITORY).as_posix()}"
+        for top in ("configs", "launch")
+        for path in (REPOSITORY / top).rglob("*")
+        if path.is_file()
+    }
+    assert page | recipes <= set(names)  # what psl report and psl init need
 
 
 def test_pre_commit_formats_as_ci_does() -> None:

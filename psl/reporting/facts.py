@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from psl.reporting.confused import confused
-from psl.reporting.runs import Evaluation, Run, flatten
+from psl.reporting.runs import EVENT_SCORES, Evaluation, EventScores, Run, flatten
 from psl.training.config import DataConfig, TrainConfig
 from shards import __version__
 from shards.system.text import plain
@@ -43,6 +43,16 @@ def facts_of(runs: Sequence[Run], *, command: str) -> dict[str, Any]:
             for number, run in enumerate(runs)
             for evaluation in run.evaluations
         ],
+        "events": [
+            {
+                "run": number,
+                "title": plain(title_of(run, events), 120),
+                "values": [_number(events.summary.get(key)) for key in EVENT_SCORES],
+                "clips": _number(events.summary.get("num_clips")),
+            }
+            for number, run in enumerate(runs)
+            for events in run.events
+        ],
         "per_class": per_class(runs),
         "missing": missing(runs),
     }
@@ -58,11 +68,18 @@ def _run(run: Run) -> dict[str, Any]:
         "state": None if run.state is None else [plain(s, 300) for s in run.state],
         "command": None if run.command is None else plain(run.command, 4000),
         "about": [[key, plain(str(facts[key]))] for key in about if facts.get(key)],
-        "changes": [plain(str(change), 300) for change in changes]
+        "changes": [plain(_change(change), 300) for change in changes]
         if isinstance(changes, list)
         else [],
         "last_step": max((r["step"] for r in run.records or []), default=None),
     }
+
+
+def _change(change: Any) -> str:
+    """What run.json notes of a key that was changed on the way."""
+    if not isinstance(change, dict):
+        return str(change)
+    return ", ".join(f"{key.replace('_', ' ')} {_text(v)}" for key, v in change.items())
 
 
 def config_table(runs: Sequence[Run]) -> dict[str, Any]:
@@ -139,7 +156,7 @@ def shortened(
     return [(step, float(f"{value:.6g}")) for step, value in means]
 
 
-def title_of(run: Run, evaluation: Evaluation) -> str:
+def title_of(run: Run, evaluation: Evaluation | EventScores) -> str:
     """The name of an evaluation among those of several runs."""
     return f"{run.name} · {evaluation.name}" if evaluation.name else run.name
 

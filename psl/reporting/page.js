@@ -109,6 +109,19 @@
       table(heads, rows));
   }
 
+  function events() {
+    if (!facts.events.length) return;
+    const number = (text) => el("th", {class: "number"}, text);
+    section("events", "Events in time", "From psl events: PSDS 1 asks for exact times, " +
+      "PSDS 2 for the right classes; F1 is the mean over classes.", table(
+      [el("th", {class: "name"}, "Events"), ...["PSDS 1", "PSDS 2", "Event F1 %",
+        "Segment F1 %", "Clips"].map(number)],
+      facts.events.map((e) => el("tr", {}, el("td", {class: "name"}, evaluationTitle(e)),
+        e.values.map((v, i) => el("td", {class: "number"},
+          i < 2 ? shown(v, 1, 3) : shown(v, 100, 1))),
+        el("td", {class: "number"}, e.clips ?? "–")))));
+  }
+
   function missing() {
     if (!facts.missing.length) return;
     section("missing", "Not in this report", null, el("ul", {class: "notes small"},
@@ -351,7 +364,7 @@
         player(clip.sound), sets, el("div", {class: "lane"}, el("span"), axis));
     });
     section("timelines", "Labels over time", "What the teacher gave each chunk of a few clips " +
-      "whose labels change most: the darker, the more probable.", clips);
+      "whose labels change most: the stronger the colour, the more probable.", clips);
   }
   function samples() {
     if (!facts.samples.length) return;
@@ -392,5 +405,5 @@
   const links = el("nav", {"aria-label": "Sections"});
   page.replaceChildren();
   header();
-  for (const draw of [results, curves, classes, confused, timelines, samples, config, commands, missing]) draw();
+  for (const draw of [results, events, curves, classes, confused, timelines, samples, config, commands, missing]) draw();
 })();

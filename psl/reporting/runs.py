@@ -27,6 +27,8 @@ CONFIG_NAME, FACTS_NAME, METRICS_NAME = "config.yaml", "run.json", "metrics.json
 """Of a run folder; psl/training/log.py writes them."""
 SUMMARY_NAME, PER_CLASS_NAME = "metrics.json", "per_class.csv"
 """Of an evaluation folder; psl/evaluation/results.py writes them."""
+EVENT_SCORES = ("psds1", "psds2", "event_f1_macro", "segment_f1_macro")
+"""In the metrics.json of psl.events."""
 _MAX_BYTES = 1 << 20
 _MAX_LOG_BYTES = 1 << 28
 _PER_CLASS = ("mid", "display_name", "num_positives", "ap")
@@ -62,6 +64,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class EventScores:
+    """An out folder of psl.events."""
+
+    folder: Path
+    name: str
+    summary: dict[str, Any]
+    """metrics.json."""
+
+
+@dataclass(frozen=True)
 class Run:
     """A run folder and the evaluations of it, or evaluations alone."""
 
@@ -76,6 +88,7 @@ class Run:
     state: tuple[str, str] | None
     """State and a line about it; None if it was never started."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    events: list[EventScores] = field(default_factory=list)
 
     @property
     def command(self) -> str | None:
@@ -136,7 +149,10 @@ def _read_run(folders: Sequence[Path], name: str) -> Run:
         if not (other / SUMMARY_NAME).exists():
             raise ValueError(f"{other}: no {SUMMARY_NAME}; expected an evaluation")
         places.append(other)
-    inside = [p.name if p.parent == folder else str(p) for p in places]
+    measured = [
+        _read_measured(place, "" if place == folder else _name_in(folder, place))
+        for place in places
+    ]
     return Run(
         folder=folder,
         name=name,
@@ -144,11 +160,13 @@ def _read_run(folders: Sequence[Path], name: str) -> Run:
         facts=_if_there(folder / FACTS_NAME, _read_json),
         records=_if_there(folder / METRICS_NAME, _read_records),
         state=_if_there(folder / STATUS_NAME, lambda path: state_of(path.parent)),
-        evaluations=[
-            _read_evaluation(place, "" if place == folder else short)
-            for place, short in zip(places, inside, strict=True)
-        ],
+        evaluations=[found for found in measured if isinstance(found, Evaluation)],
+        events=[found for found in measured if isinstance(found, EventScores)],
     )
+
+
+def _name_in(folder: Path, place: Path) -> str:
+    return place.name if place.parent == folder else str(place)
 
 
 def _if_there(path: Path, read: Callable[[Path], Any]) -> Any:
@@ -218,8 +236,11 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _read_evaluation(folder: Path, name: str) -> Evaluation:
+def _read_measured(folder: Path, name: str) -> Evaluation | EventScores:
+    """What psl.evaluate or psl.events left in ``folder``."""
     summary = _read_json(folder / SUMMARY_NAME)
+    if EVENT_SCORES[0] in summary:
+        return EventScores(folder, name, summary)
     for key in ("mAP", "AUC", "d_prime"):
         value = summary.get(key)
         if key not in summary or not (value is None or _is_number(value)):

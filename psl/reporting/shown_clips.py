@@ -60,26 +60,35 @@ def clips_of(
     if audio is None:
         lines.append("no sounds to play; name the dataset of the clips with --audio")
     return {
-        "timelines": _timelines(datasets, audio),
+        "timelines": _timelines(datasets, audio, lines),
         "samples": [] if audio is None else _samples(runs, audio, lines),
         "missing": lines,
     }
 
 
 def _timelines(
-    datasets: Sequence[tuple[str, PseudoLabels]], audio: AudioDataset | None
+    datasets: Sequence[tuple[str, PseudoLabels]],
+    audio: AudioDataset | None,
+    lines: list[str],
 ) -> list[dict[str, Any]]:
+    """Clips of the labels with the shortest chunks, and the same in the others."""
     if not datasets:
         return []
     first = min((labels for _, labels in datasets), key=_seconds_of_chunks)
-    keys = set(first.keys)
-    for _, labels in datasets:
-        keys &= set(labels.keys)
+    keys, same = set(first.keys), []
+    for place, labels in datasets:
+        if labels.classes.mids != first.classes.mids or keys.isdisjoint(labels.keys):
+            lines.append(
+                f"labels {plain(place, 300)}: of other clips or classes than "
+                f"{plain(first.index.where, 300)}, so not shown over time"
+            )
+        else:
+            same.append((place, labels))
+            keys &= set(labels.keys)
     heard = set(audio.keys) & keys if audio is not None else keys
     found = []
     for key in telling_clips(first, heard or keys or None, most=NUM_TIMELINES):
         classes = strongest(first, key)
-        same = [(p, d) for p, d in datasets if d.classes.mids == first.classes.mids]
         strips = [timeline(plain(Path(p).name), d, key, classes) for p, d in same]
         clip = audio[key] if audio is not None and key in audio else None
         found.append(

@@ -44,6 +44,16 @@ def _student_steps(profile: Profile, student: str, seed: int) -> list[Step]:
     ]
 
 
+def page_command(profile: Profile) -> list[str]:
+    """psl.report of the first seed's students and the teacher, with eval's sounds."""
+    runs = [profile.root / "seed0" / student for student in STUDENTS]
+    page = profile.root / "report" / "report.html"
+    return python(
+        *("-m", "psl.report", *runs, profile.root / "teacher"),
+        *("--audio", profile.data / "shards" / "eval", "--out", page),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m tools.paper.demo``."""
     parser = argparse.ArgumentParser(
@@ -65,9 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     chain.say(f"{len(students)} students, two at a time; output in {profile.root}/logs")
     chain.run_lanes(students, lanes=2)
     report = python("-m", "tools.paper.report", profile.root, "--data", profile.data)
-    if subprocess.run(report).returncode:
-        raise JobError("the report failed; its error stands above")
-    chain.say(f"table and pictures are in {profile.root}/report")
+    for command in (report, page_command(profile)):
+        if subprocess.run(command).returncode:
+            raise JobError("the report failed; its error stands above")
+    chain.say(
+        f"table and pictures are in {profile.root}/report; open report.html there in a "
+        "browser"
+    )
 
 
 if __name__ == "__main__":

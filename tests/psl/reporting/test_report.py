@@ -106,6 +106,19 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "an evaluation only" in "\n".join(alone["missing"])
 
 
+def test_event_scores_stand_apart_from_evaluations(tmp_path: Path) -> None:
+    """Both leave a metrics.json in the run; the report would stop at the other one."""
+    run = make_run(tmp_path / "run")
+    (make_evaluation(run / "eval").parent / "found").mkdir()
+    values = {"psds1": 0.25, "psds2": None, "event_f1_macro": 0.5, "num_clips": 3}
+    (run / "found" / "metrics.json").write_text(json.dumps(values))
+    found = make(tmp_path, str(run))
+    assert [e["title"] for e in found["evaluations"]] == ["run · eval"]
+    (events,) = found["events"]
+    assert events["title"] == "run · found"
+    assert events["values"] == [0.25, None, 0.5, None]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -50,6 +50,9 @@ def test_the_demo_runs_to_its_report_and_skips_what_is_done(
     pictures = {path.name for path in (root / "report").glob("*.png")}
     assert pictures == {"table.png", "curves.png", "clip.png"}
     assert "35.48" in output and "train psl_2s" in output
+    assert "report.html: 5 runs, 5 evaluations" in output
+    page = (root / "report" / "report.html").read_text(encoding="utf-8")
+    assert "data:audio/flac;base64," in page
 
     again = run_tool(folder, "tools.paper.demo", "--profile", "smoke")
     assert again.count("done already") == 19 and "python -m" not in again
