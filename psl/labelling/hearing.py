@@ -72,6 +72,8 @@ class Hearing:
 
 
 CHUNK_ALONE = Hearing()
+HEARING_FACTS = ("context_seconds", "fill", "fill_seconds")
+"""What labels record, unless it is none."""
 
 
 def hearing_of(
