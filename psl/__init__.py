@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shards import __version__
 
 if TYPE_CHECKING:
+    from psl.adapting.job import adapt
     from psl.data.pseudo_labels import read_labels
     from psl.data.torch_datasets import open_chunks
     from psl.labelling.store import write_labels
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "adapt",
     "build_model",
     "load",
     "open_chunks",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "adapt": "psl.adapting.job",
     "build_model": "psl.models.families",
     "load": "psl.tagger",
     "open_chunks": "psl.data.torch_datasets",

@@ -48,6 +48,10 @@ GROUPS = {
     "use": {
         "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
         "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
+        "adapt": ("psl.adapting", "a model + a few own sounds -> own classes"),
+        "embed": ("psl.embed", "audio -> embeddings of its windows"),
+        "search": ("psl.search", "the windows most like a sound"),
+        "suggest": ("psl.suggest", "which windows to label next"),
         "export": ("psl.export", "a model -> ONNX, Hugging Face, TFLite, safetensors"),
     },
     "look": {

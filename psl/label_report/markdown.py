@@ -62,6 +62,9 @@ def _head(report: dict[str, Any]) -> str:
         f"{report['num_chunks']:,} chunks of {report['chunk_seconds']:g} s{every}, "
         f"{report['num_classes']} classes. Threshold {report['threshold']:g}."
     )
+    heard = report["provenance"][0].get("context_seconds")
+    if isinstance(heard, int | float):
+        text += f" The teacher heard {heard:g} s around each chunk."
     if unlabelled := report["num_clips_without_labels"]:
         text += f" {unlabelled:,} clips have no labels and are left out."
     return text

@@ -69,8 +69,8 @@ def calibrate(config: CalibrateConfig) -> str:
         lines,
         counts.sum(axis=2)[::-1],
         method=config.method,
-        labels=labels.fingerprint,
-        audio=audio.fingerprint,
+        labels=labels,
+        audio=audio,
     )
     return _second_pass(config, audio, reader, layout, data, lines)
 

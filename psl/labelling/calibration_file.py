@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from psl.labelling.calibration import Line, Steps, calibrated
+from psl.labelling.hearing import HEARING_FACTS
 from shards.errors import ShardError
 from shards.format.classes import Classes
+from shards.format.index import Index
 from shards.format.schema import parse_json
 from shards.system.files import read_bounded, sha256_of
 
@@ -24,6 +26,8 @@ CALIBRATION_NAME = "calibration.json"
 VERSION = 1
 MAX_BYTES = 64 << 20
 """A longer file is refused; 527 classes have 80 kB."""
+DIGITS = 3
+"""Of seconds; at other rates a chunk differs by half a sample."""
 FORMULAS = {
     "line": "sigmoid(a * logit(p) + b)",
     "points": "interpolated over logit(p) between points [p, value], constant beyond; "
@@ -44,6 +48,8 @@ class Calibration:
     data: bytes
     """The file."""
     method: str
+    fitted_to: dict[str, Any]
+    """What made the labels that were fitted: teacher, chunks and what was heard."""
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -60,6 +66,26 @@ class Calibration:
             made[..., c] = steps.at(probs[..., c])
         return made
 
+    def check(self, made_with: Mapping[str, Any], where: str) -> None:
+        """ValueError unless labels are made as those that were fitted."""
+        for name, value in self.fitted_to.items():
+            if made_with.get(name) != value:
+                raise ValueError(
+                    f"{where}: fitted to labels with {name} = {value!r:.80}, but these "
+                    f"are made with {made_with.get(name)!r:.80}; calibrate labels that "
+                    "are made like these"
+                )
+
+
+def made_with(labels: Index) -> dict[str, Any]:
+    """What decides the calibration of ``labels``, as far as it is known."""
+    found, rate = labels.provenances[0], labels.properties["sample_rate"]
+    seconds = labels.properties["chunk_samples"] / rate
+    facts = {name: found.get(name) for name in HEARING_FACTS}
+    if "teacher_sha256" in found:
+        facts["teacher_sha256"] = found["teacher_sha256"]
+    return {**facts, "chunk_seconds": round(seconds, DIGITS)}
+
 
 def file_bytes(
     classes: Classes,
@@ -67,12 +93,12 @@ def file_bytes(
     counts: np.ndarray,
     *,
     method: str,
-    labels: str,
-    audio: str,
+    labels: Index,
+    audio: Index,
 ) -> bytes:
     """The file; ``counts`` [2, C] are clips with and without each class's weak label.
 
-    ``labels`` and ``audio`` are the fingerprints of what was fitted.
+    ``labels`` of ``audio`` are what was fitted.
     """
     rows = [
         {
@@ -89,8 +115,9 @@ def file_bytes(
         "calibration_version": VERSION,
         "method": method,
         "formula": FORMULAS["points" if method == "isotonic" else "line"],
-        "labels_fingerprint": labels,
-        "audio_fingerprint": audio,
+        "labels_fingerprint": labels.fingerprint,
+        "audio_fingerprint": audio.fingerprint,
+        "fitted_to": made_with(labels),
         "classes": rows,
     }
     return (json.dumps(facts, indent=1, allow_nan=False) + "\n").encode()
@@ -141,7 +168,10 @@ def parse_calibration(data: bytes, classes: Classes, *, where: str) -> Calibrati
     steps = {c: _steps(row, where) for c, row in enumerate(rows) if "points" in row}
     lines = [{"a": 1.0, "b": 0.0} if "points" in row else row for row in rows]
     a, b = (np.array([_number(row, k, where) for row in lines]) for k in "ab")
-    return Calibration(a, b, steps, data, str(found.get("method")))
+    fitted_to = found.get("fitted_to", {})
+    if not isinstance(fitted_to, dict):
+        raise ShardError(f"{where}: fitted_to is no object; calibrate again")
+    return Calibration(a, b, steps, data, str(found.get("method")), fitted_to)
 
 
 def _steps(row: dict[str, Any], where: str) -> Steps:

@@ -46,10 +46,14 @@ class Hearing:
         starts = np.clip((starts + stops - self.context_samples) // 2, 0, last)
         return starts, np.minimum(starts + self.context_samples, ends)
 
-    def width(self, chunking: Chunking, longest: int) -> int:
-        """Samples of a batch before filling; ``longest`` is those of any clip."""
+    def width(self, chunking: Chunking, num_samples: np.ndarray) -> int:
+        """Samples of each batch before filling; ``num_samples`` are those of all clips.
+
+        One for the whole job, as a compiled teacher takes batches of one shape.
+        """
         if self.context_samples is None:
             return chunking.chunk_samples
+        longest = int(num_samples.max(initial=0))
         return max(chunking.chunk_samples, min(self.context_samples, longest))
 
     def filled(
@@ -72,6 +76,8 @@ class Hearing:
 
 
 CHUNK_ALONE = Hearing()
+HEARING_FACTS = ("context_seconds", "fill", "fill_seconds")
+"""What labels record, unless it is none."""
 
 
 def hearing_of(

@@ -14,6 +14,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from psl.data.loader import cache_share, open_cache
 from psl.distributed import runtime
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
-from psl.labelling.calibration_file import Calibration, read_calibration
+from psl.labelling.calibration_file import DIGITS, Calibration, read_calibration
 from psl.labelling.config import LabelConfig, label_hearing, label_layout
 from psl.labelling.hearing import hearing_facts
 from psl.labelling.repair import reopen_damaged, say_what_changed
@@ -91,6 +92,14 @@ def open_work(config: LabelConfig) -> Work:
     calibration = None
     if config.calibration is not None:
         calibration = read_calibration(config.calibration, index.classes)
+        calibration.check(
+            {
+                "teacher_sha256": teacher.identity,
+                "chunk_seconds": round(config.chunk_seconds, DIGITS),
+                **_heard(config),
+            },
+            config.calibration,
+        )
     device = runtime.local_device()
     runtime.move_model(teacher.model, device)
     return Work(
@@ -146,6 +155,10 @@ def _check_stop(config: LabelConfig, stop: StopRequest) -> None:
         )
 
 
+def _heard(config: LabelConfig) -> dict[str, Any]:
+    return hearing_facts(config.context_seconds, config.fill, config.fill_seconds)
+
+
 def _builder(
     config: LabelConfig,
     index: Index,
@@ -169,7 +182,7 @@ def _builder(
             "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
             "compile": config.compile,
-            **hearing_facts(config.context_seconds, config.fill, config.fill_seconds),
+            **_heard(config),
             **({"calibration": calibration.provenance} if calibration else {}),
         },
     )

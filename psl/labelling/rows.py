@@ -105,7 +105,7 @@ def read_batch(
     """
     counts = reader.index.table.count
     bounds = hearing.bounds(layout.chunking, batch.chunks, counts[batch.rows])
-    width = hearing.width(layout.chunking, int(counts.max(initial=0)))
+    width = hearing.width(layout.chunking, counts)
     try:
         pcm, lengths = read_windows(reader, batch.rows, bounds, width, memory)
         read = PcmBatch(pcm, lengths, {})

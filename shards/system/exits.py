@@ -48,13 +48,14 @@ class JobError(RuntimeError):
         return error
 
 
-def typed_name(module: str) -> str:
+def typed_name(module: str, *, short: str | None = None) -> str:
     """What the user typed to run the command in ``module``, such as ``psl.train``.
 
-    ``psl train`` by the console script, else ``python -m psl.train``.
+    ``psl train`` by the console script, else ``python -m psl.train``. ``short`` is the
+    name of a command whose module has another.
     """
     script = Path(sys.argv[0]) if sys.argv else Path()
-    short = module.rpartition(".")[2]
+    short = short or module.rpartition(".")[2]
     if script.stem == "psl":
         return f"psl {short}"
     if script.parts[-2:] == ("psl", "__main__.py"):

@@ -178,6 +178,17 @@ def test_calibrating_on_the_fly_gives_the_labels_of_a_second_pass(
         calibrate.main(calibrate_words(tmp_path / "fit", audio, tmp_path / "x"))
     with pytest.raises(ShardError, match="choose another folder"):
         calibrate.main(calibrate_words(tmp_path / "raw", audio, tmp_path / "raw"))
+    for extra, found in (
+        ("chunk_seconds=0.25", "chunk_seconds = 0.5, but these are made with 0.25"),
+        ("context_seconds=1", "context_seconds = None, but these are made with 1.0"),
+        ("fill=zeros fill_seconds=1", "fill = None, but these are made with 'zeros'"),
+        (f"teacher=[{teacher},{teacher}]", "teacher_sha256 = '[0-9a-f]{64}', but"),
+    ):
+        other = label_words(teacher, audio, tmp_path / "x")
+        names = {word.partition("=")[0] for word in extra.split()}
+        other = [word for word in other if word.partition("=")[0] not in names]
+        with pytest.raises(ValueError, match=found):
+            label.main([*other, *extra.split(), f"calibration={tmp_path}/fit"])
     label.main([*label_words(teacher, audio, tmp_path / "k"), "top_k=2"])
     with pytest.raises(ShardError, match="label without top_k"):
         calibrate.main(calibrate_words(tmp_path / "k", audio, tmp_path / "x"))
@@ -214,8 +225,8 @@ def test_stored_labels_are_the_lines_of_the_file(tmp_path: Path, audio: Path) ->
         reader = MemberReader(open_index(steps_out, kind="labels"))
         for number in range(len(index)):
             p = probs[index.key(number)][:, c].astype(np.float64)
-            logits = (np.log(x / (1 - x)) for x in (p, known))
-            expected = np.interp(*logits, values)
+            asked, points = (np.log(x / (1 - x)) for x in (p, known))
+            expected = np.interp(asked, points, values)
             np.testing.assert_allclose(reader.labels(number)[:, c], expected, atol=1e-3)
     positives = np.bincount(index.table.label, minlength=len(rows))
     assert [row["positives"] for row in rows] == positives.tolist()
@@ -237,6 +248,7 @@ def _points_are(value: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda found: found["classes"].reverse(), "another order; calibrate labels"),
         (lambda found: found.pop("classes"), "has no list of classes"),
         (lambda found: found.update(calibration_version=9), "not a calibration of"),
+        (lambda found: found.update(fitted_to=[1]), "fitted_to is no object"),
         (_a_is(-1), "a = -1, expected a finite number from 0"),
         (_a_is(True), "a = True, expected a finite number from 0"),
         (_a_is(float("nan")), "not JSON as expected"),
