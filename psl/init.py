@@ -28,7 +28,7 @@ def recipes() -> dict[str, bytes]:
     Raises JobError where the installed package lacks them.
     """
     home = resources.files("psl").joinpath("recipes")
-    found = {}
+    found: dict[str, bytes] = {}
     for folder in FOLDERS:
         place = home.joinpath(folder)
         if not place.is_dir():

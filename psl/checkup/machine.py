@@ -103,7 +103,7 @@ def _gpu(number: int) -> Finding:
 
 def _nccl(num_gpus: int) -> Finding:
     if torch.distributed.is_available() and torch.distributed.is_nccl_available():
-        version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+        version = ".".join(map(str, torch.cuda.nccl.version()))
         return Finding("NCCL", "ok", version)
     text = "not in this torch, so several GPUs cannot train together"
     return Finding("NCCL", "broken" if num_gpus > 1 else "note", text, _CUDA_BUILD)

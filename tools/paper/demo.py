@@ -48,10 +48,9 @@ def page_command(profile: Profile) -> list[str]:
     """psl.report of the first seed's students and the teacher, with eval's sounds."""
     runs = [profile.root / "seed0" / student for student in STUDENTS]
     page = profile.root / "report" / "report.html"
-    return python(
-        *("-m", "psl.report", *runs, profile.root / "teacher"),
-        *("--audio", profile.data / "shards" / "eval", "--out", page),
-    )
+    runs.append(profile.root / "teacher")
+    audio = profile.data / "shards" / "eval"
+    return python("-m", "psl.report", *runs, "--audio", audio, "--out", page)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from psl import report
-from psl.reporting.confused import Pair, confused
+from psl.reporting.confused import confused
 from psl.reporting.facts import shortened
 from psl.reporting.runs import short_names
 from shards.errors import ShardError
@@ -185,7 +185,8 @@ def test_confused_classes_by_hand() -> None:
     scores = np.array([[0, 0.5], [0, 0.5], [0, 0.8], [0, 1], [0.3, 1], [0, 0.2]])
     # of class 1 on clips 0 to 2: 0.6; on clip 5: 0.2. Of class 0 on clip 4: one clip
     (pair,) = confused(targets, scores, most=9)
-    assert pair == Pair(0, 1, pytest.approx(0.6), pytest.approx(0.2), 3)
+    assert (pair.label, pair.taken_for, pair.num_clips) == (0, 1, 3)
+    assert (pair.score, pair.elsewhere) == pytest.approx((0.6, 0.2))
 
 
 def test_long_curves_are_means_and_names_as_short_as_they_may_be() -> None:
