@@ -178,7 +178,7 @@ def test_calibrating_on_the_fly_gives_the_labels_of_a_second_pass(
         calibrate.main(calibrate_words(tmp_path / "fit", audio, tmp_path / "x"))
     with pytest.raises(ShardError, match="choose another folder"):
         calibrate.main(calibrate_words(tmp_path / "raw", audio, tmp_path / "raw"))
-    for extra, found in (
+    for extra, message in (
         ("chunk_seconds=0.25", "chunk_seconds = 0.5, but these are made with 0.25"),
         ("context_seconds=1", "context_seconds = None, but these are made with 1.0"),
         ("fill=zeros fill_seconds=1", "fill = None, but these are made with 'zeros'"),
@@ -187,7 +187,7 @@ def test_calibrating_on_the_fly_gives_the_labels_of_a_second_pass(
         other = label_words(teacher, audio, tmp_path / "x")
         names = {word.partition("=")[0] for word in extra.split()}
         other = [word for word in other if word.partition("=")[0] not in names]
-        with pytest.raises(ValueError, match=found):
+        with pytest.raises(ValueError, match=message):
             label.main([*other, *extra.split(), f"calibration={tmp_path}/fit"])
     label.main([*label_words(teacher, audio, tmp_path / "k"), "top_k=2"])
     with pytest.raises(ShardError, match="label without top_k"):
