@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from psl.data.checks import check_fits, check_has_labels
     from psl.data.config import LoaderConfig
     from psl.evaluation.scoring import score_clips
-    from psl.tagging.thresholds import fit_classes
     from psl.tagger import load
+    from psl.tagging.thresholds import fit_classes
     from shards.format.index import open_index
     from shards.system.files import write_atomic
 
