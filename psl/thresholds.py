@@ -47,23 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     from accelerate import Accelerator
 
-    from psl.data.checks import check_has_labels
+    from psl.data.checks import check_fits, check_has_labels
     from psl.data.config import LoaderConfig
-    from psl.distributed.runtime import move_model
     from psl.evaluation.scoring import score_clips
+    from psl.tagger import load
     from psl.tagging.thresholds import fit_classes
-    from psl.weights.checkpoint import check_checkpoint_fits, load_checkpoint
     from shards.format.index import open_index
     from shards.system.files import write_atomic
 
     index = open_index(args.audio, kind="audio")
     check_has_labels(index, "fit thresholds on")
-    checkpoint = load_checkpoint(args.model)
-    check_checkpoint_fits(index, checkpoint)
     accelerator = Accelerator()
-    model = move_model(checkpoint.build_model(), accelerator.device).eval()
+    tagger = load(args.model, device=accelerator.device)
+    check_fits(
+        index,
+        sample_rate=tagger.sample_rate,
+        classes=tagger.classes,
+        what=str(args.model),
+    )
     scores = score_clips(
-        model,
+        tagger.model,
         index,
         accelerator,
         batch_size=args.batch_size,

@@ -20,7 +20,7 @@ from typing import BinaryIO, Protocol
 
 from tqdm import tqdm
 
-from psl.tagging.outputs import SUFFIXES, Writer, open_writer
+from psl.tagging.outputs import SUFFIXES, Writer, one_line, open_writer
 from psl.tagging.records import STDIN, Record, Settings
 from shards.errors import ShardError
 from shards.remote.places import is_url
@@ -281,7 +281,7 @@ def _copy(parts: Mapping[str, Path], writer: Writer) -> None:
 
 def _with_bar(tagger: FileTagger, place: str, settings: Settings) -> Iterator[Record]:
     """The records of a file; on a terminal, with a bar in seconds of audio."""
-    name = Path(place).name
+    name = one_line(Path(place).name)
     with tqdm(unit="s", desc=name, disable=None, leave=False) as bar:
 
         def show(total: float | None, seconds: float) -> None:

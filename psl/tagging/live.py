@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from psl.tagging.outputs import one_line
 from psl.tagging.records import STDIN, event_record, name_of
 from psl.tagging.rules import Event, EventMaker, Rules
 from psl.tagging.windows import Cut, Score, cut_windows
@@ -60,7 +61,7 @@ def printer(stream: BinaryIO, *, as_json: bool) -> Callable[[Event], None]:
             end = f"{event.end:9.2f}" if event.state == "end" else " " * 9
             state = "ended" if event.state == "end" else "began"
             line = f"{event.start:9.2f} {end}  {state}  {event.probability:.2f}  "
-            line += event.name
+            line += one_line(event.name)
         stream.write(f"{line}\n".encode(errors="backslashreplace"))
         stream.flush()
 

@@ -115,7 +115,8 @@ class _Csv(_Lines):
     def write(self, record: Record) -> None:
         if "seconds" not in record:
             for row in rows_of(record):
-                self._row([row[name] for name in COLUMNS])
+                clean = {name: one_line(row[name]) for name in ("name", "mid")}
+                self._row([(row | clean)[name] for name in COLUMNS])
 
     def _row(self, values: Any) -> None:
         buffer = io.StringIO()
@@ -189,7 +190,7 @@ class _Raven(_Lines):
             self.line(
                 f"{self._number}\tSpectrogram 1\t1\t{start:.6f}\t{end:.6f}\t"
                 f"{one_line(row['file'])}\t{row['start']:.6f}\t{one_line(row['name'])}"
-                f"\t{row['mid']}\t{row['probability']:.4f}"
+                f"\t{one_line(row['mid'])}\t{row['probability']:.4f}"
             )
 
 
@@ -211,15 +212,20 @@ class _Text(_Lines):
                 self.line("  nothing above the threshold")
             return
         if self._whole and "tags" in record:
-            lines = [f"{t['probability']:.2f}  {t['name']}" for t in record["tags"]]
+            lines = [f"{t['probability']:.2f}  {shown(t)}" for t in record["tags"]]
         elif "tags" in record:
-            tags = [f"{t['name']} {t['probability']:.2f}" for t in record["tags"]]
+            tags = [f"{shown(t)} {t['probability']:.2f}" for t in record["tags"]]
             lines = [f"{times(record)}  {', '.join(tags) or '-'}"]
         else:
-            lines = [f"{times(record)}  {record['probability']:.2f}  {record['name']}"]
+            lines = [f"{times(record)}  {record['probability']:.2f}  {shown(record)}"]
         self._has_lines |= bool(lines)
         for line in lines:
             self.line(f"  {line}")
+
+
+def shown(tag: Record) -> str:
+    """The name of a tag, for a terminal."""
+    return one_line(tag["name"])
 
 
 def times(record: Record) -> str:
