@@ -53,8 +53,9 @@ class Board:
             name: value if isinstance(value, int | float | str) else str(value)
             for name, value in values.items()
         }
+        files: Any = self._writer.file_writer
         for summary in hparams(shown, {"valid_mAP": 0.0})[:2]:
-            self._writer.file_writer.add_summary(summary)
+            files.add_summary(summary)
 
     def record(self, step: int, values: Mapping[str, Any]) -> None:
         """Add scalars."""

@@ -118,6 +118,10 @@ class OptimConfig:
     from another label set."""
 
 
+def _default_trackers() -> list[TrackerName]:
+    return ["tensorboard"]
+
+
 @config
 class BoardConfig:
     """What TensorBoard shows beyond numbers, at each validation."""
@@ -180,7 +184,7 @@ class TrainConfig:
     accumulation_steps: BatchSize = 1
     """Parts of each process's share of a global batch, one after the other; BatchNorm
     sees a part at a time."""
-    tracker: list[TrackerName] = Field(default_factory=lambda: ["tensorboard"])
+    tracker: list[TrackerName] = Field(default_factory=_default_trackers)
     """Where metrics go besides metrics.jsonl; a tracker that fails is left, with a
     warning, and the run goes on. [] for nowhere."""
     tracker_project: str = "psl"

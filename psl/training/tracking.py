@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,7 +51,7 @@ class Tracking:
         self._board: Board | None = None
         values = flat(yaml.safe_load(to_yaml(config)))
         for name in dict.fromkeys(config.tracker):
-            self._try(name, lambda name=name: self._open(name, config, values, start))
+            self._try(name, partial(self._open, name, config, values, start))
         self._try(TENSORBOARD, lambda: self._play(config.board.clips))
 
     def _open(
@@ -94,7 +95,7 @@ class Tracking:
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Pass values on to all."""
         for name, tracker in list(self._trackers.items()):
-            self._try(name, lambda tracker=tracker: tracker.record(step, values))
+            self._try(name, partial(tracker.record, step, values))
 
     def show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
         """Curves and clips of a validation: weak targets and scores, [V, C] each."""
