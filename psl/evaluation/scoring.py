@@ -92,10 +92,12 @@ def evaluate_model(
     loader: LoaderConfig,
     rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
+    on_scores: Callable[[np.ndarray, np.ndarray], None] = lambda targets, scores: None,
 ) -> Metrics:
     """Metrics of ``model`` over all clips of ``index``, or ``rows``. Collective.
 
-    ``before_batch`` is that of ``score_clips``.
+    ``before_batch`` is that of ``score_clips``. ``on_scores`` gets the weak targets and
+    the scores, [V, C] each, on every rank.
     """
     rows = np.arange(len(index)) if rows is None else rows
     scores = score_clips(
@@ -107,4 +109,6 @@ def evaluate_model(
         rows=rows,
         before_batch=before_batch,
     )
-    return evaluate_scores(index.table.weak_targets(rows, len(index.classes)), scores)
+    targets = index.table.weak_targets(rows, len(index.classes))
+    on_scores(targets, scores)
+    return evaluate_scores(targets, scores)

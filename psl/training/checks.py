@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from psl.distributed import runtime
 from psl.training.config import TrainConfig
 from psl.training.resume import CHANGEABLE, ON_RESUME
+from psl.training.trackers import check_installed
 from shards.order.plan import Plan
 
 
@@ -17,6 +18,7 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
     """ValueError unless the parts of ``config`` fit each other and the processes."""
     world_size, steps = accelerator.num_processes, config.accumulation_steps
     _check_batch_seconds(config, world_size)
+    check_installed(config.tracker)
     plan.local_slice(accelerator.process_index, world_size)
     share = config.chunks_per_step // world_size
     if share % steps:

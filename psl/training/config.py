@@ -17,6 +17,7 @@ from psl.models.config import MobileNetV2Config, ModelConfig
 from psl.teachers.config import TeacherList
 
 Nonfinite = Literal["stop", "skip"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 DEFAULT_BATCH_SIZE = 32
 """Chunks per optimizer step unless told otherwise (the published code's)."""
@@ -117,6 +118,21 @@ class OptimConfig:
     from another label set."""
 
 
+def _default_trackers() -> list[TrackerName]:
+    return ["tensorboard"]
+
+
+@config
+class BoardConfig:
+    """What TensorBoard shows beyond numbers, at each validation."""
+
+    curves: list[str] = Field(default_factory=list)
+    """Classes, by display name or mid, whose precision-recall curves to draw."""
+    clips: int = Field(default=0, ge=0, le=100)
+    """Validation clips to play, each with a picture of its spectrogram, its labels and
+    its highest scores (pictures need matplotlib)."""
+
+
 @config
 class TrainConfig:
     """A training run."""
@@ -168,6 +184,12 @@ class TrainConfig:
     accumulation_steps: BatchSize = 1
     """Parts of each process's share of a global batch, one after the other; BatchNorm
     sees a part at a time."""
+    tracker: list[TrackerName] = Field(default_factory=_default_trackers)
+    """Where metrics go besides metrics.jsonl; a tracker that fails is left, with a
+    warning, and the run goes on. [] for nowhere."""
+    tracker_project: str = "psl"
+    """Project of W&B and trackio, experiment of MLflow."""
+    board: BoardConfig = BoardConfig()
     nonfinite: Nonfinite = "stop"
     """What to do when loss or gradient is NaN or infinite: stop the run, or skip the
     update."""

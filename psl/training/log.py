@@ -1,4 +1,4 @@
-"""What a run tells the world: its first files, metrics.jsonl, TensorBoard, progress.
+"""What a run tells the world: its first files, metrics.jsonl, trackers, progress.
 
 Owns the files of a run folder that are not checkpoints. Only the main process writes.
 """
@@ -9,17 +9,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from psl.config import to_yaml
+from psl.training.tracking import Tracking
 from shards import __version__
 from shards.system.files import write_atomic
 from shards.system.writing import naming_write
@@ -103,9 +104,18 @@ class RunLog:
     """The running record of training; silent on all but the main process."""
 
     def __init__(
-        self, run_dir: str | Path, *, main: bool, start: int, total: int
+        self,
+        run_dir: str | Path,
+        *,
+        main: bool,
+        start: int,
+        total: int,
+        open_tracking: Callable[[], Tracking],
     ) -> None:
-        """``start`` of ``total`` steps are done; records of later ones are dropped."""
+        """``start`` of ``total`` steps are done; records of later ones are dropped.
+
+        ``open_tracking`` is called by the main process.
+        """
         self._path = Path(run_dir, METRICS_NAME)
         self._bar = tqdm(
             total=total,
@@ -115,19 +125,18 @@ class RunLog:
             disable=not main,
             mininterval=0.5 if sys.stderr.isatty() else 20.0,
         )
-        self._board = None
+        self._tracking: Tracking | None = None
         if main:
             _drop_records_after(self._path, start)
-            board = str(Path(run_dir, "tensorboard"))
-            self._board = SummaryWriter(board, purge_step=start + 1)
+            self._tracking = open_tracking()
 
     def advance(self) -> None:
         """One step is done."""
         self._bar.update()
 
     def record(self, step: int, **values: float) -> None:
-        """Write values to metrics.jsonl, TensorBoard and the progress bar."""
-        if self._board is None:
+        """Write values to metrics.jsonl, trackers and the progress bar."""
+        if self._tracking is None:
             return
         line = json.dumps({"step": step, **values}, allow_nan=False)
         with (
@@ -135,16 +144,20 @@ class RunLog:
             open(self._path, "a", encoding="utf-8") as stream,
         ):
             stream.write(line + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._tracking.record(step, values)
         shown = {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(shown, refresh=False)
+
+    def show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
+        """Curves and clips of a validation: weak targets and scores, [V, C] each."""
+        if self._tracking is not None:
+            self._tracking.show(step, targets, scores)
 
     def close(self) -> None:
         """Flush everything."""
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        if self._tracking is not None:
+            self._tracking.close()
 
 
 def _drop_records_after(path: Path, step: int) -> None:

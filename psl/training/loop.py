@@ -196,6 +196,7 @@ def _validate(run: Run, state: TrainingState) -> TrainingState:
         loader=run.config.loader,
         rows=run.valid.rows,
         before_batch=_while_scoring(run, step, lambda: _stop(run, state)),
+        on_scores=lambda targets, scores: run.log.show(step, targets, scores),
     )
     run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
     history = (*state.history, (step, metrics.mean_ap))

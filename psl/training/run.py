@@ -34,6 +34,7 @@ from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer
 from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
 from psl.training.step import Stepper
+from psl.training.tracking import Tracking, check_board
 from psl.weights.checkpoint import TrainingState
 from psl.weights.result import remove_result
 from psl.weights.start import start_from, write_record
@@ -104,6 +105,7 @@ def open_run(
     does not fit or cannot be read.
     """
     data, valid, plan = _open_fitting_data(config, accelerator)
+    check_board(config.board, valid.index.classes)
     schedule = Schedule(config, plan.num_steps)
     mixup = _open_mixup(config, plan, accelerator)
     online = _open_teacher(config, data.audio.index, accelerator.device)
@@ -133,6 +135,7 @@ def open_run(
             main=accelerator.is_main_process,
             start=done,
             total=schedule.total_steps,
+            open_tracking=lambda: Tracking(config, valid, start=done),
         ),
         online=online,
         mixup=mixup,
