@@ -120,10 +120,10 @@ def test_finished_files_are_not_embedded_again(
     assert not (tmp_path / "e.npz").exists()
     make(embedder, files, tmp_path / "e.npz", CUT)
     assert heard == [*files, files[2]]
-    whole, resumed = (tmp_path / name for name in ("whole.npz", "e.npz"))
-    np.testing.assert_array_equal(
-        np.load(whole)["vectors"], np.load(resumed)["vectors"]
+    whole, resumed = (
+        np.load(tmp_path / name)["vectors"] for name in ("whole.npz", "e.npz")
     )
+    np.testing.assert_array_equal(whole, resumed)
     assert not list(tmp_path.glob(".e.npz*"))
 
 
