@@ -71,8 +71,9 @@ def suggest(
 ) -> Suggested:
     """``number`` windows that a model with this last layer is least sure of.
 
-    They are unlike each other: of the most uncertain windows, each next one has the largest product of uncertainty
-    and distance (1 - cosine) to all that were taken before: greedy k-center, weighted.
+    They are unlike each other: of the most uncertain windows, each next one has the
+    largest product of uncertainty and distance (1 - cosine) to all that were taken
+    before, which is greedy k-center with weights.
     ``known`` [L] are rows that have labels: they are not suggested, and what is like
     them is worth little.
     """
