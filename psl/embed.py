@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psl.tagging.outputs import import_pyarrow
-from psl.tagging.readers import list_files
 from psl.tagging.windows import Cut
 from shards.system.exits import EXIT_BAD_INPUT, JobError, run_main, typed_name
 
@@ -47,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"{args.out}: no place for a file; make the folder above it")
     if suffix == ".parquet":
         import_pyarrow()
+    from psl.tagging.readers import list_files  # loads decoders
+
     files = list_files(args.places)
     from psl.embeddings.making import Embedder, make  # loads torch
 

@@ -32,6 +32,8 @@ SOUNDS_NAME = "sounds"
 EPOCHS = 30
 LEARNING_RATE = 1e-4
 PATIENCE = 8
+_BATCH_SIZE = 32
+"""Windows a step; fewer where the sounds have not twice as many."""
 _MIN_HELD_OUT = 5
 """Recordings of each class, from which a fifth is held out to choose the checkpoint."""
 
@@ -72,6 +74,7 @@ def finetune_run(
             optim=OptimConfig(learning_rate=LEARNING_RATE),
             loader=LoaderConfig(),
             epochs=epochs,
+            global_batch_size=min(_BATCH_SIZE, max(2, len(embedded.example_of) // 2)),
             patience=PATIENCE if can_hold_out else None,
         )
     )

@@ -1,6 +1,7 @@
 """Nearest windows, and the windows to label next. Arithmetic on embeddings alone.
 
-NumPy reads the vectors in blocks; docs/embeddings.md says what it was measured against.
+Vectors are read in blocks by torch; docs/embeddings.md says what that was measured
+against.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from psl.embeddings.store import Embeddings, blocks
 
@@ -24,20 +26,19 @@ def nearest(
     Highest first, the earlier of equal ones first. Exact.
     """
     query = query / np.maximum(np.linalg.norm(query, axis=1, keepdims=True), _TINY)
-    query = np.ascontiguousarray(query.T, np.float32)
-    rows, best = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    for start, vectors in blocks(found):
-        norms = np.maximum(found.norms[start : start + len(vectors)], _TINY)
-        cosine = (vectors @ query).max(axis=1) / norms
-        if len(cosine) > top:
-            taken = np.argpartition(-cosine, top - 1)[:top]
-        else:
-            taken = np.arange(len(cosine))
-        rows = np.concatenate([rows, start + taken])
-        best = np.concatenate([best, cosine[taken]])
-        order = np.lexsort((rows, -best))[:top]
-        rows, best = rows[order], best[order]
-    return rows, np.clip(best, -1, 1)
+    queries = torch.from_numpy(query.astype(np.float32))
+    cosine = np.zeros(len(found), np.float32)
+    for rows, vectors in blocks(found):  # a narrow matrix product takes longer
+        each = torch.stack([vectors.mv(one) for one in queries])
+        cosine[rows] = each.amax(dim=0).numpy()
+    cosine /= np.maximum(found.norms, _TINY)
+    if len(cosine) > top:
+        least = np.partition(cosine, len(cosine) - top)[len(cosine) - top]
+        taken = np.flatnonzero(cosine >= least)
+    else:
+        taken = np.arange(len(cosine))
+    best = taken[np.argsort(-cosine[taken], kind="stable")][:top]
+    return best, np.clip(cosine[best], -1, 1)
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ def suggest(
     *,
     known: np.ndarray | None = None,
 ) -> Suggested:
-    """``number`` windows that a model with this last layer is least sure of, all unlike.
+    """``number`` windows that a model with this last layer is least sure of.
 
-    Of the most uncertain windows, each next one has the largest product of uncertainty
-    and distance (1 - cosine) to all that were taken before: greedy k-center, weighted.
+    They are unlike each other: of the most uncertain windows, each next one has the
+    largest product of uncertainty and distance (1 - cosine) to all that were taken
+    before, which is greedy k-center with weights.
     ``known`` [L] are rows that have labels: they are not suggested, and what is like
     them is worth little.
     """
@@ -103,13 +105,13 @@ def _decisions(
     """For each window the class nearest to one half, and its probability."""
     guess = np.zeros(len(found), np.int64)
     probability = np.zeros(len(found), np.float32)
-    for start, vectors in blocks(found, 1 << 14):
-        logits = vectors @ weight.T + bias
+    columns = torch.from_numpy(np.ascontiguousarray(weight.T, np.float32))
+    for rows, vectors in blocks(found):
+        logits = (vectors @ columns).numpy() + bias
         nearest_half = np.abs(logits).argmin(axis=1)
-        rows = np.arange(len(vectors))
-        guess[start : start + len(rows)] = nearest_half
-        chosen = np.clip(logits[rows, nearest_half], -60, 60)
-        probability[start : start + len(rows)] = 1 / (1 + np.exp(-chosen))
+        chosen = logits[np.arange(len(logits)), nearest_half]
+        guess[rows] = nearest_half
+        probability[rows] = 1 / (1 + np.exp(-np.clip(chosen, -60, 60)))
     return guess, probability
 
 

@@ -11,12 +11,7 @@ from typing import Any
 import numpy as np
 
 from psl.embeddings.finding import nearest, suggest
-from psl.embeddings.making import (
-    Embedder,
-    backbone_sha256,
-    last_weights,
-    query_vectors,
-)
+from psl.embeddings.making import Embedder, backbone_sha256, last_weights, query_vectors
 from psl.embeddings.store import Embeddings, open_embeddings
 from psl.tagging.windows import Cut
 from psl.teachers.named import checkpoint_of

@@ -19,13 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from psl.distributed.runtime import move_model
-from psl.embeddings.store import (
-    About,
-    Part,
-    save_part,
-    write_npz,
-    write_parquet,
-)
+from psl.embeddings.store import About, Part, save_part, write_npz, write_parquet
 from psl.evaluation.scoring import MIN_SECONDS
 from psl.models.embedding import embed, last_layer
 from psl.models.families import FAMILIES

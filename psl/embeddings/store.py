@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from psl.tagging.outputs import import_pyarrow
 from shards.errors import ShardError
@@ -35,6 +37,7 @@ _TYPES = {
 }
 _ROWS_AT_A_TIME = 1 << 14
 _MAX_TEXT = 1 << 28
+_BLOCK_VALUES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def save_part(path: Path, part: Part) -> None:
     with open_atomic(path) as stream:
         np.savez(
             stream,
-            file=name,
+            place=name,
             starts=part.starts,
             ends=part.ends,
             vectors=part.vectors,
@@ -157,7 +160,7 @@ def save_part(path: Path, part: Part) -> None:
 def load_part(path: Path) -> Part:
     """What save_part has kept."""
     with np.load(path) as data:
-        name = data["file"].tobytes().decode("utf-8", "surrogateescape")
+        name = data["place"].tobytes().decode("utf-8", "surrogateescape")
         return Part(name, data["starts"], data["ends"], data["vectors"])
 
 
@@ -217,7 +220,7 @@ def _map(path: Path, stream: BinaryIO, info: zipfile.ZipInfo) -> np.ndarray:
         raise ValueError(f"{info.filename} is not whole")
     if not size:
         return np.zeros(shape, kind)
-    return np.memmap(path, kind, "r", stream.tell(), shape)
+    return np.memmap(path, kind, "c", stream.tell(), shape)
 
 
 def _parse(array: np.ndarray) -> Any:
@@ -267,7 +270,14 @@ def _check(found: Embeddings) -> None:
         raise ValueError("a window of no file")
 
 
-def blocks(found: Embeddings, size: int = 1 << 16) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and vectors [K, D] float32, a block after the other."""
+def blocks(found: Embeddings) -> Iterator[tuple[slice, Tensor]]:
+    """Rows and their vectors [K, D] float32, a block after the other.
+
+    Of a size that stays in a core's cache: with larger ones a search takes ten times as
+    long, and NumPy converts float16 seven times slower than torch (2026-11-29,
+    docs/embeddings.md).
+    """
+    size = max(16, _BLOCK_VALUES // max(1, found.about.size))
     for start in range(0, len(found), size):
-        yield start, found.vectors[start : start + size].astype(np.float32)
+        rows = slice(start, min(start + size, len(found)))
+        yield rows, torch.from_numpy(found.vectors[rows]).float()

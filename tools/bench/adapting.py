@@ -1,7 +1,7 @@
-"""How many examples own classes need: heads on embeddings against training from scratch.
+"""How many examples own classes need: heads on embeddings, or training from scratch.
 
-Class folders ``SOUNDS/train`` and ``SOUNDS/eval`` of the same classes; of the first, some
-examples of each class are drawn, by three seeds. Prints a Markdown table of test mAP:
+Class folders ``SOUNDS/train`` and ``SOUNDS/eval`` have the same classes; of the first,
+some examples of each class are drawn, by three seeds. Prints a table of test mAP:
 
     python -m tools.bench.adapting esc10 --model mn04 --model runs/student --out DIR
 """
