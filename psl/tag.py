@@ -42,7 +42,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder or checkpoint folder")
+    add(
+        "model",
+        metavar="MODEL",
+        help="run folder, checkpoint folder, ONNX file, or fetched teacher",
+    )
     add("places", metavar="FILE", nargs="*", help="file, folder, http(s) URL, or - ")
     _add_windows(parser)
     _add_rules(parser)
@@ -151,8 +155,7 @@ def _check(args: argparse.Namespace) -> str:
         import_pyarrow()
         if not args.out:
             raise ValueError("Parquet is not for a terminal; name a file with --out")
-    if args.all and (args.events or kind in OF_EVENTS):
-        raise ValueError("--all lists windows, which events are not made of")
+    _check_rules(args, events=args.events or args.listen or kind in OF_EVENTS)
     if args.timeline:
         if not (args.window or args.frames):
             raise ValueError("--timeline needs --window S or --frames")
@@ -160,6 +163,18 @@ def _check(args: argparse.Namespace) -> str:
 
         check_matplotlib()
     return kind
+
+
+def _check_rules(args: argparse.Namespace, *, events: bool) -> None:
+    """ValueError for a rule that would decide nothing."""
+    if args.all and events:
+        raise ValueError("--all lists windows, which events are not made of")
+    if args.all and (args.threshold is not None or args.thresholds):
+        raise ValueError("--all lists every class, whatever the thresholds; drop one")
+    if args.top_k and events:
+        raise ValueError("--top-k is of windows; for events use a threshold")
+    if (args.min_duration or args.max_gap) and not events:
+        raise ValueError("--min-duration and --max-gap are of events; add --events")
 
 
 def _is_folder(out: str) -> bool:

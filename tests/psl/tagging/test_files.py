@@ -159,6 +159,27 @@ def test_tables_are_what_their_programs_read(
     assert len(table) == 2 * len(lines) and {row["start"] for row in table} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("a.wav --min-duration 1", "add --events"),
+        ("a.wav --events --top-k 3", "--top-k is of windows"),
+        ("a.wav --all --threshold 0.5", "whatever the thresholds"),
+        ("a.wav --all --events", "--all lists windows"),
+        ("a.wav --hop 1", "give the length of the windows"),
+        ("a.wav --window 1 --hop 2", "no sound is left out"),
+        ("a.wav --threshold 0.5 --out a.xlsx", "no known format"),
+        ("a.wav --listen", "either files or --listen"),
+        ("a.wav --format parquet", "name a file with --out"),
+        ("a.wav --timeline a.png", "--timeline needs --window"),
+    ],
+)
+def test_flags_that_would_decide_nothing_are_refused(words: str, message: str) -> None:
+    """A night's events would be unfiltered, and nobody would know."""
+    with pytest.raises(ValueError, match=message):
+        tag.main(["no_model", *words.split()])
+
+
 @pytest.mark.parametrize("kind", ["text", "csv", "json", "audacity", "raven"])
 def test_a_hostile_class_name_breaks_no_table_and_no_terminal(kind: str) -> None:
     """A model of strangers would forge rows, or control the terminal."""
