@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from shards.format.classes import Classes, read_classes
 from shards.format.schema import CODECS
-from shards.format.weak_labels import LabelReader, add_labels_are
+from shards.format.weak_labels import LabelReader, LabelsAre, add_labels_are
 from shards.packing.job import PackSettings, Share, merge, pack
 from shards.packing.rejects import Limits
 from shards.packing.sources import (
@@ -221,7 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = Limits(args.max_missing, args.max_rejected)
     part = Share.parse(args.part) if args.part else None
     classes = _read_classes(args)
-    labels_are = args.labels_are or (None if args.class_labels else "mids")
+    labels_are: LabelsAre | None = args.labels_are
+    if labels_are is None and not args.class_labels:
+        labels_are = "mids"  # folders named by numbers are not meant as indices
     listing = _list_clips(args, LabelReader(classes, labels_are))
     if args.merge:
         summary = merge(

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from shards.system.exits import typed_name
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text if args.json else _table(json.loads(text), args.out))
 
 
-def _table(facts: dict, out: str) -> str:  # type: ignore[type-arg]
+def _table(facts: dict[str, Any], out: str) -> str:
     """The classes with their numbers, for people."""
     lines = [f"{'class':30} {'examples':>8} {'AP %':>6} {'threshold':>9}"]
     for entry in facts["classes"]:

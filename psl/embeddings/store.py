@@ -28,7 +28,7 @@ from shards.system.files import open_atomic, open_regular
 FORMAT_VERSION = 1
 SUFFIXES = (".npz", ".parquet")
 _ABOUT = "psl_embeddings"
-_TYPES = {
+_TYPES: dict[str, np.dtype[Any]] = {
     "vectors": np.dtype("<f2"),
     "norms": np.dtype("<f4"),
     "file_of": np.dtype("<i4"),

@@ -96,7 +96,8 @@ def probabilities(embedding: Embedding, weight: Tensor, bias: Tensor) -> Tensor:
 def with_mean_pooling(config: ModelConfig) -> ModelConfig:
     """``config`` with attention over frames, which is one of classes, replaced."""
     if getattr(config, "pooling", None) == "attention":
-        return dataclasses.replace(config, pooling="mean")  # type: ignore[call-arg]
+        changed: Any = {"pooling": "mean"}
+        return dataclasses.replace(config, **changed)
     return config
 
 

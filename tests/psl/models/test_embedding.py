@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,8 @@ from psl.models.embedding import embed, last_layer, probabilities
 from psl.models.families import build_model
 from tests.tiny_models import TINY
 
-MODELS = [(name, {}) for name in TINY if name != "efficientnet_b2"]
+NAMES = [name for name in TINY if name != "efficientnet_b2"]
+MODELS: list[tuple[str, dict[str, str]]] = [(name, {}) for name in NAMES]
 MODELS += [("mn", {"pooling": "clip"}), ("cnn14", {"pooling": "clip"})]
 
 
@@ -20,13 +23,13 @@ def test_embeddings_and_the_last_layer_give_the_probabilities(
 ) -> None:
     """A head that is fitted on something else would fail once it is in the model."""
     torch.manual_seed(0)
-    model = build_model(family, num_classes=3, **{**TINY[family], **more}).eval()
-    rate = model.config.front_end.sample_rate  # type: ignore[union-attr]
+    model: Any = build_model(family, num_classes=3, **{**TINY[family], **more}).eval()
+    rate = model.config.front_end.sample_rate
     waveform, lengths = torch.randn(2, rate) * 0.1, torch.tensor([rate, rate * 3 // 4])
 
     embedding = embed(model, waveform, lengths)
 
-    last = model.get_submodule(last_layer(model.config))  # type: ignore[arg-type]
+    last = model.get_submodule(last_layer(model.config))
     assert isinstance(last, nn.Linear)
     assert embedding.clip.shape == (2, last.in_features)
     with torch.inference_mode():
