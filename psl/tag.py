@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from psl.tagging.interrupts import keep_interrupts
 from psl.tagging.live import HOP_SECONDS, WINDOW_SECONDS, listen, printer
 from psl.tagging.outputs import OF_EVENTS, SUFFIXES, format_of, import_pyarrow
 from psl.tagging.records import Settings
@@ -126,10 +127,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     tagger = load(args.model, device=args.device)
     settings = _settings(args, tagger, kind)
     try:
-        if args.listen:
-            _listen(args, tagger, settings)
-        else:
-            _tag(args, tagger, settings, kind)
+        with keep_interrupts():
+            if args.listen:
+                _listen(args, tagger, settings)
+            else:
+                _tag(args, tagger, settings, kind)
     except BrokenPipeError:  # as of head; nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

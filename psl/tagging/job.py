@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -239,6 +240,7 @@ def _tag_part(
 
 @functools.cache
 def _load_once(load: Load, model: str, device: str | None) -> FileTagger:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once
     return load(model, device=device)
 
 

@@ -7,6 +7,7 @@ import csv
 import http.server
 import io
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import soundfile
 import psl
 from psl import tag, thresholds
 from psl.tagger import Tagger
+from psl.tagging.interrupts import keep_interrupts
 from psl.tagging.job import Job, tag_to_file, tag_to_stream
 from psl.tagging.live import listen, printer
 from psl.tagging.outputs import open_writer
@@ -225,6 +227,23 @@ def test_ctrl_c_ends_what_is_open_in_a_stream() -> None:
     )
     told = [(event.state, event.start, event.end) for event in events]
     assert told == [("begin", 0, 2), ("end", 0, 3)]
+
+
+def test_ctrl_c_inside_a_decoder_is_not_lost() -> None:
+    """The command would go on, and the file would pass for a damaged one."""
+
+    def vio_read() -> str:  # named as the callbacks of soundfile
+        signal.raise_signal(signal.SIGINT)
+        return "read"
+
+    def wait() -> None:
+        threading.Event().wait(30)
+
+    with keep_interrupts():
+        assert vio_read() == "read"
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 @contextlib.contextmanager
