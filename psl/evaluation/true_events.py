@@ -11,7 +11,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -67,6 +67,17 @@ class Events:
     def of_rows(self, first: int, past: int) -> slice:
         """Where the events of clips ``first`` to ``past`` stand."""
         return slice(*np.searchsorted(self.row, [first, past]).tolist())
+
+    def with_ancestors(self, implied: np.ndarray) -> Events:
+        """With an event of each class that a class implies, by ``implied`` [C, C]."""
+        event, label = np.nonzero(implied[self.label])
+        return replace(
+            self,
+            row=self.row[event],
+            start=self.start[event],
+            stop=self.stop[event],
+            label=label.astype(np.int64),
+        )
 
 
 def read_events(

@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         "their clip (default 0)",
     )
     add(
+        "--ontology",
+        metavar="NAME",
+        help="add the ancestors of weak labels and true events: audioset, or a file "
+        "like its ontology.json",
+    )
+    add(
         "--before",
         metavar="DIR",
         help="the labels that these were calibrated from, to compare with (default: "
@@ -119,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threshold=args.threshold,
         min_overlap=args.min_overlap,
         max_left_out=args.max_left_out,
+        ontology=args.ontology,
         before=args.before,
         clip=args.clip,
     )

@@ -35,6 +35,7 @@ from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.join import check_join
+from shards.format.ontology import read_ontology, with_ancestors
 from shards.system.files import write_atomic
 
 
@@ -54,6 +55,8 @@ class Settings:
     """Seconds of an event in a chunk, unless half of it lies there."""
     max_left_out: float
     """Largest share of events of these clips that cannot be used."""
+    ontology: str | None
+    """What adds ancestors to weak labels and true events; None for nothing."""
     before: str | None
     """Labels before their calibration; None for those that made.json names, if any."""
     clip: str | None
@@ -101,10 +104,14 @@ def study_labels(settings: Settings) -> Study:
     check_join(audio, labels)
     chunking = chunking_of(labels)
     check_counts(labels, chunking.num_chunks(audio.table.count))
+    audio = with_ancestors(audio, settings.ontology)
     chosen = None if settings.clip is None else find_clip(labels, settings.clip)
     truth = None
     if settings.strong is not None:
         events = read_events(settings.strong, audio, max_left_out=settings.max_left_out)
+        if settings.ontology is not None:
+            implied = read_ontology(settings.ontology).implied(audio.classes)
+            events = events.with_ancestors(implied)
         rate = audio.properties["sample_rate"]
         truth = Truth(events, max(1, round(settings.min_overlap * rate)))
     curves = read_curves(labels, settings.labels)
@@ -140,6 +147,7 @@ def make_report(study: Study) -> dict[str, Any]:
         "labels": settings.labels,
         "audio": settings.audio,
         "strong": settings.strong,
+        "ontology": settings.ontology,
         "threshold": settings.threshold,
         "chunk_seconds": study.chunking.chunk_samples / rate,
         "hop_seconds": study.chunking.hop_samples / rate,

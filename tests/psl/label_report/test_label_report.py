@@ -135,6 +135,24 @@ def test_missing_weak_labels_that_come_back_are_counted(case: Any) -> None:
     assert point["precision"] == pytest.approx(2 / 3)
 
 
+def test_ancestors_are_added_to_weak_labels_and_to_true_events(
+    case: Any, dataset: Path, tmp_path: Path
+) -> None:
+    """Only one of the two would make every parent class a false alarm, or missing."""
+    ontology = tmp_path / "o.json"
+    entries = [("/m/high", ["/m/low"]), ("/m/low", []), ("/m/mid", [])]
+    ontology.write_text(json.dumps([{"id": i, "child_ids": c} for i, c in entries]))
+    folder, before = case
+    words = ["--strong", str(folder / "strong.csv"), "--no-pictures"]
+    words += ["--ontology", str(ontology)]
+    found = make_report(folder / "labels", dataset, tmp_path / "out", *words)
+    # clip0 has an event of low, so one of high too; its weak label low implies high
+    counts = [report["recovery"]["true_pairs"] for report in (before, found)]
+    assert counts == [5, 6]
+    assert found["recovery"]["missing"] == 2
+    assert found["ontology"] == str(ontology) and before["ontology"] is None
+
+
 def test_localisation_compares_chunks_of_one_clip(case: Any) -> None:
     """A teacher that knows what, but not when, would look as if it knew both."""
     where = case[1]["localisation"]
