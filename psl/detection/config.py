@@ -8,6 +8,7 @@ from pydantic import Field
 
 from psl.config import BatchSize, Seconds, Share, config
 from psl.data.config import LoaderConfig
+from psl.evaluation.config import check_windows
 
 SecondsOrZero = Annotated[float, Field(ge=0, le=600)]
 """A length in time, or none."""
@@ -75,10 +76,4 @@ class EventsConfig:
             raise ValueError("fit_for does nothing without fit_audio; set both")
         if self.strong is None and self.max_left_out is not None:
             raise ValueError("max_left_out does nothing without strong; set both")
-        if self.window_seconds is None and self.hop_seconds is not None:
-            raise ValueError("hop_seconds needs window_seconds; set both")
-        if (self.hop_seconds or 0.0) > (self.window_seconds or 0.0):
-            raise ValueError(
-                f"hop_seconds = {self.hop_seconds:g} is longer than window_seconds = "
-                f"{self.window_seconds:g}: audio between windows would not be scored"
-            )
+        check_windows(self.window_seconds, self.hop_seconds)

@@ -60,13 +60,18 @@ class EvaluateConfig:
     loader: LoaderConfig = LoaderConfig()
 
     def __post_init__(self) -> None:
-        if self.window_seconds is None and self.hop_seconds is not None:
-            raise ValueError("hop_seconds needs window_seconds; set both")
-        if (self.hop_seconds or 0.0) > (self.window_seconds or 0.0):
-            raise ValueError(
-                f"hop_seconds = {self.hop_seconds:g} is longer than window_seconds = "
-                f"{self.window_seconds:g}: audio between windows would not be scored"
-            )
+        check_windows(self.window_seconds, self.hop_seconds)
         for name in ("segment_seconds", "min_overlap", "max_left_out"):
             if getattr(self, name) is not None and self.strong is None:
                 raise ValueError(f"{name} does nothing without strong; set both")
+
+
+def check_windows(window_seconds: float | None, hop_seconds: float | None) -> None:
+    """ValueError unless windows cover all audio, or there are none."""
+    if window_seconds is None and hop_seconds is not None:
+        raise ValueError("hop_seconds needs window_seconds; set both")
+    if (hop_seconds or 0.0) > (window_seconds or 0.0):
+        raise ValueError(
+            f"hop_seconds = {hop_seconds:g} is longer than window_seconds = "
+            f"{window_seconds:g}: audio between windows would not be scored"
+        )
