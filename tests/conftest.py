@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,10 @@ settings.load_profile("patient")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # as in a job that a script started in the background; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RATE = 16000
 MIDS = ("/m/low", "/m/mid", "/m/high")

@@ -238,7 +238,7 @@ def test_psl_lists_its_commands_in_groups_and_corrects_a_wrong_one(run: Run) -> 
     listed = run("psl", "--help")
     assert listed.returncode == 0
     heads = [x for x in listed.stdout.splitlines() if x.endswith(":")]
-    assert heads == ["data:", "teach:", "train:", "use:", "look:"]
+    assert heads == ["start:", "data:", "teach:", "train:", "use:", "look:"]
     assert re.search("^  tag  ", listed.stdout, re.MULTILINE), "a group hid another"
     wrong = run("psl", "lable")
     assert wrong.returncode == 2 and "did you mean 'label'?" in wrong.stderr

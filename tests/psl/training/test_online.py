@@ -265,7 +265,7 @@ def test_audio_without_labels_is_packed_labelled_and_learned_from(
     words = ["--audio", str(source.audio), "--class-labels", str(source.class_labels)]
     words += ["--out", str(tmp_path / "packed"), "--workers", "1"]
     refused = run("shards.pack", *words)
-    assert refused.returncode == 78 and "or else --unlabelled" in refused.stderr
+    assert refused.returncode == 78 and "or --unlabelled" in refused.stderr
     result = run("shards.pack", *words, "--unlabelled")
     assert result.returncode == 0, result.stderr
     index = open_index(tmp_path / "packed", kind="audio")

@@ -736,7 +736,10 @@ def test_labels_and_scores_of_a_dataset_at_a_url_are_those_of_the_folder(
         run_dir = f"checkpoint={tmp_path / 'run'}"
         evaluate.main([run_dir, f"out={out / 'eval'}", *words])
     assert num_different(tmp_path / "local" / "labels") > 20  # of 24, one a clip
-    assert folder_bytes(tmp_path / "local") == folder_bytes(tmp_path / "remote")
+    local, remote = (folder_bytes(tmp_path / way) for way in ("local", "remote"))
+    measured = [json.loads(way.pop("eval/metrics.json")) for way in (local, remote)]
+    assert [m.pop("labels") for m in measured] == [str(packed), server.url("plain")]
+    assert measured[0] == measured[1] and local == remote
     assert 0 < sum(p.stat().st_size for p in (tmp_path / "cache").iterdir()) <= 700_000
 
 
