@@ -133,7 +133,7 @@ def _check_alike(names: Sequence[str]) -> None:
 
 def _say_counts(sounds: Sounds) -> None:
     counts = Counter(example.label for example in sounds.examples)
-    text = ", ".join(f"{n} {counts[i]}" for i, n in enumerate(sounds.names))
+    text = ", ".join(f"{n!r} {counts[i]}" for i, n in enumerate(sounds.names))
     _log.info("examples: %s, background %d", text, counts[None])
 
 

@@ -78,7 +78,7 @@ def import_pyarrow() -> Any:
     except ImportError as error:
         raise ValueError(
             f"Parquet needs a package that is not installed ({error}); run "
-            "pip install 'psl-audio[parquet]', or write CSV"
+            "pip install -e '.[parquet]', or write CSV"
         ) from None
 
 

@@ -49,7 +49,7 @@ def check_matplotlib() -> None:
     """ValueError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
-            "--timeline needs matplotlib; run pip install 'psl-audio[report]'"
+            "--timeline needs matplotlib; run pip install -e '.[report]'"
         )
 
 
