@@ -48,9 +48,7 @@ class Scorer(Protocol):
 def check_matplotlib() -> None:
     """ValueError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            "--timeline needs matplotlib; run pip install -e '.[report]'"
-        )
+        raise ValueError("--timeline needs matplotlib; run pip install -e '.[report]'")
 
 
 class Columns:
