@@ -24,7 +24,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="run or checkpoint folder")
+    add(
+        "model",
+        metavar="MODEL",
+        help="run, checkpoint, or name of a fetched teacher",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     say = target.add_argument
     say("--onnx", metavar="FILE", type=Path, help="ONNX, waveforms in (extra: export)")

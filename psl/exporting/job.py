@@ -11,6 +11,8 @@ import numpy as np
 from psl.exporting.about import About, about
 from psl.exporting.measure import measure_pair
 from psl.exporting.onnx_export import export_onnx
+from psl.teachers.named import checkpoint_of
+from psl.teachers.published import TEACHERS
 from psl.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psl.weights.onnx_model import OnnxModel
 from shards.audio.decode import load_clip
@@ -18,7 +20,10 @@ from shards.audio.decode import load_clip
 
 def export(args: Namespace) -> None:
     """Run the command with its parsed words."""
-    checkpoint = load_checkpoint(args.model)
+    folder = checkpoint_of(args.model)
+    if folder != args.model and args.license is None:
+        args.license = TEACHERS[args.model].licence
+    checkpoint = load_checkpoint(folder)
     facts = about(checkpoint)
     if args.teacher:
         facts = replace(facts, teacher=args.teacher)

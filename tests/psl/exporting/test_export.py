@@ -17,9 +17,11 @@ import yaml
 
 import psl
 from psl import export
+from psl.data.loader import open_cache
 from psl.exporting import check
 from psl.exporting.about import about
 from psl.exporting.onnx_export import export_onnx
+from psl.teachers.named import teachers_folder
 from psl.weights.checkpoint import load_checkpoint
 from shards.errors import ShardError
 from shards.format.index import open_index
@@ -54,6 +56,21 @@ def exported(checkpoint: Path) -> Path:
     facts: dict[str, Any] = {"teacher": "ours", "license": "cc-by-4.0"}
     export_onnx(load_checkpoint(checkpoint), path, **facts)
     return path
+
+
+def test_a_published_teacher_is_exported_by_name_with_its_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """psl.load and psl tag know the name; its licence must not be lost on the way."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    open_cache.cache_clear()
+    try:
+        make_checkpoint(teachers_folder() / "mn04")
+        export.main(["mn04", "--onnx", str(tmp_path / "model.onnx")])
+    finally:
+        open_cache.cache_clear()
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert session.get_modelmeta().custom_metadata_map["license"] == "MIT"
 
 
 @pytest.mark.parametrize("family", list(TINY))
