@@ -50,7 +50,7 @@ def decode(scores: np.ndarray, edges: np.ndarray, rules: Sequence[Rule]) -> Even
 
 
 def median_filter(scores: np.ndarray, edges: np.ndarray, seconds: float) -> np.ndarray:
-    """[T] each the median of the odd number of frames nearest to ``seconds``.
+    """[T, ...] each the median of the odd number of frames nearest to ``seconds``.
 
     The ends are repeated.
     """
@@ -58,10 +58,10 @@ def median_filter(scores: np.ndarray, edges: np.ndarray, seconds: float) -> np.n
     half = int(round(seconds / frame) // 2)
     if half < 1:
         return scores
-    padded = np.pad(scores, half, mode="edge")
-    return np.median(
-        np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=-1
-    )
+    ends = ((half, half), *((0, 0) for _ in scores.shape[1:]))
+    padded = np.pad(scores, ends, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=0)
+    return np.median(windows, axis=-1)
 
 
 def _runs(
@@ -91,13 +91,16 @@ def fit_rules(
     best = np.full(num_classes, -1.0)
     rules = [base] * num_classes
     for median_seconds in MEDIAN_SECONDS:
-        for threshold in THRESHOLDS[::-1]:
-            rule = replace(
-                base, threshold=float(threshold), median_seconds=median_seconds
-            )
-            f1 = count(clips, [rule] * num_classes, measure).f1
+        filtered = [
+            replace(clip, scores=median_filter(clip.scores, clip.edges, median_seconds))
+            for clip in clips
+        ]
+        for threshold in THRESHOLDS[::-1].tolist():
+            rule = replace(base, threshold=threshold, median_seconds=0.0)
+            f1 = count(filtered, [rule] * num_classes, measure).f1
             for label in np.flatnonzero(f1 > best + 1e-12):
-                best[label], rules[label] = f1[label], rule
+                best[label] = f1[label]
+                rules[label] = replace(rule, median_seconds=median_seconds)
     return rules
 
 

@@ -8,6 +8,7 @@ which an event counts for a chunk. Measures nothing.
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 DESED_COLUMNS = ("filename", "onset", "offset", "event_label")
 """Files have names with a suffix, classes are named, and a row without times and class
 is a clip without events."""
+_log = logging.getLogger(__name__)
 MAX_NAMED = 10
 """Unknown mids that an error names; all are in ``Events.unknown``."""
 
@@ -128,6 +130,20 @@ def read_events(
         num_elsewhere=len(lines) - len(here),
         num_segments_elsewhere=len(segments) - len(rows),
     )
+
+
+def open_events(path: str, audio: Index, max_left_out: float | None) -> Events:
+    """``read_events`` for a key ``max_left_out=``, None for 0.
+
+    A message says how many events were left out.
+    """
+    events = read_events(
+        path, audio, max_left_out=max_left_out or 0.0, option="max_left_out="
+    )
+    left_out = sum(events.unknown.values()) + events.num_outside
+    if left_out:
+        _log.warning("%s: %d events left out", path, left_out)
+    return events
 
 
 def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[_Line]:

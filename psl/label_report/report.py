@@ -35,7 +35,7 @@ from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import Index, open_index
 from shards.format.join import check_join
-from shards.format.ontology import read_ontology, with_ancestors
+from shards.format.ontology import add_to_labels, read_ontology
 from shards.system.files import write_atomic
 
 
@@ -104,13 +104,16 @@ def study_labels(settings: Settings) -> Study:
     check_join(audio, labels)
     chunking = chunking_of(labels)
     check_counts(labels, chunking.num_chunks(audio.table.count))
-    audio = with_ancestors(audio, settings.ontology)
+    implied = None
+    if settings.ontology is not None:
+        ontology = read_ontology(settings.ontology)
+        implied = ontology.implied(audio.classes)
+        audio = add_to_labels(audio, ontology, implied)
     chosen = None if settings.clip is None else find_clip(labels, settings.clip)
     truth = None
     if settings.strong is not None:
         events = read_events(settings.strong, audio, max_left_out=settings.max_left_out)
-        if settings.ontology is not None:
-            implied = read_ontology(settings.ontology).implied(audio.classes)
+        if implied is not None:
             events = events.with_ancestors(implied)
         rate = audio.properties["sample_rate"]
         truth = Truth(events, max(1, round(settings.min_overlap * rate)))

@@ -48,7 +48,7 @@ class Steps:
     how = "isotonic"
 
     def at(self, probs: np.ndarray) -> np.ndarray:
-        """What ``probs`` become; what is no probability stays."""
+        """What ``probs`` become; invalid ones stay."""
         made = np.interp(logits_of(probs), logits_of(self.probs), self.values)
         return np.where((probs >= 0) & (probs <= 1), made, probs)
 
@@ -67,8 +67,8 @@ def calibrated(probs: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Probabilities [..., C] float32 of ``probs`` [..., C], rounded to float16 first.
 
     So labels calibrated while they are made are those calibrated later. Classes with
-    a = 1, b = 0 keep theirs to the bit. ``a`` and ``b`` are [C]. What is no probability
-    stays, for the codec to refuse.
+    a = 1, b = 0 keep theirs to the bit. ``a`` and ``b`` are [C]. Invalid
+    probabilities stay, for the codec to refuse.
     """
     rounded = probs.astype(np.float16)
     with np.errstate(invalid="ignore"):

@@ -59,7 +59,7 @@ class Calibration:
     def apply(self, probs: np.ndarray) -> np.ndarray:
         """Probabilities [..., C] float32 of ``probs`` [..., C], rounded to float16.
 
-        What is no probability stays, for the codec to refuse.
+        Invalid probabilities stay, for the codec to refuse.
         """
         made = calibrated(probs, self.a, self.b)
         for c, steps in self.steps.items():

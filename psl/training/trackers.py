@@ -96,7 +96,7 @@ class RemoteTracker:
 
 
 def _start(name: str, run_dir: Path, config: dict[str, Any], project: str) -> Any:
-    """The tracker of accelerate, begun anew or, in a resumed run, continued."""
+    """The tracker of accelerate, started, or continued in a resumed run."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     known = _read_names(run_dir)

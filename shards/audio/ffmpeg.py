@@ -62,10 +62,7 @@ def read_with_ffmpeg(
     """
     try:
         with _open(stream) as container:
-            track = container.streams.best("audio")
-            if not isinstance(track, AudioStream):
-                raise ShardError("holds no audio, only other media")
-            reader = _Reader(container, track)
+            reader = _read(container)
             start, stop = bounds(start_seconds, stop_seconds, reader.rate)
             return cut(reader.blocks(start), start, stop, end), reader.rate
     except av.FFmpegError as error:
@@ -81,14 +78,19 @@ def stream_with_ffmpeg(
     """
     try:
         with _open(stream) as container:
-            track = container.streams.best("audio")
-            if not isinstance(track, AudioStream):
-                raise ShardError("holds no audio, only other media")
-            reader = _Reader(container, track)
+            reader = _read(container)
             for block in whole(reader.blocks(0), end):
                 yield reader.rate, block
     except av.FFmpegError as error:
         raise not_decodable(error.strerror or "ends too early") from None
+
+
+def _read(container: InputContainer) -> _Reader:
+    """Of the track that FFmpeg takes for best; ShardError where there is no audio."""
+    track = container.streams.best("audio")
+    if not isinstance(track, AudioStream):
+        raise ShardError("holds no audio, only other media")
+    return _Reader(container, track)
 
 
 def _open(stream: Stream | Pipe) -> InputContainer:

@@ -1,8 +1,8 @@
 """An ontology of classes, and weak labels to which ancestors are added.
 
 Owns what ``ontology`` means to every command: ``audioset`` for the table that is
-shipped, or a file in the form of AudioSet's ontology.json. Whoever hears a Bark hears a
-Dog, but annotators leave the second out (hierarchical label propagation, arXiv
+shipped, or a file in the form of AudioSet's ontology.json. A Bark is also a Dog,
+but annotators often label only the first (hierarchical label propagation, arXiv
 2503.21826).
 """
 
@@ -183,7 +183,11 @@ def with_ancestors(index: Index, name: str | Path | None) -> Index:
     if name is None:
         return index
     ontology = read_ontology(name)
-    implied = ontology.implied(index.classes)
+    return add_to_labels(index, ontology, ontology.implied(index.classes))
+
+
+def add_to_labels(index: Index, ontology: Ontology, implied: np.ndarray) -> Index:
+    """``with_ancestors`` for an ontology that was read, and what it ``implied``."""
     start, label = index.table.label_start, index.table.label
     row_of = np.repeat(np.arange(len(index)), np.diff(start))
     added = [label + len(index.classes) * row_of]

@@ -11,13 +11,11 @@ import argparse
 import functools
 import importlib.metadata
 import importlib.util
-import io
 import json
 import multiprocessing
 import os
 import sys
 import threading
-import wave
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from tqdm import tqdm
 
 from tools.mini.classes import INSTALL, PROFILES, SOURCES, ClipId, class_table
 from tools.mini.sounds import SAMPLE_RATE, Event, render_clip
+from tools.mini.wav import as_wav
 
 VERSION = "1"
 INCOMPLETE_SPLITS = ("full", "balanced")
@@ -53,13 +52,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def build_clip(clip: ClipId, folder: Path) -> list[Event]:
     """Writes one WAV file and returns the clip's true events."""
     samples, events = render_clip(clip)
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(samples.astype("<i2").tobytes())
-    write_whole(folder / f"{clip}.wav", buffer.getvalue())
+    write_whole(folder / f"{clip}.wav", as_wav(samples, SAMPLE_RATE))
     return events
 
 

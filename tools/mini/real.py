@@ -30,7 +30,6 @@ from shards.system.exits import run_main
 from shards.system.files import file_sha256, folder_atomic, sha256_of, write_synced
 from tools.mini.real_files import (
     VERSION,
-    as_wav,
     draw_forgotten,
     segments_csv,
     strong_csv,
@@ -44,6 +43,7 @@ from tools.mini.recordings import (
     split_recordings,
 )
 from tools.mini.scenes import SAMPLE_RATE, Scene, Sound, find_spans, mix_scene
+from tools.mini.wav import as_wav
 
 NUM_SCENES = {"train": 900, "dev": 200, "eval": 300}
 BEDS = {
@@ -190,7 +190,7 @@ def mix_split(
         place = [options["seed"], SPLITS.index(split), number]
         scene = mix_scene(np.random.default_rng(place), sounds, beds)
         clip = f"real-{split}-{number:05d}"
-        write_synced(folder / f"{clip}.wav", as_wav(scene.samples))
+        write_synced(folder / f"{clip}.wav", as_wav(scene.samples, SAMPLE_RATE))
         scenes[clip] = Scene(scene.samples[:0], scene.events, scene.sources)
     return scenes
 

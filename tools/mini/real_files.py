@@ -5,14 +5,12 @@ Owns their forms, AudioSet's, and which labels are forgotten. Writes nothing.
 
 from __future__ import annotations
 
-import io
-import wave
 from collections.abc import Sequence
 
 import numpy as np
 
 from tools.mini.recordings import SPLITS
-from tools.mini.scenes import SAMPLE_RATE, Scene, Sound
+from tools.mini.scenes import Scene, Sound
 
 VERSION = 1
 FORGET_PROB = 0.4
@@ -34,17 +32,6 @@ def weak_labels(
     """
     kept = [name for name in scene.sources if name not in forgotten]
     return sorted({mid for name in kept or scene.sources[:1] for mid in mids[name]})
-
-
-def as_wav(samples: np.ndarray) -> bytes:
-    """A WAV file of int16 samples at SAMPLE_RATE."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
 
 
 def segments_csv(rows: dict[str, list[str]]) -> str:

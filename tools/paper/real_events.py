@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from tools.paper.real_job import ALL, SYSTEMS, RealJob
+from tools.paper.spread import described
 from tools.paper.steps import Step, python
 
 FORMS = {
@@ -74,8 +75,6 @@ def read_events(folder: Path) -> dict[str, float] | None:
 
 def events_table(job: RealJob) -> list[str]:
     """A row for each system and form; nothing if no events were measured."""
-    from tools.paper.real_results import described
-
     lines = [
         f"| System | Scored | {' | '.join(MEASURES.values())} | Seeds |",
         f"|---{'|---' * (len(MEASURES) + 2)}|",

@@ -6,7 +6,6 @@ Owns the arithmetic over seeds and the Markdown. Runs nothing.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,6 +16,7 @@ from shards.system.files import write_atomic
 from tools.paper.numbers import TABLES, TEACHER
 from tools.paper.real_events import events_table
 from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
+from tools.paper.spread import described, interval
 
 MEASURES = {
     "clip": ("Clip mAP %", "eval", ("mAP",)),
@@ -37,8 +37,6 @@ MEASURES = {
 OF_CLIPS = ("clip", "windows")
 """Measures whose scores are stored, for an interval over scenes."""
 NUM_RESAMPLES = 1000
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
 ORDER = tuple(SYSTEMS)
 Values = dict[int, dict[str, float]]
 """By seed, the measures in percent."""
@@ -80,22 +78,6 @@ def chance(job: RealJob) -> float | None:
         if (share := segments.get("chance_in_positive_clips")) is not None:
             return 100 * float(share)
     return None
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % confidence interval of the mean by Student's t; None of a single value."""
-    if not 2 <= len(values) <= len(_T) + 1:
-        return None
-    half = _T[len(values) - 2] * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
-
-
-def described(values: Sequence[float]) -> str:
-    """``61.2 ± 0.8 (59.2 to 63.2)``: mean, standard deviation, interval."""
-    text, limits = f"{fmean(values):.1f}", interval(values)
-    if limits is None:
-        return text
-    return f"{text} ± {stdev(values):.1f} ({limits[0]:.1f} to {limits[1]:.1f})"
 
 
 def system_table(values: Mapping[str, Values], rows: Sequence[str]) -> list[str]:

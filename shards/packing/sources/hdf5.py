@@ -43,10 +43,11 @@ def list_clips(
     is not in its HDF5 file is missing.
     """
     rows = _read_tsv(tsv, file)
-    _check_apart(rows, rate)
-    clips, missing = _name_clips(rows, reader, rate, with_folder=False)
+    places = [_stored(row.container, rate).find(row) for row in rows]
+    _check_apart(rows, places)
+    clips, missing = _name_clips(rows, places, reader, rate, with_folder=False)
     if len({clip.key for clip in clips}) < len({clip.place for clip in clips}):
-        clips, missing = _name_clips(rows, reader, rate, with_folder=True)
+        clips, missing = _name_clips(rows, places, reader, rate, with_folder=True)
     rates = {clip.place[2] for clip in clips} - {None} or {rate}
     source_rate = rates.pop() if len(rates) == 1 else sorted(rates)
     provenance = {"tsv_sha256": file_sha256(tsv), "source_rate": source_rate}
@@ -62,10 +63,6 @@ class _Row:
     labels: str
     container: str
     """The HDF5 file."""
-
-    def place(self, rate: int | None) -> str | int | None:
-        """Where its samples are in that file; None if they are not."""
-        return _stored(self.container, rate).find(self.name, where=self.where)
 
 
 def _read_tsv(path: str | Path, file: str | Path | None) -> list[_Row]:
@@ -96,11 +93,10 @@ def _read_tsv(path: str | Path, file: str | Path | None) -> list[_Row]:
     ]
 
 
-def _check_apart(rows: Sequence[_Row], rate: int | None) -> None:
+def _check_apart(rows: Sequence[_Row], places: Sequence[str | int | None]) -> None:
     """ShardError if two names stand for one waveform; one name may have more rows."""
     first: dict[tuple[str, str | int | None], _Row] = {}
-    for row in rows:
-        place = row.place(rate)
+    for row, place in zip(rows, places, strict=True):
         before = first.setdefault((row.container, place), row)
         if place is not None and before.name != row.name:
             raise ShardError(
@@ -111,12 +107,16 @@ def _check_apart(rows: Sequence[_Row], rate: int | None) -> None:
 
 
 def _name_clips(
-    rows: Sequence[_Row], reader: LabelReader, rate: int | None, *, with_folder: bool
+    rows: Sequence[_Row],
+    places: Sequence[str | int | None],
+    reader: LabelReader,
+    rate: int | None,
+    *,
+    with_folder: bool,
 ) -> tuple[list[Clip], list[list[str]]]:
     """The clips, and report lines of those that are missing."""
     clips, missing = [], []
-    for row in rows:
-        place = row.place(rate)
+    for row, place in zip(rows, places, strict=True):
         stem = _stem(row.name, in_rows=isinstance(place, int), with_folder=with_folder)
         place_of_clip = (row.container, place, _stored(row.container, rate).rate)
         clip = Clip.named(
@@ -149,12 +149,12 @@ class _Stored:
     like: dict[str, list[str]]
     """The names by their last part in normal Unicode form, which macOS changes."""
 
-    def find(self, name: str, *, where: str) -> str | int | None:
-        """Where the clip of a file ``name`` is, with or without its folders.
+    def find(self, row: _Row) -> str | int | None:
+        """Where the samples of a row are, by its name with or without its folders.
 
-        Raises ShardError if more than one fits.
+        None if they are not in this file. Raises ShardError if more than one fits.
         """
-        name = name.lstrip("/")
+        name = row.name.lstrip("/")
         if name in self.names:
             return self.names[name]
         same = self.like.get(_last_part(name), [])
@@ -163,8 +163,8 @@ class _Stored:
         fits = [n for n in same if unicodedata.normalize("NFC", n) == normal] or short
         if len({self.names[fit] for fit in fits}) > 1:
             raise ShardError(
-                f"{where}: {name!r} may be {fits[0]!r} or {fits[1]!r} of {self.path}; "
-                "write the one that is meant, with its folder"
+                f"{row.where}: {name!r} may be {fits[0]!r} or {fits[1]!r} of "
+                f"{self.path}; write the one that is meant, with its folder"
             )
         return self.names[fits[0]] if fits else None
 

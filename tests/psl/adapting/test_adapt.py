@@ -98,7 +98,7 @@ def test_the_result_is_the_same_each_time(
 
 
 def test_old_classes_keep_their_probabilities(sounds: Path, tmp_path: Path) -> None:
-    """Whoever adds a class would lose what the model knew."""
+    """Adding a class would lose what the model knew."""
     classes = Classes(("/m/1", "/m/2"), ("Dog", "Cat"))
     old_model = make_checkpoint(tmp_path / "old", "cnn14", classes=classes)
     adapt(old_model, sounds, out=tmp_path / "own", keep_old_classes=True, device="cpu")

@@ -85,7 +85,7 @@ def test_the_commands_embed_and_find_a_sound(
 def test_parquet_holds_the_same_and_is_plain(
     model: Path, recordings: Path, tmp_path: Path
 ) -> None:
-    """Whoever works in pandas or DuckDB would need our code."""
+    """Users of pandas or DuckDB would need our code."""
     files = [str(path) for path in sorted(recordings.iterdir())]
     embedder = Embedder(model, "cpu")
     for suffix in ("npz", "parquet"):

@@ -212,7 +212,7 @@ def test_a_list_that_says_nothing_is_refused(
 
 
 def test_stored_scores_are_what_they_were(tmp_path: Path) -> None:
-    """Whoever compares runs later, or plots them elsewhere, would have other scores."""
+    """Comparing runs later, or plotting them elsewhere, would use other scores."""
     targets, scores = made(5, num_clips=3)
     mids = tuple(f"/m/{c}" for c in "abcdé")
     write_scores(tmp_path, StoredScores(np.array(KEYS), mids, targets, scores))

@@ -39,6 +39,6 @@ def test_embeddings_and_the_last_layer_give_the_probabilities(
 
 
 def test_a_model_of_others_has_no_embeddings() -> None:
-    """Whoever adapts an exported file would get a traceback."""
+    """Adapting an exported file would end in a traceback."""
     with pytest.raises(ValueError, match="does not show its embeddings"):
         embed(nn.Linear(4, 2), torch.zeros(1, 4), torch.tensor([4]))

@@ -199,7 +199,7 @@ def test_a_hostile_class_name_breaks_no_table_and_no_terminal(kind: str) -> None
 
 
 def test_a_hostile_class_name_breaks_no_line_of_a_stream() -> None:
-    """Whoever watches a microphone would see forged events."""
+    """A user watching a microphone would see forged events."""
     stream = io.BytesIO()
     printer(stream, as_json=False)(Event(0.0, 1.0, HOSTILE, "/m/a", 0.5))
     assert stream.getvalue().count(b"\n") == 1 and b"\x1b" not in stream.getvalue()

@@ -188,7 +188,7 @@ def test_a_cut_download_goes_on(
 def test_another_start_goes_on_where_one_gave_up(
     mn04: PublishedTeacher, server: Server, tmp_path: Path
 ) -> None:
-    """Each try on a bad network would begin anew."""
+    """Each try on a bad network would start from the beginning."""
     server.cut_at = 1_000_000
     once = replace(RETRY, attempts=1)
     with pytest.raises(JobError, match=r"connection closed after .*fetch mn04 --file"):

@@ -1,0 +1,29 @@
+"""Mean, spread and interval of a few seeds.
+
+Owns the arithmetic and how it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean by Student's t; None of a single value."""
+    if not 2 <= len(values) <= len(_T) + 1:
+        return None
+    half = _T[len(values) - 2] * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def described(values: Sequence[float]) -> str:
+    """``61.2 ± 0.8 (59.2 to 63.2)``: mean, standard deviation, interval."""
+    text, limits = f"{fmean(values):.1f}", interval(values)
+    if limits is None:
+        return text
+    return f"{text} ± {stdev(values):.1f} ({limits[0]:.1f} to {limits[1]:.1f})"
