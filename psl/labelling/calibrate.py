@@ -51,6 +51,10 @@ def calibrate(config: CalibrateConfig) -> str:
             f"method = {config.method} with priors = {config.priors}; expected priors "
             "with method=prior, and only there"
         )
+    if Path(config.labels).resolve() == Path(config.out).resolve():
+        raise ShardError(
+            f"{config.out}: holds the labels themselves; choose another folder"
+        )
     audio = open_index(config.audio, kind="audio")
     labels = open_index(config.labels, kind="labels")
     check_join(audio, labels)
@@ -165,8 +169,6 @@ def _second_pass(
 ) -> str:
     """Write the calibrated labels."""
     labels, out = reader.index, Path(config.out)
-    if Path(config.labels).resolve() == out.resolve():
-        raise ShardError(f"{out}: holds the labels themselves; choose another folder")
     calibration = parse_calibration(data, audio.classes, where=CALIBRATION_NAME)
 
     def encode(row: int) -> tuple[bytes, int] | None:
