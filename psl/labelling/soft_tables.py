@@ -16,6 +16,7 @@ import numpy as np
 
 from psl.labelling.config import ImportConfig
 from shards.errors import ShardError
+from shards.packing.sources.hdf5_file import READ_ERRORS, check_chunks, read_bytes
 from shards.packing.sources.listing import import_optional
 
 BATCH_ROWS = 4096
@@ -106,13 +107,13 @@ def _read_hdf5(config: ImportConfig, num_rows: int, num_outputs: int) -> Iterato
                 )
             _check_outputs(config, np.array(probs.shape[1:]), num_outputs)
             for start in range(0, len(probs), BATCH_ROWS):
-                part = slice(start, start + BATCH_ROWS)
+                part = slice(start, min(start + BATCH_ROWS, len(probs)))
                 yield Rows(
-                    keys=[_text(key) for key in keys[part]],
+                    keys=_texts(config, keys, part),
                     chunks=_integers(config, chunks[part]),
                     probs=np.asarray(probs[part], np.float64),
                 )
-    except (OSError, ValueError, TypeError) as error:
+    except READ_ERRORS as error:
         raise ShardError(f"{config.source}: not readable as HDF5: {error}") from None
 
 
@@ -124,7 +125,16 @@ def _plain_dataset(config: ImportConfig, file: Any, h5py: Any, name: str) -> Any
         raise ShardError(
             f"{config.source}: {name!r} is not a dataset with values of its own"
         )
+    check_chunks(data, f"{config.source}: dataset {name!r}")
     return data
+
+
+def _texts(config: ImportConfig, data: Any, part: slice) -> list[str]:
+    """Keys of some rows; those of any length are read by the format's specification."""
+    if data.dtype.kind == "O":
+        rows = range(part.start, part.stop)
+        return [_text(read_bytes(config.source, data, row)) for row in rows]
+    return [_text(value) for value in data[part]]
 
 
 def _check_columns(config: ImportConfig, wanted: list[str], found: list[str]) -> None:

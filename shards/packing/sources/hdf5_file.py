@@ -59,15 +59,20 @@ def find_dataset(path: str | Path, name: str) -> Any:
             raise ShardError(
                 f"{where}: its values lie in other files; copy them into this one"
             )
-        size = math.prod(data.chunks or ()) * data.dtype.itemsize
+        check_chunks(data, where)
     except READ_ERRORS as error:
         raise ShardError(f"{where}: damaged: {error}") from None
+    return data
+
+
+def check_chunks(data: Any, where: str) -> None:
+    """ShardError if a value of the dataset cannot be read in bounded memory."""
+    size = math.prod(data.chunks or ()) * data.dtype.itemsize
     if size > MAX_CHUNK_BYTES:
         raise ShardError(
             f"{where}: chunks of {size} bytes, expected at most {MAX_CHUNK_BYTES}; "
             "write it again with smaller ones"
         )
-    return data
 
 
 def read_bytes(path: str | Path, data: Any, row: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from shards.pack import main as pack
 from tests.conftest import MIDS, Source
 from tests.learning import REPOSITORY
 from tests.needs import OPTIONAL
+from tests.shards.test_fuzz import fuzz, mutated
 
 OFFICIAL = REPOSITORY.parent / "shared" / "data" / "audioset" / "ontology.json"
 
@@ -141,3 +143,15 @@ def test_labels_of_a_dataset_gain_ancestors_when_read_and_when_packed(
     np.testing.assert_array_equal(
         packed.table.weak_targets(np.arange(len(given)), 3), expected
     )
+
+
+def test_a_damaged_ontology_is_refused_or_read(tmp_path: Path) -> None:
+    """A file from anyone would end in a traceback."""
+    whole = write(tmp_path / "o.json", {"a": ["b", "c"], "b": ["c"], "c": []})
+    data = whole.read_bytes()
+
+    def case(rng: random.Random) -> None:
+        whole.write_bytes(mutated(rng, data, block=16))
+        implied(whole, "a", "b", "c")
+
+    fuzz("ontology", 500, case)

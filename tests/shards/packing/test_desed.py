@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from shards.format.weak_labels import LabelReader
 from shards.pack import main as pack
 from shards.packing.sources import desed
 from shards.packing.sources.listing import Listing
+from tests.shards.test_fuzz import fuzz, mutated
 
 NAMES = ("Alarm_bell_ringing", "Cat", "Speech")
 CLASSES = Classes(tuple(f"/m/{n.lower()}" for n in NAMES), NAMES)
@@ -104,6 +106,17 @@ def test_a_bad_list_is_refused_by_line(audio: Path, text: str, message: str) -> 
     """A traceback, or clips without their labels, would be the other outcomes."""
     with pytest.raises(ShardError, match=f"0.tsv: {message}"):
         listed(audio, text)
+
+
+def test_a_damaged_list_is_refused_or_read(audio: Path) -> None:
+    """A list from anyone would end in a traceback."""
+
+    def case(rng: random.Random) -> None:
+        path = audio.parent / "damaged.tsv"
+        path.write_bytes(mutated(rng, STRONG.encode(), block=16))
+        desed.list_clips(audio, [str(path)], LabelReader(CLASSES))
+
+    fuzz("DESED", 300, case)
 
 
 def test_the_command_packs_them(audio: Path, tmp_path: Path) -> None:
