@@ -1,6 +1,6 @@
 """The method on real sound: scenes of recordings, a published teacher, four students.
 
-    python -m tools.paper.reproduce real --recordings ESC-50 --teacher runs/mn04
+    python -m tools.paper.reproduce real --recordings ESC-50 --teacher mn04
 
 Mixes scenes from recordings, packs them, has the teacher label 10-, 5- and 2-s chunks,
 calibrates that, trains the weak baseline and the three students with several seeds, and
@@ -93,9 +93,10 @@ def _teacher_rate(teacher: str) -> int | None:
     """The rate of a teacher that is a run or a checkpoint of ours; None for others."""
     if kind_of(TeacherConfig(path=teacher)) != "run":
         return None
+    from psl.teachers.named import checkpoint_of
     from psl.weights.checkpoint import load_checkpoint  # loads torch
 
-    return load_checkpoint(teacher).model_config.front_end.sample_rate
+    return load_checkpoint(checkpoint_of(teacher)).model_config.front_end.sample_rate
 
 
 def _numbers(parser: argparse.ArgumentParser, text: str) -> tuple[int, ...]:
