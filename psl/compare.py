@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ METRICS = ("mAP", "AUC", "d_prime", "lwlrap", "recall_at_0.2")
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.compare")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Say whether the difference between evaluations on the same clips "
         "is more than noise: a paired bootstrap over the clips, and the spread over "

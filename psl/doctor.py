@@ -5,7 +5,6 @@ Owns its words and what it prints; psl/checkup/ looks.
 
 from __future__ import annotations
 
-import argparse
 import json
 import socket
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shards.system.arguments import Parser
 from shards.system.exits import EXIT_DONE, EXIT_FAILED, message_of, run_main, typed_name
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.doctor``."""
     name = typed_name("psl.doctor")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Say what works on this machine and in a folder, in a few seconds: "
         "versions, processor, GPUs, disk, loader, what a shared folder promises, which "

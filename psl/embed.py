@@ -12,12 +12,14 @@ from pathlib import Path
 
 from psl.tagging.outputs import import_pyarrow
 from psl.tagging.windows import Cut
+from psl.teachers.named import check_model
+from shards.system.arguments import Parser
 from shards.system.exits import EXIT_BAD_INPUT, JobError, run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.embed")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Write what a model hears in each window of audio files of any "
         "length, before it decides: an embedding, to search and to suggest labels in.",
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"{args.out}: no place for a file; make the folder above it")
     if suffix == ".parquet":
         import_pyarrow()
+    check_model(args.model)
     from psl.tagging.readers import list_files  # loads decoders
 
     files = list_files(args.places)

@@ -13,12 +13,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from psl.teachers.named import check_model
 from shards.system import log
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=typed_name("psl.export"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--int8 static needs --calibration-audio DATASET")
     if args.audio and not args.int8:
         parser.error("--audio goes with --int8; psl.evaluate measures a float model")
+    check_model(args.model)
     log.set_up()
     from psl.exporting.job import export  # loads torch
 

@@ -15,12 +15,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=typed_name("psl.import_checkpoint"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

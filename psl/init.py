@@ -7,12 +7,12 @@ wheel has copies.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from shards.system.arguments import Parser
 from shards.system.exits import JobError, run_main, typed_name
 from shards.system.files import create_atomic, open_regular
 
@@ -92,7 +92,7 @@ def _in_the_way(folder: Path, name: str, content: bytes) -> Path | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.init``."""
     name = typed_name("psl.init")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Write the configurations (configs/) and launch files (launch/) of "
         "this version into a folder. Nothing is overwritten.",

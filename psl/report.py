@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.report")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Make one HTML page of runs and their evaluations, which needs no "
         "network: differences of the configurations, curves, results with intervals, "

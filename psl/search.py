@@ -9,12 +9,13 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.search")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Find the windows whose embeddings are most like those of a sound, "
         "by cosine.",

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 
 from psl.job.status import EXIT_OF, report
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.status``."""
     codes = ", ".join(f"{state} {code}" for state, code in EXIT_OF.items())
     name = typed_name("psl.status")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description=f"Print the state of a run and exit with its status: {codes}.",
         epilog=f"example:\n  {name} runs/mine",

@@ -9,12 +9,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.suggest")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Write a table of the windows that a model is least sure of, all "
         "unlike each other. Fill in its column label (- for none of the classes) and "

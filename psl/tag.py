@@ -19,6 +19,8 @@ from psl.tagging.outputs import OF_EVENTS, SUFFIXES, format_of, import_pyarrow
 from psl.tagging.records import Settings
 from psl.tagging.rules import DEFAULT_THRESHOLD, Rules, read_thresholds
 from psl.tagging.windows import MIN_LEVEL_DBFS, Cut
+from psl.teachers.named import check_model
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _EXAMPLES = """examples:
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.tag")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Say what is heard when: in audio files of any length, folders of "
         "them, URLs, and streams.",
@@ -122,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.tag``."""
     args = _parser().parse_args(argv)
     kind = _check(args)
+    check_model(args.model)
     from psl.tagger import load  # loads torch
 
     tagger = load(args.model, device=args.device)

@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from psl.teachers.named import check_model
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.thresholds")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Fit the threshold of each class on clips with true labels, for "
         "psl tag --thresholds.",
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--precision {args.precision:g}: expected above 0, up to 1")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size}: expected 1 or more")
+    check_model(args.model)
     # imported late, so that --help is quick
     import numpy as np
     from accelerate import Accelerator

@@ -7,7 +7,6 @@ decoded once here, so that its length is known and a broken one is found now.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from shards.packing.rejects import Limits, check_rejected, retry_rejected
 from shards.packing.sources.webdataset import find_tars, list_keys, list_pairs, read_tar
 from shards.remote.places import is_url
 from shards.remote.tars import common_home
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.adopt``."""
     limits = Limits()
     name = typed_name("shards.adopt")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Use WebDataset tars of audio and JSON members where they lie: "
         "only an index is written.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.downloading.lists import LISTS, fetch_list
+from shards.system.arguments import Parser
 from shards.system.exits import JobError, run_main, typed_name
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _EXAMPLES = """examples:
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("shards.download")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description=_DESCRIPTION,
         epilog=_EXAMPLES.replace("psl download", name),

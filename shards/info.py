@@ -6,7 +6,6 @@ verify.py says whether the shards are what the index says.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from shards.format.index import Index, open_index
 from shards.format.label_codec import LabelForm
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 
 DEFAULT_CLASSES = 20
@@ -203,7 +203,7 @@ def _render_sum(total: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.info``."""
     name = typed_name("shards.info")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Show what is in datasets, from their indexes alone.",
         epilog=f"example: {name} data/balanced data/labels_2s",

@@ -23,6 +23,7 @@ from shards.packing.sources import (
     webdataset,
 )
 from shards.packing.sources.listing import Listing, add_to_listing
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 from shards.system.workers import default_workers
 
@@ -45,7 +46,7 @@ _EXAMPLES = """examples:
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("shards.pack")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Pack audio and its labels into shards. Give one source.",
         epilog=_EXAMPLES.replace("python -m shards.pack", name),

@@ -6,7 +6,6 @@ decodability, and the join of labels with their audio.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from shards.format.index import CLASSES_NAME, Index, check_size, open_index, rea
 from shards.format.join import check_join
 from shards.format.schema import MAX_DESCRIPTION_BYTES, SOURCE_CODEC, ClipInfo
 from shards.remote.places import is_url
+from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
 from shards.system.files import file_sha256
 from shards.system.workers import Task, check_workers, default_workers, run_tasks
@@ -212,7 +212,7 @@ def _has_samples(reader: MemberReader, row: int, start: int, stop: int) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m shards.verify``."""
     name = typed_name("shards.verify")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Re-read a dataset folder and compare it with its index.",
         epilog=f"example: {name} data/labels_2s --audio data/balanced",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from psl.adapting.request import HEADS_NAME, check_request
+from shards.system.arguments import Parser
 from shards.system.exits import typed_name
 
 _EXAMPLES = """examples:
@@ -20,7 +22,7 @@ then:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=typed_name("psl.adapting", short="adapt"),
         description="Teach a trained model classes of your own, from a few examples of "
         "each. The sounds of each class are the audio files of a folder with its name.",
@@ -64,7 +66,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give --sounds DIR, --labelled CSV, or both")
     if args.epochs is not None and not args.finetune:
         parser.error("--epochs goes with --finetune")
-    from psl.adapting.job import HEADS_NAME, adapt  # loads torch
+    check_request(
+        args.model,
+        args.out,
+        places=(args.sounds, args.labelled, args.background),
+        seconds=args.seconds,
+        keep=args.keep_old_classes,
+        finetune=args.finetune,
+    )
+    from psl.adapting.job import adapt  # loads torch
 
     adapt(
         args.model,

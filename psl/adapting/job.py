@@ -24,12 +24,15 @@ from psl.adapting.heads import (
     fit,
     folds_of,
 )
-from psl.adapting.report import Report, make_report, write_report_files
+from psl.adapting.report import MEANING, Report, make_report, write_report_files
+from psl.adapting.request import HEADS_NAME, check_request
 from psl.adapting.sounds import Sounds, collect
 from psl.distributed.runtime import move_model
+from psl.job.status import ended, started, write_status
 from psl.models.config import ModelConfig
 from psl.models.embedding import last_layer, with_last_layer, with_mean_pooling
 from psl.teachers.named import checkpoint_of
+from psl.teachers.origin import write_origin
 from psl.weights.checkpoint import (
     Checkpoint,
     TrainingState,
@@ -37,15 +40,12 @@ from psl.weights.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from psl.weights.onnx_file import is_onnx
 from psl.weights.result import Result, write_result
 from shards.format.classes import Classes
 from shards.system.files import folder_atomic
 
 _log = logging.getLogger(__name__)
 
-HEADS_NAME = "heads"
-"""With finetune, the folder in ``out`` of the model that training starts from."""
 _DEFAULT_PENALTY = PENALTIES[4]
 """Where nothing can be held out."""
 
@@ -94,7 +94,14 @@ def adapt(
     Raises ShardError for sounds that cannot be used, ValueError for settings that
     cannot be.
     """
-    _check(model, out, seconds, keep=keep_old_classes, finetune=finetune)
+    check_request(
+        model,
+        out,
+        places=(sounds, labelled, background),
+        seconds=seconds,
+        keep=keep_old_classes,
+        finetune=finetune,
+    )
     checkpoint = load_checkpoint(checkpoint_of(str(model)))
     _check_keeping(checkpoint, keep=keep_old_classes)
     found = collect(folders=sounds, background=background, table=labelled)
@@ -118,26 +125,6 @@ def adapt(
             epochs=epochs or EPOCHS,
         )
     return Adapted(Path(out), report.mean_ap, dict(report.ap), len(embedded.rejected))
-
-
-def _check(
-    model: str | Path, out: str | Path, seconds: float, *, keep: bool, finetune: bool
-) -> None:
-    """ValueError for what cannot be, before anything is read."""
-    if not 0.5 <= seconds <= 10:
-        raise ValueError(f"seconds = {seconds:g}; expected 0.5 to 10")
-    if is_onnx(model) or Path(model).suffix == ".tflite":
-        raise ValueError(
-            f"{model}: an exported file does not show its embeddings; give the run or "
-            "checkpoint folder that it was made of"
-        )
-    if keep and finetune:
-        raise ValueError(
-            "the examples say nothing of the old classes, and training on them would "
-            "unlearn these; leave out one of keep_old_classes and finetune"
-        )
-    if Path(out).exists() and (not finetune or Path(out, HEADS_NAME).exists()):
-        raise ValueError(f"{out}: exists; choose another folder, or remove it")
 
 
 def _check_keeping(checkpoint: Checkpoint, *, keep: bool) -> None:
@@ -259,6 +246,8 @@ def _write(
         )
         facts |= {"model_sha256": checkpoint.model_sha256}
         write_report_files(aside, report, facts)
+        write_origin(aside, checkpoint)
         if report.mean_ap is not None:
-            validated_on = "held-out recordings of own sounds (cross validation)"
-            write_result(aside, Result(folder.name, report.mean_ap, 0, validated_on))
+            write_result(aside, Result(folder.name, report.mean_ap, 0, MEANING))
+        message = f"adapted from {checkpoint.folder}"
+        write_status(aside, ended(started(None, 0), "done", message))

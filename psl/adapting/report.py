@@ -1,7 +1,8 @@
 """How good an adapted model is: numbers, thresholds, and what is taken for what.
 
 Owns the files beside the checkpoint: adapt.json, thresholds.json, confusion.csv and
-.png, rejected.csv. All numbers are of recordings that the heads were fitted without.
+.png, rejected.csv, and cross_validation/, which is as psl.evaluate leaves it. All
+numbers are of recordings that the heads were fitted without.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from torch import Tensor
 from psl.adapting.embedded import Embedded
 from psl.adapting.heads import Crossed
 from psl.adapting.sounds import Sounds
+from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
+from psl.evaluation.results import VERSION, write_results
+from psl.evaluation.stored import StoredScores, write_scores
 from psl.tagging.thresholds import fit_classes
 from shards import __version__
 from shards.format.classes import Classes
@@ -33,6 +38,8 @@ from shards.system.text import plain
 _log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+EVALUATION_NAME = "cross_validation"
+MEANING = "held-out recordings of own sounds (cross validation)"
 NOTHING = "(nothing)"
 BACKGROUND = "(background)"
 _MAX_PICTURE = 40
@@ -55,6 +62,8 @@ class Report:
     confusion: np.ndarray | None = None
     """[C + 1, C + 1] int: examples of a class (last: background) by the class with the
     highest score over its threshold (last: none)."""
+    scores: StoredScores | None = None
+    """Of the held-out examples; the keys are their names."""
     losses: dict[float, float] = field(default_factory=dict)
     num_held_out: int = 0
     rejected: list[list[str]] = field(default_factory=list)
@@ -96,6 +105,14 @@ def make_report(
         },
         thresholds=thresholds,
         confusion=confusion(true, scores, least),
+        scores=StoredScores(
+            np.array(
+                [embedded.examples[i].where.encode() for i in np.flatnonzero(rows)]
+            ),
+            sounds.names,
+            true > 0.5,
+            scores,
+        ),
         losses=crossed.losses,
         num_held_out=int(rows.sum()),
     )
@@ -123,12 +140,34 @@ def write_report_files(out: Path, report: Report, facts: dict[str, object]) -> N
         write_report(out / "rejected.csv", report.rejected)
     if report.thresholds is None or report.confusion is None:
         return
+    _write_evaluation(out / EVALUATION_NAME, report)
     write_synced(out / "thresholds.json", json.dumps(report.thresholds, indent=1))
     write_synced(out / "confusion.csv", _table(report.names, report.confusion))
     if importlib.util.find_spec("matplotlib") is None:
         _log.info("no confusion.png: pip install -e '.[report]' for the picture")
         return
     write_synced(out / "confusion.png", _picture(report.names, report.confusion))
+
+
+def _write_evaluation(out: Path, report: Report) -> None:
+    """The held-out examples as psl.report and psl.compare read an evaluation.
+
+    Their names stand for keys of clips.
+    """
+    stored = report.scores
+    assert stored is not None
+    out.mkdir()
+    metrics = evaluate_scores(stored.targets, stored.scores)
+    measured = measure(
+        metrics,
+        stored.targets,
+        stored.scores,
+        EvaluateConfig(checkpoint="", audio="", out=""),
+    )
+    summary = {"version": VERSION, **measured.summary(), "labels": MEANING}
+    classes = Classes(report.names, report.names)
+    write_results(out, summary, classes, measured, {}, None)
+    write_scores(out, stored)
 
 
 def as_json(report: Report, facts: dict[str, object]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shards.format.classes import Classes
+from shards.format.classes import Classes, class_difference
 from shards.format.index import Index
 
 
@@ -21,9 +21,10 @@ def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -
     check_rate(index, sample_rate=sample_rate, what=what)
     if index.classes.mids != classes.mids:
         raise ValueError(
-            f"{index.where}: {len(index.classes)} classes, but {what} has "
-            f"{len(classes)} or another order; pack it with the same class list "
-            "(or psl.evaluate with classes=shared)"
+            f"{index.where}: not the classes of {what}: "
+            f"{class_difference(index.classes.mids, classes.mids)}; "
+            "pack it with the same "
+            "class list (or psl.evaluate with classes=shared)"
         )
 
 

@@ -7,6 +7,7 @@ is held out, or, as upstream does, the training clips themselves.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,10 @@ from psl.data.checks import check_has_labels
 from shards.format.index import Index, open_index
 from shards.format.ontology import with_ancestors
 
+_log = logging.getLogger(__name__)
+
+FEW_CLIPS = 5
+"""With a class, below which a line warns of them."""
 HELD_OUT, TRAIN = "held_out", "train"
 _SALT = b"psl held out 1 "
 """Decides which recordings are held out; another would be another split."""
@@ -60,6 +65,7 @@ def open_validation(
                 "dataset in data.valid"
             )
         meaning = f"held out: {len(rows)} of {len(audio)} training clips"
+        _warn_of_few(audio, rows)
     elif valid == TRAIN:
         meaning = "the training clips (the paper's protocol)"
     else:
@@ -71,6 +77,27 @@ def open_validation(
             f"{index.where}: no held-out clip has a label; raise data.held_out_share"
         )
     return Validation(index, rows, meaning)
+
+
+def _warn_of_few(audio: Index, rows: np.ndarray) -> None:
+    """Say it where the held-out clips are too few to choose a checkpoint by."""
+    start = audio.table.label_start
+    labels = [audio.table.label[start[row] : start[row + 1]] for row in rows]
+    count = np.bincount(np.concatenate(labels), minlength=len(audio.classes))
+    trained = np.bincount(audio.table.label, minlength=len(audio.classes)) > count
+    few = np.flatnonzero(trained & (count < FEW_CLIPS))
+    if len(few):
+        names = ", ".join(audio.classes.names[c] for c in few[:3])
+        _log.warning(
+            "held out: %d clips, fewer than %d of %d classes (%s%s): their AP, "
+            "and the best checkpoint that it chooses, are mostly chance; raise "
+            "data.held_out_share, or name a dataset in data.valid",
+            len(rows),
+            FEW_CLIPS,
+            len(few),
+            names,
+            ", ..." if len(few) > 3 else "",
+        )
 
 
 def held_out(audio: Index, share: float) -> np.ndarray:

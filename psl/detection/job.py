@@ -21,7 +21,7 @@ from psl.detection.rules_file import read_rules, to_json
 from psl.detection.scored import score_frames
 from psl.distributed import launch
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
-from shards.format.classes import Classes
+from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
 
 
@@ -80,8 +80,9 @@ def _rules(
     )
     if fitted.mids != classes.mids:
         raise ValueError(
-            f"{config.fit_audio}: its classes are not those of {config.audio}; pack "
-            "both with one class list"
+            f"{config.fit_audio}: not the classes of {config.audio}: "
+            f"{class_difference(fitted.mids, classes.mids)}; "
+            "pack both with one class list"
         )
     rules = fit_rules(clips, len(classes), measure=config.fit_for, base=base)
     return rules, {"fitted_to": config.fit_audio, "for": config.fit_for}

@@ -16,6 +16,7 @@ from psl.evaluation.bootstrap import CONFIDENCE, interval, resample
 from psl.evaluation.measured import BOUNDS
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.stored import StoredScores, read_scores
+from shards.format.classes import class_difference
 
 _UNBOUNDED = (-math.inf, math.inf)
 
@@ -169,8 +170,9 @@ def _same_order(
     """Scores of ``other`` in the order of ``first``; ValueError if they do not fit."""
     if first.mids != other.mids:
         raise ValueError(
-            f"{folder}: {len(other.mids)} classes, but {where} has {len(first.mids)} "
-            "or another order; evaluate both on the same audio"
+            f"{folder}: not the classes of {where}: "
+            f"{class_difference(other.mids, first.mids)}; "
+            "evaluate both on the same audio"
         )
     if len(first.key) < 2:
         raise ValueError(f"{where}: one clip; a comparison over clips needs more")

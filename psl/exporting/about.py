@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from psl.weights.checkpoint import FOLDER_NAME, Checkpoint
+from psl.teachers.origin import Origin, origin_of, run_of
+from psl.weights.checkpoint import Checkpoint
 from psl.weights.result import read_result
 from shards.errors import ShardError
 from shards.format.index import open_index
@@ -24,6 +25,8 @@ class About:
     """Plain facts; what is not known is None or empty."""
 
     teacher: str | None = None
+    origin: Origin | None = None
+    """The published weights that these go back to."""
     data: list[str] = field(default_factory=list)
     """The audio datasets of the training."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -32,16 +35,17 @@ class About:
 
 def about(checkpoint: Checkpoint) -> About:
     """What the files around a checkpoint say; a damaged one says nothing."""
+    origin = origin_of(checkpoint)
     if checkpoint.training.plan_fingerprint.startswith(_IMPORTED):
         source = checkpoint.training.plan_fingerprint.removeprefix(_IMPORTED)
-        return About(teacher=f"none: published weights, {Path(source).name}")
-    folder = checkpoint.folder
-    run = folder.parent.parent if folder.parent.name == FOLDER_NAME else folder
+        return About(f"none: published weights, {Path(source).name}", origin)
+    run = run_of(checkpoint)
     metrics, measured_on = _metrics(run)
     data = _mapping(run, "config.yaml").get("data")
     data = data if isinstance(data, dict) else {}
     return About(
         teacher=_teacher(data),
+        origin=origin,
         data=[Path(str(place)).name for place in _listed(data.get("audio"))],
         metrics=metrics,
         measured_on=measured_on,

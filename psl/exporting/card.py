@@ -38,6 +38,7 @@ audio at {rate} Hz. Trained with [psl](https://arxiv.org/abs/2204.13430) {__vers
 | Metrics | {_metrics(facts)} |
 | Training data | {data} |
 | Teacher | {markdown(facts.teacher or "not recorded", 300)} |
+| Started from | {_origin(facts)} |
 | Licence of the weights | {known} |
 | SHA-256 of the weights | {checkpoint.model_sha256} |
 
@@ -65,6 +66,13 @@ evaluation; try the model on yours first.
 
 {_classes(checkpoint)}
 """
+
+
+def _origin(facts: About) -> str:
+    origin = facts.origin
+    if origin is None:
+        return "not recorded"
+    return markdown(f"{origin.title}, {origin.url}; {origin.citation}", 500)
 
 
 def _header(license: str | None) -> str:

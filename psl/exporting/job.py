@@ -12,7 +12,6 @@ from psl.exporting.about import About, about
 from psl.exporting.measure import measure_pair
 from psl.exporting.onnx_export import export_onnx
 from psl.teachers.named import checkpoint_of
-from psl.teachers.published import TEACHERS
 from psl.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psl.weights.onnx_model import OnnxModel
 from shards.audio.decode import load_clip
@@ -20,11 +19,11 @@ from shards.audio.decode import load_clip
 
 def export(args: Namespace) -> None:
     """Run the command with its parsed words."""
-    folder = checkpoint_of(args.model)
-    if folder != args.model and args.license is None:
-        args.license = TEACHERS[args.model].licence
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(checkpoint_of(args.model))
     facts = about(checkpoint)
+    if facts.origin is not None and args.license is None:
+        args.license = facts.origin.license
+        print(f"licence {args.license}, of {facts.origin.title}; see --license")
     if args.teacher:
         facts = replace(facts, teacher=args.teacher)
     target = args.onnx or args.safetensors or args.huggingface or args.tflite

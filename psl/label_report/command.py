@@ -12,6 +12,7 @@ from pathlib import Path
 from psl.labelling.progress import MADE_NAME, recorded_audio
 from shards.format.index import INDEX_NAME
 from shards.remote.places import check_place, is_url, join_place
+from shards.system.arguments import Parser
 from shards.system.exits import typed_name
 
 
@@ -43,7 +44,7 @@ def default_out(labels: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.label_report")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="Say how good pseudo labels are, in numbers and pictures: against "
         "true events if there is a CSV of them, else by themselves.",

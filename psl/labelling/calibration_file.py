@@ -17,7 +17,7 @@ import numpy as np
 from psl.labelling.calibration import Line, Steps, calibrated
 from psl.labelling.hearing import HEARING_FACTS
 from shards.errors import ShardError
-from shards.format.classes import Classes
+from shards.format.classes import Classes, class_difference
 from shards.format.index import Index
 from shards.format.schema import parse_json
 from shards.system.files import read_bounded, sha256_of
@@ -162,8 +162,9 @@ def parse_calibration(data: bytes, classes: Classes, *, where: str) -> Calibrati
     mids = tuple(row.get("mid") for row in rows)
     if mids != classes.mids:
         raise ShardError(
-            f"{where}: of {len(mids)} classes, but the audio has {len(classes)}, or "
-            "another order; calibrate labels of this class list"
+            f"{where}: not the classes of the audio: "
+            f"{class_difference(mids, classes.mids)}; "
+            "calibrate labels of this class list"
         )
     steps = {c: _steps(row, where) for c, row in enumerate(rows) if "points" in row}
     lines = [{"a": 1.0, "b": 0.0} if "points" in row else row for row in rows]

@@ -8,7 +8,6 @@ Looking leaves nothing behind.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -25,6 +24,7 @@ from shards.errors import ShardError
 from shards.format.index import INDEX_NAME, Index, read_index
 from shards.format.schema import parse_json
 from shards.remote.places import check_place, is_url, join_place
+from shards.system.arguments import Parser
 from shards.system.claims import CLAIM_SUFFIX, WORKER_SUFFIX, Held, list_held
 from shards.system.exits import EXIT_DONE, EXIT_FAILED, EXIT_RUNNING, typed_name
 from shards.system.files import file_system_time, read_bounded, read_plain, write_atomic
@@ -289,7 +289,7 @@ def main(words: Sequence[str]) -> None:
     """The command line of ``python -m psl.label --status``."""
     exits = {"done": EXIT_DONE, "running": EXIT_RUNNING, "idle": EXIT_FAILED}
     codes = ", ".join(f"{state} {code}" for state, code in exits.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=typed_name("psl.label"),
         description=f"Show how far a label set is; exits with its state: {codes}.",
         epilog=f"example: {typed_name('psl.label')} --status data/labels_2s",

@@ -19,6 +19,7 @@ from psl.labelling.store import check_keys, make_builder, store
 from shards.dataset.reader import MemberReader
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
+from shards.format.classes import class_difference
 from shards.format.index import Index, open_index
 from shards.format.join import open_indexes
 
@@ -37,9 +38,10 @@ def reorder_labels(config: ReorderConfig) -> str:
     labels = open_indexes(config.labels, kind="labels")
     if labels.classes.mids != audio.classes.mids:
         raise ShardError(
-            f"{labels.where}: labels of {len(labels.classes)} classes, but "
-            f"{config.audio} has {len(audio.classes)} or another order; pack it with "
-            "the class list of the labels"
+            f"{labels.where}: not the classes of {config.audio}: "
+            f"{class_difference(labels.classes.mids, audio.classes.mids)}; "
+            "pack it with the "
+            "class list of the labels"
         )
     keys = [key.decode() for key in labels.table.key.tolist()]
     check_keys(audio, keys, labels.where)

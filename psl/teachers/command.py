@@ -14,6 +14,7 @@ from pathlib import Path
 from psl.teachers.audioset import audioset_classes, select_classes
 from psl.teachers.named import teachers_folder
 from psl.teachers.published import TEACHERS, PublishedTeacher, teacher_named
+from shards.system.arguments import Parser
 from shards.system.exits import typed_name
 
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     name = typed_name("psl.teachers")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=name,
         description="List the published AudioSet taggers that can be teachers. A\n"
         "fetched one is named as teacher=NAME.",

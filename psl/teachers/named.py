@@ -61,6 +61,17 @@ def checkpoint_of(path: str, cache: str | Path | None = None) -> str:
     raise ValueError(f"teacher {path}: not fetched yet; run: psl teachers fetch {path}")
 
 
+def check_model(path: str | Path) -> None:
+    """ValueError at once, without torch, for a model that is nowhere to be found."""
+    name = str(path)
+    if checkpoint_of(name) == name and not (is_url(name) or Path(name).exists()):
+        raise ValueError(
+            f"{name}: no such file or folder, and no published teacher has this name"
+            f"{suggestion(name)}; expected a run or checkpoint folder, or a name that "
+            "psl teachers lists"
+        )
+
+
 def _is_name(path: str) -> bool:
     """Whether ``path`` is one word, and leads nowhere."""
     is_path = "/" in path or is_url(path) or Path(path).suffix in SUFFIXES

@@ -24,6 +24,7 @@ from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
 from psl.teachers.load import load_teacher
 from psl.teachers.named import checkpoint_of
+from psl.teachers.origin import write_origin
 from psl.training.averages import MovingAverage
 from psl.training.checks import check_possible
 from psl.training.config import TrainConfig
@@ -35,9 +36,9 @@ from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
 from psl.training.step import Stepper
 from psl.training.tracking import Tracking, check_board
-from psl.weights.checkpoint import TrainingState
+from psl.weights.checkpoint import TrainingState, load_checkpoint
 from psl.weights.result import remove_result
-from psl.weights.start import start_from, write_record
+from psl.weights.start import is_checkpoint, start_from, write_record
 from shards.format.classes import Classes
 from shards.format.index import Index
 from shards.order.plan import Plan
@@ -264,6 +265,8 @@ def _start_from(config: TrainConfig, model: nn.Module, classes: Classes) -> None
     start = checkpoint_of(config.start, config.loader.cache)
     taken, record = start_from(start, model, config.model, classes)
     write_record(config.run_dir, taken, record)
+    if is_checkpoint(start):
+        write_origin(config.run_dir, load_checkpoint(start))
 
 
 def _prepare(

@@ -2,7 +2,8 @@
 
 Owns which tensors of a checkpoint a fresh model takes, and the record of that. The
 source is a run or checkpoint of ours, a file of weights, or a model that transformers
-can load. A classifier for other classes stays new; everything else must fit.
+can load. A classifier for other classes takes the rows of those that both have, by
+mid, and stays new for the rest; everything else must fit.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ class Taken:
     """Of the source: not used."""
     resized: list[str]
     """Of those taken: AST's table of places, cut or stretched to another length."""
+    classes: list[str] = dataclasses.field(default_factory=list)
+    """Mids whose rows of a classifier for other classes were taken."""
 
     def lines(self, where: str) -> list[str]:
         """For people: how many, and every name that was not simply taken."""
         head = f"{where}: {len(self.taken)} tensors taken"
+        if self.classes:
+            head += f", and the classifier's rows of {len(self.classes)} shared classes"
         kinds = {"new": self.new, "dropped": self.dropped, "resized": self.resized}
         return [head, *(f"  {kind}: {n}" for kind in kinds for n in kinds[kind])]
 
@@ -74,7 +79,7 @@ def open_source(path: str, config: ModelConfig) -> Source:
     """
     if is_file_of_weights(path):
         source = _of_published(path, read_file_of_weights(path, config))
-    elif Path(path).is_dir() and not is_hub_model(path):
+    elif is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         source = Source(
             where=str(checkpoint.folder),
@@ -104,6 +109,12 @@ def _of_published(path: str, published: Published) -> Source:
     return Source(path, published.family, published.weights, None, config)
 
 
+def is_checkpoint(path: str) -> bool:
+    """Whether ``path`` is a run or a checkpoint folder of ours."""
+    of_others = is_file_of_weights(path) or is_hub_model(path)
+    return Path(path).is_dir() and not of_others
+
+
 def take_weights(
     model: nn.Module, config: ModelConfig, source: Source, classes: Classes | None
 ) -> Taken:
@@ -112,6 +123,9 @@ def take_weights(
     Raises ValueError naming the first tensor that is missing, unknown or has another
     shape, besides the classifier's if the classes are others; and the features that the
     weights were made for, if the model's are others.
+
+    Of a classifier for other classes, the rows of shared mids are taken: a student of
+    ten of AudioSet's classes that starts from a tagger of all 527 knows them already.
     """
     _check_features(source, config)
     own = {n: t for n, t in model.state_dict().items() if not _is_constant(n)}
@@ -136,8 +150,46 @@ def take_weights(
             + (f", and {len(problems) - 1} more" if len(problems) > 1 else "")
             + "; give the model the sizes that these weights have (model.*)"
         )
-    model.load_state_dict(kept, strict=False)
-    return Taken(sorted(kept), new, sorted(theirs.keys() - kept.keys()), resized)
+    mids: list[str] = []
+    rows: dict[str, Tensor] = {}
+    if not same and source.classes is not None and classes is not None:
+        mids = [mid for mid in classes.mids if mid in source.classes.index_of]
+        heads, new_heads = (
+            {n: t for n, t in tensors.items() if n.startswith(classifier)}
+            for tensors in (theirs, own)
+        )
+        if mids and heads.keys() == new_heads.keys():
+            rows = _with_rows(heads, source.classes, new_heads, classes, mids)
+    model.load_state_dict(kept | rows, strict=False)
+    if rows and classes is not None and len(mids) == len(classes):
+        new = [name for name in new if name not in rows]
+    dropped = sorted(theirs.keys() - kept.keys() - rows.keys())
+    return Taken(sorted(kept), new, dropped, resized, mids if rows else [])
+
+
+def _with_rows(
+    heads: Mapping[str, Tensor],
+    theirs: Classes,
+    new_heads: Mapping[str, Tensor],
+    ours: Classes,
+    mids: list[str],
+) -> dict[str, Tensor]:
+    """A new classifier with the rows of ``mids`` from another.
+
+    Weights and biases have rows [C, ...], or [H * C, ...] of H attention heads; other
+    tensors (PSLA's mix of the heads) know no class, and are taken whole.
+    """
+    to = [ours.index_of[mid] for mid in mids]
+    of = [theirs.index_of[mid] for mid in mids]
+    rows = {}
+    for name, head in heads.items():
+        if not name.endswith((".weight", ".bias")):
+            rows[name] = head
+            continue
+        rows[name] = new_heads[name].clone()
+        new = rows[name].unflatten(0, (-1, len(ours)))
+        new[:, to] = head.unflatten(0, (-1, len(theirs)))[:, of].to(new)
+    return rows
 
 
 def _check_features(source: Source, config: ModelConfig) -> None:

@@ -121,7 +121,7 @@ def _repair_chunks(stream: Stream, form: _Form, length: int) -> dict[int, bytes]
             return {}
         largest = (1 << 8 * struct.calcsize(sizes)) - 1
         return {field: struct.pack(sizes, min(found + overhead, largest))}
-    raise ShardError("no data chunk; not a complete file, fetch it again")
+    raise ShardError("no data chunk; not a complete file, copy or fetch it again")
 
 
 def _chunks(

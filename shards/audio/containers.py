@@ -31,7 +31,8 @@ def check_whole(stream: Stream) -> None:
     announced = _announced_length(stream, read_at(stream, 0, 64), length)
     if announced is not None and announced > length:
         raise ShardError(
-            f"truncated: {announced} bytes announced, {length} present; fetch it again"
+            f"truncated: {announced} bytes announced, {length} present; "
+            "copy or fetch it again"
         )
 
 
@@ -99,7 +100,7 @@ def _ebml_size(stream: Stream, position: int) -> tuple[int, int]:
     data = read_at(stream, position, 8)
     width = 9 - data[0].bit_length() if data else 9
     if len(data) < width:
-        raise ShardError("damaged Matroska or WebM header; fetch it again")
+        raise ShardError("damaged Matroska or WebM header; copy or fetch it again")
     value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
     unknown = value == (1 << 7 * width) - 1
     return _EBML_UNKNOWN if unknown else value, position + width

@@ -111,7 +111,7 @@ def _opened(source: Source) -> Iterator[Recording]:
 
 def _open(stream: BinaryIO) -> Recording:
     if not stream.read(1):
-        raise ShardError("empty file; fetch it again")
+        raise ShardError("empty file; copy or fetch it again")
     return open_recording(stream)
 
 
@@ -212,7 +212,7 @@ def _too_long(seconds: float, max_seconds: float) -> ShardError:
 def _finish(mono: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     """Checked, resampled and rounded to int16."""
     if not len(mono):
-        raise ShardError("no audio samples; fetch it again")
+        raise ShardError("no audio samples; copy or fetch it again")
     if not np.isfinite(mono).all():
         raise ShardError("NaN or infinite samples; repair or remove the file")
     if (peak := float(np.abs(mono).max())) > MAX_PEAK:

@@ -111,7 +111,7 @@ class _Reader:
         self._frames = self._decode(self._packets())
         self._first = list(itertools.islice(self._frames, 2))
         if not self._first:
-            raise ShardError("no audio samples; fetch it again")
+            raise ShardError("no audio samples; copy or fetch it again")
         self.rate = self._first[0].sample_rate
         check_sound(self.rate, len(self._first[0].layout.channels))
 

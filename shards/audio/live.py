@@ -32,7 +32,7 @@ def stream_file(
     damaged, and at the end of one that was cut short.
     """
     if not stream.read(1):
-        raise ShardError("empty file; fetch it again")
+        raise ShardError("empty file; copy or fetch it again")
     recording = open_recording(stream)
     return recording.seconds, resample(recording.blocks(), sample_rate)
 
@@ -87,7 +87,7 @@ def resample(
         if len(block):
             yield to_int16(block)
     if not has_samples:
-        raise ShardError("no audio samples; fetch it again")
+        raise ShardError("no audio samples; copy or fetch it again")
     if stream is not None:
         yield to_int16(stream.resample_chunk(np.zeros(0, np.float32), last=True))
 

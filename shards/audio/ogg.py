@@ -48,7 +48,7 @@ class OggPages:
         if before > 0 and number != self._numbers[serial] + 1:
             raise ShardError(
                 f"truncated or damaged: Ogg page {self._numbers[serial] + 1} is "
-                "missing; fetch it again"
+                "missing; copy or fetch it again"
             )
         self._numbers[serial] = number
         has_packet_end = min(page[_HEADER.size :][:count], default=255) < 255
@@ -75,14 +75,16 @@ def read_pages(stream: Stream, length: int) -> OggPages:
             continue
         if found is None:
             raise ShardError(
-                f"truncated or damaged: no Ogg page at byte {position}; fetch it again"
+                f"truncated or damaged: no Ogg page at byte {position}; "
+                "copy or fetch it again"
             )
         page = found
         flags = pages.add(page)
         position += len(page)
     if not flags & _ENDS:
         raise ShardError(
-            "truncated: its last Ogg page does not end the stream; fetch it again"
+            "truncated: its last Ogg page does not end the stream; "
+            "copy or fetch it again"
         )
     if not pages.has_order:
         later = pages.last_granule + 1
@@ -100,7 +102,7 @@ def _read_page(stream: Stream, position: int) -> bytes | None:
     lengths = b"" if is_cut else stream.read(header[-1])
     page = header + lengths + stream.read(sum(lengths))
     if is_cut or len(page) < _HEADER.size + header[-1] + sum(lengths):
-        raise ShardError("truncated: ends inside an Ogg page; fetch it again")
+        raise ShardError("truncated: ends inside an Ogg page; copy or fetch it again")
     if _checksum(page) != page[22:26]:
         raise ShardError(
             f"damaged: wrong checksum of the Ogg page at byte {position}; fetch "

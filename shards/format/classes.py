@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,26 @@ class Classes:
         for index, (mid, name) in enumerate(zip(self.mids, self.names, strict=True)):
             writer.writerow([index, mid, name])
         return buffer.getvalue()
+
+
+def class_difference(found: Sequence[object], expected: Sequence[object]) -> str:
+    """How one list of mids differs from another, for messages."""
+    parts = [
+        f"{len(mids)} {word} ({', '.join(map(str, mids[:3]))}"
+        + (", ...)" if len(mids) > 3 else ")")
+        for word, mids in (
+            ("more", [mid for mid in found if mid not in expected]),
+            ("missing", [mid for mid in expected if mid not in found]),
+        )
+        if mids
+    ]
+    if parts:
+        return f"{len(found)} classes, expected {len(expected)}: {', '.join(parts)}"
+    at = next(n for n, mid in enumerate(found) if mid != expected[n])
+    return (
+        f"the {len(found)} classes in another order: number {at} is {found[at]}, "
+        f"expected {expected[at]}"
+    )
 
 
 def read_classes(path: str | Path) -> Classes:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.errors import ShardError
+from shards.format.classes import class_difference
 from shards.format.index import Index, open_index
 from shards.format.table import Table, first_repeat
 
@@ -43,13 +44,17 @@ def concatenate(indexes: list[Index]) -> Index:
     if len(indexes) == 1:
         return first
     for other in indexes[1:]:
-        if (
-            other.classes.mids != first.classes.mids
-            or other.properties != first.properties
-        ):
+        if other.classes.mids != first.classes.mids:
             raise ShardError(
-                f"{other.where}: classes or {other.properties} differ from "
-                f"{first.where} ({first.properties}); pack them alike"
+                f"{other.where}: not the classes of {first.where}: "
+                f"{class_difference(other.classes.mids, first.classes.mids)}; "
+                "pack them with "
+                "one class list"
+            )
+        if other.properties != first.properties:
+            raise ShardError(
+                f"{other.where}: {other.properties} differ from {first.where} "
+                f"({first.properties}); pack them alike"
             )
     table = concatenate_tables(
         [index.table for index in indexes], [len(index.shards) for index in indexes]
@@ -159,17 +164,9 @@ def _describe_rows(index: Index, rows: np.ndarray) -> str:
 
 def _describe_classes(audio: Index, labels: Index) -> str:
     """In what two class lists differ."""
-    ours, theirs = audio.classes.mids, labels.classes.mids
-    length = min(len(ours), len(theirs))
-    at = next((n for n in range(length) if ours[n] != theirs[n]), length)
-    found, expected = theirs[at : at + 1], ours[at : at + 1]
-    order = (
-        "the same classes in another order"
-        if set(ours) == set(theirs)
-        else (f"another class list ({len(theirs)} classes, not {len(ours)})")
-    )
     return (
-        f"{labels.where}: labels have {order} than {audio.where}: column {at} is "
-        f"{', '.join(found) or 'absent'}, expected {', '.join(expected) or 'none'}; "
-        "relabel it with a teacher of these classes, in this order"
+        f"{labels.where}: not the classes of {audio.where}: "
+        f"{class_difference(labels.classes.mids, audio.classes.mids)}; "
+        "relabel it with a "
+        "teacher of these classes, in this order"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +64,13 @@ def test_the_command_makes_a_model_that_tags_and_adapts_again(
     assert rows[0] == ["true", "high", "low", "mid", "(nothing)"]
     assert sum(int(n) for row in rows[1:] for n in row[1:]) == 22
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((out / "cross_validation" / "metrics.json").read_text())
+    assert stored["mAP"] == facts["mAP"] and stored["num_clips"] == 22
+    assert run("psl.status", str(out)).returncode == 0
+    page = tmp_path / "report.html"
+    done = run("psl.report", str(out), "--out", str(page))
+    assert "1 run, 1 evaluation" in done.stdout and "tone" not in done.stderr
+    assert "cross_validation" in page.read_text()
     tagger = psl.load(out, device="cpu")
     assert tagger.classes.names == ("high", "low", "mid")
     default, by_class = read_thresholds(out / "thresholds.json", tagger.classes)
@@ -134,7 +143,7 @@ def spoil_a_class(sounds: Path) -> None:
         ),
         (lambda sounds: None, {"seconds": 0.1}, "seconds = 0.1; expected 0.5 to 10"),
         (lambda sounds: None, {"seconds": float("nan")}, "seconds = nan"),
-        (lambda sounds: None, {"background": "nowhere"}, "no such folder"),
+        (lambda sounds: None, {"background": "nowhere"}, "no such file or folder"),
         (lambda sounds: None, {"labelled": "nowhere.csv"}, "nowhere.csv"),
     ],
 )
@@ -151,6 +160,29 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     with pytest.raises((ShardError, ValueError), match=message):
         adapt(model, sounds, out=tmp_path / "own", **words)  # type: ignore[arg-type]
     assert not (tmp_path / "own").exists()
+
+
+def test_what_is_not_there_is_said_before_torch_is_loaded(
+    run: Run, model: Path, sounds: Path, tmp_path: Path
+) -> None:
+    """Who mistypes a path waits for seconds each time."""
+    program = (
+        "import sys; from psl.adapting.command import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except ValueError as error: print(error, 'torch' in sys.modules)"
+    )
+    out = str(tmp_path / "own")
+    for words, message in (
+        ([str(model), "--sounds", "nowhere"], "nowhere: no such file or folder"),
+        (["mn44", "--sounds", str(sounds)], "near it: mn40, mn04"),
+        (["runs/nowhere", "--sounds", str(sounds)], "runs/nowhere: no such file"),
+        ([str(model), "--sounds", str(sounds), "--out", str(sounds)], "exists"),
+    ):
+        words = words if "--out" in words else [*words, "--out", out]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], capture_output=True, text=True
+        )
+        assert message in done.stdout and done.stdout.endswith("False\n"), done
 
 
 def test_a_folder_that_exists_is_not_replaced(

@@ -36,6 +36,21 @@ def trained(run: Path) -> TrainingState:
     return newest.training
 
 
+def test_too_few_held_out_clips_are_named(
+    dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint is chosen by the AP of one clip, and nobody knows."""
+    audio = open_index(dataset, kind="audio")
+    with caplog.at_level("WARNING"):
+        rows = open_validation("held_out", 0.2, audio).rows
+    message = caplog.text
+    assert f"held out: {len(rows)} clips, fewer than 5 of 3 classes (Tone" in message
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        open_validation(str(dataset), 0.2, audio)
+    assert not caplog.text
+
+
 def test_ancestors_count_in_training_in_validation_and_in_an_average(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

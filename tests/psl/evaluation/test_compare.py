@@ -186,7 +186,7 @@ def edited(folder: Path, stored: StoredScores, what: str) -> str:
     [
         ("fewer", "1 of the 200 clips of .*a are not among its 199, such as 'clip0000"),
         ("others", "1 of the 200 clips of .*a are not among its 200, such as 'clip000"),
-        ("classes", "3 classes, but .*a has 3 or another order; evaluate both on"),
+        ("classes", "not the classes of .*a: .*; evaluate both on"),
         ("labels", "1 clips have other labels than in .*a, such as 'clip0007_0'"),
     ],
 )

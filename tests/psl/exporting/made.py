@@ -21,7 +21,11 @@ CLASSES = Classes(("/m/low", "/m/mid", "/m/high"), ("Low", "Mid | <b>", "High, ~
 
 
 def make_checkpoint(
-    folder: Path, family: str = "mobilenetv2", *, classes: Classes = CLASSES
+    folder: Path,
+    family: str = "mobilenetv2",
+    *,
+    classes: Classes = CLASSES,
+    made_by: str = "none",
 ) -> Path:
     """A small model of a family with random weights that tell sounds apart."""
     torch.manual_seed(0)
@@ -36,7 +40,7 @@ def make_checkpoint(
         optimizer={},
         model_config=config,
         classes=classes,
-        training=TrainingState(0, 0, (), "none"),
+        training=TrainingState(0, 0, (), made_by),
     )
     return folder
 

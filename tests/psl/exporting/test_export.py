@@ -16,17 +16,22 @@ import pytest
 import yaml
 
 import psl
-from psl import export
+from psl import export, train
+from psl.adapting.job import adapt
 from psl.data.loader import open_cache
 from psl.exporting import check
 from psl.exporting.about import about
 from psl.exporting.onnx_export import export_onnx
 from psl.teachers.named import teachers_folder
+from psl.teachers.published import TEACHERS
 from psl.weights.checkpoint import load_checkpoint
 from shards.errors import ShardError
+from shards.format.classes import Classes
 from shards.format.index import open_index
 from tests.conftest import MIDS, RATE
+from tests.learning import tiny_config
 from tests.needs import OPTIONAL
+from tests.psl.adapting.sounds_made import write_sounds
 from tests.psl.exporting.made import CLASSES, make_checkpoint, read_graph, sounds
 from tests.tiny_models import TINY
 
@@ -49,6 +54,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("export") / "run")
 
 
+FETCHED = f"imported from mn04: {TEACHERS['mn04'].url}"
+"""How psl teachers fetch marks a checkpoint."""
+
+
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path) -> Path:
     """The same as ONNX."""
@@ -65,12 +74,33 @@ def test_a_published_teacher_is_exported_by_name_with_its_licence(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     open_cache.cache_clear()
     try:
-        make_checkpoint(teachers_folder() / "mn04")
+        make_checkpoint(teachers_folder() / "mn04", made_by=FETCHED)
         export.main(["mn04", "--onnx", str(tmp_path / "model.onnx")])
     finally:
         open_cache.cache_clear()
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     assert session.get_modelmeta().custom_metadata_map["license"] == "MIT"
+
+
+def test_the_licence_of_a_teacher_stays_with_what_is_made_of_it(
+    tmp_path: Path, dataset: Path
+) -> None:
+    """An adapted or fine-tuned model would be passed on as nobody's."""
+    mids = Classes(MIDS, MIDS)
+    teacher = make_checkpoint(tmp_path / "mn04", made_by=FETCHED, classes=mids)
+    words = [f"start={teacher}", "epochs=1"]
+    model = TINY["mobilenetv2"]
+    train.main(tiny_config(tmp_path / "first", dataset, *words, model=model))
+    sounds = write_sounds(tmp_path / "sounds", 2)
+    own = adapt(tmp_path / "first" / "run", sounds, out=tmp_path / "own", seconds=1.0)
+    card = tmp_path / "card"
+    export.main([str(own.folder), "--huggingface", str(card)])
+    text = (card / "README.md").read_text()
+    assert "\nlicense: mit\n" in text and "EfficientAT mn04" in text
+    fresh = adapt(
+        make_checkpoint(tmp_path / "m"), sounds, out=tmp_path / "o", seconds=1.0
+    )
+    assert not (fresh.folder / "origin.json").exists()
 
 
 @pytest.mark.parametrize("family", list(TINY))

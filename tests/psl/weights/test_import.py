@@ -343,6 +343,45 @@ def test_a_start_for_other_classes_has_a_new_classifier_and_all_else(
         take_weights(wider, wider.config, source, CLASSES)
 
 
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_start_for_some_of_the_classes_takes_their_rows_by_mid(name: str) -> None:
+    """A student of ten of a teacher's classes would learn them anew, from few clips."""
+    old = psl.build_model(name, num_classes=5, **TINY[name])
+    weights = {n: t + 1 for n, t in old.state_dict().items()}
+    theirs = Classes(("/m/2", "/m/x", "/m/0", "/m/y", "/m/z"), tuple("abcde"))
+    ours = Classes(("/m/0", "/m/1", "/m/2"), tuple("abc"))
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name])
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    source = Source("there", name, weights, theirs)
+    taken = take_weights(model, model.config, source, ours)
+    assert taken.classes == ["/m/0", "/m/2"] and taken.dropped == []
+    rows = [n for n in taken.new if n.endswith((".weight", ".bias"))]
+    assert len(rows) >= 2
+    for row in rows:
+        after, first = (t[row] for t in (model.state_dict(), before))
+        num_heads = len(after) // 3  # PSLA's attention has four
+        for head in range(num_heads):
+            old_rows = weights[row][5 * head : 5 * head + 5]
+            new_rows = after[3 * head : 3 * head + 3]
+            assert torch.equal(new_rows[0], old_rows[2])
+            assert torch.equal(new_rows[1], first[3 * head + 1])  # new
+            assert torch.equal(new_rows[2], old_rows[0])
+    assert "rows of 2 shared classes" in taken.lines("start")[0]
+
+
+def test_a_start_for_the_same_classes_in_another_order_has_no_new_tensor() -> None:
+    """Columns would mean other classes, or be forgotten."""
+    old = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    weights = dict(old.state_dict())
+    source = Source("there", "mobilenetv2", weights, CLASSES)
+    turned = Classes(CLASSES.mids[::-1], CLASSES.names[::-1])
+    model: Any = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
+    taken = take_weights(model, model.config, source, turned)
+    assert taken.new == taken.dropped == []
+    for name in ("classifier.1.weight", "classifier.1.bias"):
+        assert torch.equal(model.state_dict()[name], weights[name].flip(0))
+
+
 def test_a_start_for_the_same_classes_keeps_its_classifier() -> None:
     """A run that goes on with other data would forget what it had learned."""
     old = psl.build_model(num_classes=3, **TINY["mobilenetv2"])
