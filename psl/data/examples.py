@@ -176,17 +176,32 @@ class TrainingData:
         Raises ValueError if the cache cannot hold a window.
         """
         steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
-        readers = [reader for reader in (self.audio, self.labels) if reader]
-        if not any(reader.any_remote for reader in readers):
+        if not self.is_remote:
             yield from steps
             return
         needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
-        with Prefetcher(readers, cache_share(self.loader)) as prefetcher:
+        with Prefetcher(self._readers, cache_share(self.loader)) as prefetcher:
             self._check_window(prefetcher, needed(epoch, start))
             for step, chunks in enumerate(steps, start=start):
                 if step == start or step % plan.window_steps == 0:
                     prefetcher.want(_two_windows(plan, needed, epoch, step))
                 yield chunks
+
+    def check_cache(self, plan: Plan, *, rank: int, world_size: int) -> None:
+        """ValueError if the cache cannot hold what ``rank`` reads at the beginning."""
+        if self.is_remote:
+            needed = plan.shards_needed(0, 0, rank=rank, world_size=world_size)
+            with Prefetcher(self._readers, cache_share(self.loader)) as prefetcher:
+                self._check_window(prefetcher, needed)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any shard lies elsewhere, and goes through the cache."""
+        return any(reader.any_remote for reader in self._readers)
+
+    @property
+    def _readers(self) -> list[MemberReader]:
+        return [reader for reader in (self.audio, self.labels) if reader]
 
     def _check_window(self, prefetcher: Prefetcher, shards: np.ndarray) -> None:
         """ValueError unless ``shards``, read in turns, fit in the cache together.

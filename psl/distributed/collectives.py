@@ -15,6 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from psl.distributed.reduce_time import reduce_time
 from shards.errors import ShardError
 from shards.system.exits import JobError
 from shards.system.files import sha256_of
@@ -41,7 +42,8 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
     if not dist.is_initialized() or dist.get_world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
+    with reduce_time.measured(flat.device):
+        dist.all_reduce(flat)
     parts = flat.div_(dist.get_world_size()).split([t.numel() for t in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -30,6 +30,8 @@ from psl.distributed.runtime import is_deepspeed, rank_and_world_size
 from shards.system.exits import JobError
 
 ZERO_STRATEGIES: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
+FLIGHT_RECORDS = "2000"
+"""Collectives that nccl's flight recorder keeps, for psl/job/hang.py."""
 GROUP_SECONDS = 120.0
 """Added to the timeout of the process group, so that slow starts do not fail."""
 
@@ -108,6 +110,7 @@ def join_job(
     handlers: list[KwargsHandler] = []
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
         backend = "nccl" if cuda else "gloo"
+        os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", FLIGHT_RECORDS)
         timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     plugin = _deepspeed_plugin(strategy) if strategy != "ddp" else None
@@ -139,13 +142,18 @@ def join_job(
     return accelerator
 
 
-def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
-    """What accelerate launch says of DeepSpeed, or ``strategy`` with all defaults."""
-    if not is_deepspeed_available():
+def check_installed(strategy: Strategy) -> None:
+    """ValueError if ``strategy`` needs a package that is missing."""
+    if strategy != "ddp" and not is_deepspeed_available():
         raise ValueError(  # running again does not help
             f"strategy {strategy} needs DeepSpeed; install the extra: "
             "pip install -e '.[deepspeed]', or set strategy=ddp"
         )
+
+
+def _deepspeed_plugin(strategy: Strategy) -> DeepSpeedPlugin:
+    """What accelerate launch says of DeepSpeed, or ``strategy`` with all defaults."""
+    check_installed(strategy)
     if "LOCAL_RANK" not in os.environ:
         raise ValueError(
             f"strategy {strategy} needs a launcher, for one process too: "

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,15 +25,19 @@ from accelerate import Accelerator
 from psl.distributed import collectives, environment, runtime
 from psl.job.config import AttemptConfig
 from psl.job.faults import Faults
+from psl.job.hang import write_hang
 from psl.job.launcher import end_with_launcher
 from psl.job.lock import RunLock, last_holder
 from psl.job.status import (
     EXIT_OF,
+    Speed,
     Status,
     ended,
     read_status,
+    seconds_since_first_start,
     started,
     state_of,
+    with_speed,
     with_step,
     write_status,
 )
@@ -51,6 +57,8 @@ from shards.system.threads import ending_by, leave_now, limit_last_words
 
 _log = logging.getLogger(__name__)
 
+SPEED_SECONDS = 30.0
+"""Between two writings of status.json for the sake of the speed."""
 PEER_SECONDS = 3.0
 """How long to look for the rank whose end made a collective fail."""
 
@@ -74,6 +82,7 @@ class Attempt:
         )
         self._lock: RunLock | None = None
         self._status: Status | None = None
+        self._written = -math.inf
         self._watchdog: Watchdog | None = None
         self._ending = threading.Lock()
         self._launcher_gone: Callable[[], str | None] = lambda: None
@@ -151,6 +160,7 @@ class Attempt:
             runtime.rendezvous_store(),
             timeout_seconds=self._config.timeout_seconds,
             end=self._end_hard,
+            tell_hang=self._tell_hang,
         )
         self._watchdog.start()
 
@@ -191,12 +201,39 @@ class Attempt:
         if self._lock is not None:
             self._lock.reached(step)
 
-    def saved(self, step: int, epoch: int) -> None:
-        """Note that there is a checkpoint after ``step`` steps, ``epoch`` epochs."""
+    def saved(
+        self,
+        step: int,
+        epoch: int,
+        useful_seconds: float | None = None,
+        speed: Speed | None = None,
+    ) -> None:
+        """Note that there is a checkpoint after ``step`` steps, ``epoch`` epochs.
+
+        ``useful_seconds`` are those of its steps, over all starts.
+        """
         if self._status is not None:
-            self._status = with_step(self._status, step, epoch)
-            write_status(self._run_dir, self._status)
+            self._write(with_step(self._status, step, epoch, useful_seconds, speed))
             self.step_done(step)
+
+    def tell(self, speed: Speed) -> None:
+        """Put ``speed`` into status.json, unless that was written just now."""
+        due = self._written + SPEED_SECONDS
+        if self._status is not None and time.monotonic() >= due:
+            self._write(with_speed(self._status, speed))
+
+    def _write(self, status: Status) -> None:
+        self._status, self._written = status, time.monotonic()
+        write_status(self._run_dir, status)
+
+    @property
+    def useful_seconds(self) -> float:
+        """What the steps took from which this start goes on; on rank 0."""
+        return self._status.useful_seconds if self._status is not None else 0.0
+
+    def wall_seconds(self) -> float | None:
+        """Since the first start of the run; None if unknown, as on other ranks."""
+        return self._status and seconds_since_first_start(self._status)
 
     def preempted(self, step: int) -> NoReturn:
         """End the job that saved its checkpoint of ``step`` on request. Collective."""
@@ -242,6 +279,9 @@ class Attempt:
             traceback.print_exception(error)
         own = Cause(f"rank {self._rank}: {message or repr(error)}")
         self._end_hard(*watchdog.blame(own), status=status)
+
+    def _tell_hang(self, cause: Cause) -> None:
+        write_hang(self._run_dir, self._rank, cause.message)
 
     def _end_without_launcher(self, message: str) -> NoReturn:
         self._end_hard(Cause(message), self._is_first_here)

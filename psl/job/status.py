@@ -44,6 +44,29 @@ EXIT_OF: dict[State, int] = {
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast a run is, and where its time goes; shares are from 0 to 1."""
+
+    chunks_per_second: float
+    """Over all processes, while steps are made."""
+    gflops_per_second: float | None
+    """Of one process: 1e9 FLOPs of its steps, counted once; None if unknown."""
+    mfu: float | None
+    """That over what the device can do; None where its peak is unknown."""
+    wait_share: float
+    """Of the time of steps: waiting for data."""
+    communication_share: float
+    """Of the time of steps: in the all-reduce, waiting for others included."""
+    validation_share: float
+    """Of this start so far: validating."""
+    checkpoint_share: float
+    """Of this start so far: gathering and writing checkpoints."""
+    goodput: float | None
+    """Time of the steps that count over the time since the run was first started:
+    those that a restart makes again count once. None if that is unknown."""
+
+
+@dataclass(frozen=True)
 class Status:
     """How a run stands."""
 
@@ -65,6 +88,15 @@ class Status:
     """The process id of rank 0."""
     time: str
     """When this was written, ISO 8601."""
+    first_start: float | None = None
+    """When the run was first started, s since 1970; later by the time for which it
+    was over before it was made longer."""
+    wall_seconds: float = 0.0
+    """From then to when this was written."""
+    useful_seconds: float = 0.0
+    """What the steps in the newest checkpoint took, each once."""
+    speed: Speed | None = None
+    """Of the newest start."""
 
 
 def state_of(status: int) -> State:
@@ -78,7 +110,7 @@ def started(before: Status | None, step: int, epoch: int = 0) -> Status:
     A start counts as futile until there is a checkpoint beyond ``step``. One that was
     stopped on request, or that had nothing left to do, is not counted.
     """
-    futile = 1
+    now, futile = time.time(), 1
     if before is not None and before.start_step == step:
         futile = before.futile_starts + (before.state in ("running", "failed"))
     return _now(
@@ -89,17 +121,73 @@ def started(before: Status | None, step: int, epoch: int = 0) -> Status:
         attempts=before.attempts + 1 if before else 1,
         start_step=step,
         futile_starts=futile,
+        first_start=_first_start(before, now),
+        wall_seconds=before.wall_seconds if before else 0.0,
+        useful_seconds=_useful_at(before, step) if before else 0.0,
     )
 
 
-def with_step(status: Status, step: int, epoch: int) -> Status:
-    """``status`` after a checkpoint at ``step``."""
-    return _restamp(replace(status, step=step, epoch=epoch))
+def _first_start(before: Status | None, now: float) -> float | None:
+    """When the run began, s; None for one that is older than this record of it.
+
+    Time for which there was nothing to do, or nothing that could be done, is left out.
+    """
+    if before is None:
+        return now
+    if before.first_start is not None and before.state in ("done", "bad_config"):
+        return max(before.first_start, now - before.wall_seconds)
+    return before.first_start
+
+
+def _useful_at(before: Status, step: int) -> float:
+    """The useful time of a run that goes on from ``step``.
+
+    Less than before if newer checkpoints are gone: their steps are made again.
+    """
+    if before.step == 0:
+        return 0.0
+    return before.useful_seconds * min(1.0, step / before.step)
+
+
+def with_step(
+    status: Status,
+    step: int,
+    epoch: int,
+    useful_seconds: float | None = None,
+    speed: Speed | None = None,
+) -> Status:
+    """``status`` after a checkpoint at ``step``; None for what is as before."""
+    if useful_seconds is None:
+        useful_seconds = status.useful_seconds
+    return _restamp(
+        replace(
+            status,
+            step=step,
+            epoch=epoch,
+            useful_seconds=useful_seconds,
+            speed=speed or status.speed,
+        )
+    )
+
+
+def with_speed(status: Status, speed: Speed) -> Status:
+    """``status`` between two checkpoints."""
+    return _restamp(replace(status, speed=speed))
+
+
+def settled_speed(status: Status) -> Speed | None:
+    """The speed of a run that is not running: steps after its checkpoint are lost."""
+    if status.speed is None or status.first_start is None:
+        return status.speed
+    seconds = status.wall_seconds
+    goodput = status.useful_seconds / seconds if seconds > 0 else None
+    return replace(status.speed, goodput=goodput)
 
 
 def ended(status: Status, state: State, message: str) -> Status:
     """``status`` after the run ended."""
-    return _restamp(replace(status, state=state, message=message))
+    status = _restamp(replace(status, state=state, message=message))
+    return replace(status, speed=settled_speed(status))
 
 
 def _now(**values: object) -> Status:
@@ -108,7 +196,13 @@ def _now(**values: object) -> Status:
 
 
 def _restamp(status: Status) -> Status:
-    return replace(status, time=_time())
+    seconds = max(status.wall_seconds, seconds_since_first_start(status) or 0.0)
+    return replace(status, time=_time(), wall_seconds=seconds)
+
+
+def seconds_since_first_start(status: Status) -> float | None:
+    """Up to now; None if it is unknown when that was."""
+    return None if status.first_start is None else time.time() - status.first_start
 
 
 def _time() -> str:
@@ -148,6 +242,14 @@ def note_bad_config(words: Sequence[str], message: str, cls: type) -> None:
     step, epoch = (before.step, before.epoch) if before else (0, 0)
     status = started(before, step, epoch)
     write_status(run_dir, ended(status, "bad_config", message))
+
+
+def speed_now(run_dir: str | Path, state: State) -> Speed | None:
+    """What status.json says of the speed of a run that is in ``state``."""
+    status = read_status(run_dir)
+    if status is None:
+        return None
+    return status.speed if state == "running" else settled_speed(status)
 
 
 def report(run_dir: str | Path) -> tuple[State, str]:

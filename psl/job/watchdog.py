@@ -23,6 +23,8 @@ from shards.system.processes import Process
 from shards.system.threads import start_thread
 
 POLL_SECONDS = 1.0
+HANG_SECONDS = 4.0
+"""For all ranks to write where they hang, before the first of them ends."""
 GRACE_SECONDS = 5.0
 """For the main thread to end by itself, once a rank is known to have failed."""
 STDERR = 2
@@ -45,6 +47,8 @@ class Cause:
     message: str
     silent: tuple[int, ...] = ()
     """Ranks that can no longer speak for themselves: dead, stopped or cut off."""
+    hang: bool = False
+    """Whether the job made no progress: each rank then says where it stands."""
 
 
 class Watchdog:
@@ -58,14 +62,17 @@ class Watchdog:
         *,
         timeout_seconds: float,
         end: Callable[[Cause, bool], object],
+        tell_hang: Callable[[Cause], object] = lambda cause: None,
     ) -> None:
         """``store``: that of the process group, None if there is no group.
 
         ``end`` is called from the thread, with the cause and whether this rank is the
-        one to report it, and must end the process.
+        one to report it, and must end the process. ``tell_hang`` is called from it
+        before, if the job hangs.
         """
         self._rank, self._world_size, self._store = rank, world_size, store
         self._timeout, self._end = timeout_seconds, end
+        self._tell_hang = tell_hang
         self._beat_seconds = min(5.0, timeout_seconds / 4)
         self._beat = 0
         self._place = ("start", 0, time.monotonic())
@@ -136,13 +143,38 @@ class Watchdog:
             if cause is None and failures > STORE_ERRORS_ALLOWED:
                 cause = Cause("the launcher that holds the rendezvous is gone")
             if cause is not None:
+                self._say_where(cause)
                 if not self._stopped.wait(GRACE_SECONDS):
                     self._end(*self.blame(cause))
             elif self._seconds_here() > self._timeout:
                 cause = self._diagnosis()
                 if self._seconds_here() > self._timeout:
-                    self._end(*self.blame(cause))
+                    blamed = self.blame(cause)
+                    self._say_where(blamed[0])
+                    self._wait_for_others(blamed[0])
+                    self._end(*blamed)
         faulthandler.cancel_dump_traceback_later()
+
+    def _say_where(self, cause: Cause) -> None:
+        """Write where this rank hangs, and let the others know that it is written."""
+        if cause.hang:
+            self._tell_hang(cause)
+            with contextlib.suppress(Exception):
+                if self._store is not None:
+                    self._store.set(f"{_PREFIX}hang/{self._rank}", "1")
+
+    def _wait_for_others(self, cause: Cause) -> None:
+        """Until all that can have written where they hang.
+
+        They might not hear of it once this process, with the store, is gone.
+        """
+        deadline = time.monotonic() + HANG_SECONDS
+        able = set(range(self._world_size)) - set(cause.silent)
+        keys = [f"{_PREFIX}hang/{rank}" for rank in able]
+        with contextlib.suppress(Exception):
+            while self._store is not None and time.monotonic() < deadline:
+                if self._store.check(keys) or self._stopped.wait(0.1):
+                    return
 
     def _seconds_here(self) -> float:
         return time.monotonic() - self._place[2]
@@ -185,6 +217,8 @@ class Watchdog:
         while time.monotonic() < deadline and not self._stopped.wait(0.1):
             with contextlib.suppress(Exception):  # others may be asking the same
                 self._say_alive()
+                if cause := self._told():
+                    return cause
         after = dict(self._beats())
         here = after[self._rank] = [None, *self._place[:2]]
         seconds = f"{self._seconds_here():.0f} s"
@@ -196,14 +230,15 @@ class Watchdog:
         if silent:
             names = ", ".join(self._name(rank) for rank in silent)
             message = f"{names} gives no sign of life {_where(here)}"
-            return Cause(f"{message}: stopped or cut off", silent=tuple(silent))
+            message = f"{message}: stopped or cut off"
+            return Cause(message, silent=tuple(silent), hang=True)
         hungry = [rank for rank, beat in after.items() if beat[1] == "data"]
         if hungry:
             names = ", ".join(self._name(rank) for rank in hungry)
             where = _where(after[hungry[0]])
-            return Cause(f"{names} got no data for {seconds}, {where}")
+            return Cause(f"{names} got no data for {seconds}, {where}", hang=True)
         places = ", ".join(f"rank {r} {_where(b)}" for r, b in sorted(after.items()))
-        return Cause(f"no progress for {seconds}: {places}")
+        return Cause(f"no progress for {seconds}: {places}", hang=True)
 
     def _beats(self) -> Iterator[tuple[int, list]]:
         """The last beat of each rank that has one."""
@@ -231,7 +266,7 @@ class _Peer:
 def _read_cause(text: str) -> Cause:
     """The cause in what ``blame`` stored."""
     _, fields = json.loads(text)
-    return Cause(fields["message"], tuple(fields["silent"]))
+    return Cause(fields["message"], tuple(fields["silent"]), fields["hang"])
 
 
 def _where(beat: list) -> str:

@@ -27,6 +27,12 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
             f"of {world_size} processes has of global_batch_size "
             f"{config.chunks_per_step}"
         )
+    total = config.epochs * plan.num_steps
+    if config.profile is not None and config.profile[1] > total:
+        raise ValueError(
+            f"profile = {config.profile}: the run has {total} steps; name steps up to "
+            "that one"
+        )
     for name in config.accept_changes:
         if name.partition(".")[0] not in ON_RESUME:
             keys = ", ".join(key for key in ON_RESUME if ON_RESUME[key] in CHANGEABLE)

@@ -22,6 +22,8 @@ TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 DEFAULT_BATCH_SIZE = 32
 """Chunks per optimizer step unless told otherwise (the published code's)."""
 _MOST_CHUNKS = 1 << 20
+MOST_PROFILED = 100
+"""Steps in a profile: a trace of 100 has about a million events."""
 
 
 def chunks_in(batch_seconds: float, chunk_seconds: float) -> int:
@@ -197,6 +199,12 @@ class TrainConfig:
     """Updates that a run may skip; one more stops it."""
     compile: bool = False
     """Compile the model for training with torch.compile; slow to start."""
+    profile: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+    """First and last step to profile, such as [20, 30], at most 100: for each rank a
+    Chrome trace, and on a GPU its memory, in the folder profile of run_dir."""
+    peak_tflops: float | None = Field(default=None, gt=0, le=1e6)
+    """TFLOP/s that the device of one process can do at most, for the MFU; null for
+    what is known of its GPU (psl/distributed/peaks.py), and no MFU if nothing is."""
     sync_batch_norm: bool = False
     """Take BatchNorm statistics over the whole global batch; GPUs only."""
     attempt: AttemptConfig = AttemptConfig()
@@ -205,6 +213,7 @@ class TrainConfig:
     its beginning, such as [epochs] or [optim.learning_rate]."""
 
     def __post_init__(self) -> None:
+        _check_profile(self.profile)
         given, chunks = self.global_batch_size, self.chunks_per_step
         if given is not None and given != chunks:
             raise ValueError(
@@ -222,6 +231,15 @@ class TrainConfig:
         if self.batch_seconds is None:
             return self.global_batch_size or DEFAULT_BATCH_SIZE
         return chunks_in(self.batch_seconds, self.data.chunk_seconds)
+
+
+def _check_profile(steps: list[int] | None) -> None:
+    """ValueError unless the steps are in order, and few enough for a trace."""
+    if steps is not None and not steps[0] <= steps[1] < steps[0] + MOST_PROFILED:
+        raise ValueError(
+            f"profile = {steps}: expected the first and the last step, at most "
+            f"{MOST_PROFILED} steps, such as profile=[20,30]"
+        )
 
 
 @config

@@ -73,33 +73,6 @@ def _commit() -> str | None:
         return None
 
 
-class Speed:
-    """How fast steps are done, and how much of that is waiting for data."""
-
-    def __init__(self, waited_seconds: float) -> None:
-        """``waited_seconds``: time spent waiting for data so far, s."""
-        self._restart(waited_seconds)
-
-    def _restart(self, waited_seconds: float) -> None:
-        self._start, self._waited_before = time.perf_counter(), waited_seconds
-        self._steps = 0
-
-    def step_done(self) -> None:
-        """Count a step that made an update."""
-        self._steps += 1
-
-    def read(self, waited_seconds: float) -> tuple[float, float]:
-        """Steps per second, and the share of the time spent waiting for data.
-
-        Since the last reading, or since the start.
-        """
-        seconds = time.perf_counter() - self._start
-        waited = waited_seconds - self._waited_before
-        rates = self._steps / seconds, waited / seconds
-        self._restart(waited_seconds)
-        return rates
-
-
 class RunLog:
     """The running record of training; silent on all but the main process."""
 

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 
 from psl.data.batch import Batch
-from psl.data.loader import WaitMeter
 from psl.distributed import launch
 from psl.distributed.collectives import from_main
 from psl.evaluation.scoring import evaluate_model
@@ -27,8 +26,9 @@ from psl.training.averages import average_best, describe_average
 from psl.training.batches import batches, check_teacher, teach
 from psl.training.config import TrainConfig
 from psl.training.datasets import batch_keys, describe_batch
-from psl.training.log import Speed
+from psl.training.parts import agreed
 from psl.training.run import Run, open_run
+from psl.training.speed import timed
 from psl.training.step import Outcome
 from psl.weights.checkpoint import (
     TrainingState,
@@ -49,12 +49,7 @@ def run_training(config: TrainConfig) -> None:
     with Attempt(
         config.run_dir, config.attempt, lambda step: describe_batch(config, step)
     ) as attempt:
-        config = dataclasses.replace(
-            config,
-            global_batch_size=config.chunks_per_step,
-            precision=launch.agreed_precision(config.precision),
-            strategy=launch.agreed_strategy(config.strategy),
-        )
+        config = agreed(config)
         accelerator = launch.join_job(
             precision=config.precision,
             strategy=config.strategy,
@@ -78,7 +73,7 @@ def train(
 ) -> TrainingState:
     """Train to the end, from the start or the newest checkpoint. Collective."""
     run, state = open_run(config, accelerator, attempt)
-    with contextlib.closing(run.log):
+    with contextlib.closing(run.log), contextlib.closing(run.profiler):
         while not run.schedule.is_over(state):
             if not run.schedule.is_validation_due(state):
                 state = _take_steps(run, state)
@@ -93,20 +88,20 @@ def train(
     return state
 
 
+@timed("step")
 def _take_steps(run: Run, state: TrainingState) -> TrainingState:
     """Steps up to the next validation, or the end of the epoch. Collective."""
     first = run.schedule.steps_done(state) + 1
     run.attempt.mark("data", first)
     run.step.model.train()
-    fetched = WaitMeter(batches(run, state))
-    speed = Speed(fetched.waited_seconds)
-    for step, batch in enumerate(fetched, start=first):
+    for step, batch in enumerate(run.meter.fetch(batches(run, state)), start=first):
+        run.profiler.begin(step)
         outcome = _update(run, batch, step)
+        run.profiler.end(step)
         state = _after(run, state, outcome)
-        if outcome.problem is None:
-            speed.step_done()
+        run.meter.step_done(updated=outcome.problem is None)
         if run.schedule.is_recorded_after(step) and state.loss_steps:
-            state = _record(run, state, *speed.read(fetched.waited_seconds))
+            state = _record(run, state)
         run.attempt.step_done(step)
         run.log.advance()
         if outcome.stop:
@@ -169,9 +164,7 @@ def _skip(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
     return dataclasses.replace(state, skipped_steps=state.skipped_steps + 1)
 
 
-def _record(
-    run: Run, state: TrainingState, steps_per_second: float, wait_share: float
-) -> TrainingState:
+def _record(run: Run, state: TrainingState) -> TrainingState:
     """Log the mean loss since the last record; the state with nothing to log."""
     step = run.schedule.steps_done(state)
     run.log.record(
@@ -179,12 +172,13 @@ def _record(
         epoch=state.epoch,
         loss=state.loss_sum / state.loss_steps,
         learning_rate=run.schedule.learning_rate(step),
-        chunks_per_second=steps_per_second * run.config.chunks_per_step,
-        wait_share=wait_share,
+        **run.meter.read(),
     )
+    run.attempt.tell(run.meter.whole_start())
     return dataclasses.replace(state, loss_sum=0.0, loss_steps=0)
 
 
+@timed("validation")
 def _validate(run: Run, state: TrainingState) -> TrainingState:
     """The state with its validation mAP. Collective."""
     step = run.schedule.steps_done(state)
@@ -222,6 +216,7 @@ def _stop(run: Run, state: TrainingState) -> NoReturn:
     run.attempt.preempted(run.schedule.steps_done(state))
 
 
+@timed("checkpoint")
 def _save(run: Run, state: TrainingState) -> None:
     """Write a checkpoint and remove those no longer wanted. Collective.
 
@@ -245,7 +240,8 @@ def _save(run: Run, state: TrainingState) -> None:
             trained=trained if run.average else None,
             before_last=lambda: run.attempt.inject("checkpoint.inside", step),
         )
-        run.attempt.saved(step, state.epoch)
+        meter = run.meter
+        run.attempt.saved(step, state.epoch, meter.useful_seconds, meter.whole_start())
         prune_checkpoints(run.config.run_dir, state.history, run.config.keep_best)
     run.attempt.at("checkpoint.after", step)
 

@@ -31,6 +31,11 @@ class OnlineTeacher:
         """Equal for two runs exactly if their targets are."""
         return f"online:{self._teacher.identity}"
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of all members."""
+        return sum(p.nbytes for p in self._teacher.model.parameters())
+
     def prepare(self, batch: Batch) -> Batch:
         """The batch with what the teacher computes from it on the host.
 

@@ -57,6 +57,8 @@ ON_RESUME: dict[str, Rule] = {
     "nonfinite": "free",
     "max_skipped_steps": "free",
     "compile": "free",
+    "profile": "free",
+    "peak_tflops": "free",
     "sync_batch_norm": "consent",
     "attempt": "free",
     "accept_changes": "free",

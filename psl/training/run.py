@@ -13,29 +13,27 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
-from psl.data.checks import check_fits
 from psl.data.examples import TrainingData
-from psl.data.loader import open_cache
 from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
-from psl.data.validation import TRAIN, Validation
+from psl.data.validation import Validation
 from psl.distributed import collectives, runtime, zero
 from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
-from psl.teachers.load import load_teacher
 from psl.teachers.named import checkpoint_of
 from psl.teachers.origin import write_origin
 from psl.training.averages import MovingAverage
-from psl.training.checks import check_possible
 from psl.training.config import TrainConfig
-from psl.training.datasets import open_data
 from psl.training.log import RunLog, note_changes, write_config, write_first_files
 from psl.training.online import OnlineTeacher
 from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer_tensors
+from psl.training.parts import open_parts
+from psl.training.profile import Profiler
 from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
+from psl.training.speed import Meter, Work, work_of
 from psl.training.step import Stepper
-from psl.training.tracking import Tracking, check_board
+from psl.training.tracking import Tracking
 from psl.weights.checkpoint import TrainingState, load_checkpoint
 from psl.weights.result import remove_result
 from psl.weights.start import is_checkpoint, start_from, write_record
@@ -59,6 +57,8 @@ class Run:
     schedule: Schedule
     step: Stepper
     log: RunLog
+    meter: Meter
+    profiler: Profiler
     online: OnlineTeacher | None
     """Computes the targets; None if they are stored, or weak."""
     mixup: Mixup | None
@@ -105,13 +105,9 @@ def open_run(
     Collective. Raises ValueError, ShardError or JobError, on all ranks, if something
     does not fit or cannot be read.
     """
-    data, valid, plan = _open_fitting_data(config, accelerator)
-    check_board(config.board, valid.index.classes)
-    schedule = Schedule(config, plan.num_steps)
-    mixup = _open_mixup(config, plan, accelerator)
-    online = _open_teacher(config, data.audio.index, accelerator.device)
-    targets = f"{data.fingerprint}+{online.identity}" if online else data.fingerprint
-    fingerprint = plan.fingerprint(f"{targets}+{valid.fingerprint}")
+    parts = open_parts(config, accelerator)
+    data, valid, plan, schedule = parts.data, parts.valid, parts.plan, parts.schedule
+    online, fingerprint = parts.online, parts.fingerprint
     facts = {"data": fingerprint, **shared_facts(config)}
     collectives.check_agreement(accelerator, facts)
     saved = read_saved(schedule, fingerprint)
@@ -138,64 +134,15 @@ def open_run(
             total=schedule.total_steps,
             open_tracking=lambda: Tracking(config, valid, start=done),
         ),
+        meter=_open_meter(config, accelerator, attempt, valid.index),
+        profiler=Profiler(
+            config.run_dir, config.profile, rank=accelerator.process_index, done=done
+        ),
         online=online,
-        mixup=mixup,
+        mixup=parts.mixup,
         average=average,
     )
     return run, state
-
-
-def _open_fitting_data(
-    config: TrainConfig, accelerator: Accelerator
-) -> tuple[TrainingData, Validation, Plan]:
-    """The datasets, as far as they fit the model, the options and the processes."""
-    data, valid, plan = open_data(config)
-    if accelerator.is_main_process:
-        _announce(config, data)
-    for index in (data.audio.index, valid.index):
-        check_fits(
-            index,
-            sample_rate=config.model.front_end.sample_rate,
-            classes=data.audio.index.classes,
-            what="the model",
-        )
-    check_possible(config, plan, accelerator)
-    return data, valid, plan
-
-
-def _announce(config: TrainConfig, data: TrainingData) -> None:
-    """Print what a user may not expect about the data."""
-    if left_out := data.num_unlabelled:
-        _log.warning(
-            "%d of %d clips have no labels: left out", left_out, len(data.audio.index)
-        )
-    if config.data.valid == TRAIN:
-        _log.warning(
-            "validation on the training clips: its mAP says little about new ones"
-        )
-
-
-def _open_teacher(
-    config: TrainConfig, audio: Index, device: torch.device
-) -> OnlineTeacher | None:
-    """The teacher on ``device``, if labels are computed online."""
-    if config.data.teacher is None:
-        return None
-    cache = open_cache(config.loader)
-    teacher = load_teacher(config.data.teacher, audio, cache=cache)
-    runtime.move_model(teacher.model.requires_grad_(False), device)
-    return OnlineTeacher(teacher, alpha=config.data.alpha)
-
-
-def _open_mixup(
-    config: TrainConfig, plan: Plan, accelerator: Accelerator
-) -> Mixup | None:
-    return Mixup.from_config(
-        config.augment,
-        seed=config.seed,
-        global_batch_size=config.chunks_per_step,
-        share=plan.local_slice(accelerator.process_index, accelerator.num_processes),
-    )
 
 
 def _build_step(
@@ -283,6 +230,24 @@ def _prepare(
     bare_model = accelerator.unwrap_model(model)
     zero.scatter_optimizer(tensors, bare_model, optimizer)
     return model, optimizer
+
+
+def _open_meter(
+    config: TrainConfig, accelerator: Accelerator, attempt: Attempt, index: Index
+) -> Meter:
+    """The clock of this start; the main process, which reports it, counts FLOPs."""
+    if not accelerator.is_main_process:
+        return Meter(Work(config.chunks_per_step))
+    work = work_of(
+        config,
+        len(index.classes),
+        int(index.properties["sample_rate"]),
+        num_processes=accelerator.num_processes,
+        device=accelerator.device,
+    )
+    return Meter(
+        work, useful_seconds=attempt.useful_seconds, wall_seconds=attempt.wall_seconds
+    )
 
 
 def _write_config(

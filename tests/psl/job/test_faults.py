@@ -179,15 +179,27 @@ def test_a_killed_rank_is_named_and_the_next_start_repeats_the_losses(
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "message", "telling"),
     [
-        ("point=step,action=stop", r"rank 1 \(.*\) gives no sign of life in step 8:"),
-        ("point=data,action=hang", r"rank 1 \(.*\) got no data for .* of step 8$"),
-        ("point=data,action=exception", "rank 1: PSL_FAULT: an error at point data"),
+        (
+            "point=step,action=stop",
+            r"rank 1 \(.*\) gives no sign of life in step 8:",
+            [0],
+        ),
+        (
+            "point=data,action=hang",
+            r"rank 1 \(.*\) got no data for .* of step 8$",
+            [0, 1],
+        ),
+        (
+            "point=data,action=exception",
+            "rank 1: PSL_FAULT: an error at point data",
+            [],
+        ),
     ],
 )
 def test_a_rank_that_stops_or_gets_no_data_ends_the_job_with_its_name(
-    tmp_path: Path, dataset: Path, fault: str, message: str
+    tmp_path: Path, dataset: Path, fault: str, message: str, telling: list[int]
 ) -> None:
     """Hundreds of GPUs would wait forever, and nobody would know for which."""
     words = tiny_config(tmp_path, dataset, *WORDS, "attempt.timeout_seconds=8")
@@ -200,6 +212,15 @@ def test_a_rank_that_stops_or_gets_no_data_ends_the_job_with_its_name(
     ended = read_status(tmp_path / "run")
     assert ended is not None and ended.state == "failed"
     assert re.search(message, ended.message)
+    stacks = {path.name: path for path in (tmp_path / "run" / "hang").glob("*")}
+    assert sorted(stacks) == [f"stacks_rank{rank}.txt" for rank in telling]
+    for rank, path in enumerate(stacks[name] for name in sorted(stacks)):
+        text = path.read_text()
+        assert f"rank {rank}, process {job.ranks[rank].pid} on " in text
+        assert re.search(message, text, re.M), "why it was written"
+        # rank 0 waits for rank 1 in the all-reduce, or rank 1 for the fault's thread
+        assert ("in all_reduce" if rank == 0 else "faults.py") in text
+        assert "in _take_steps" in text and "_watch" in text, "all threads"
     job.kill()
 
 
