@@ -43,6 +43,7 @@ GROUPS = {
     },
     "train": {
         "train": ("psl.train", "train on weak or pseudo strong labels"),
+        "dry_run": ("psl.dry_run", "rehearse a run on many processes, without them"),
         "average": ("psl.average", "average a run's best checkpoints"),
     },
     "use": {

@@ -7,6 +7,7 @@ torchrun would give them: what takes seconds is then the training, not the impor
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -17,10 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from psl import train
+from psl.data.examples import TrainingData
 from psl.job.lock import last_holder
 from psl.training import loop  # noqa: F401 - what ranks would import late
 from shards.system.exits import run_main
@@ -80,11 +84,13 @@ def start(
     fault: str | None = None,
     fixed_statistics: bool = False,
     environment: Mapping[str, str] | None = None,
+    reads: Path | None = None,
 ) -> Job:
     """Start ``psl.train WORDS`` on ``ranks`` processes over gloo.
 
     With ``fixed_statistics`` BatchNorm uses its running statistics, as in evaluation.
     Given an ``environment``, the processes have it, and one alone is launched, too.
+    Each rank writes the keys of the batches it makes to RANK.jsonl in ``reads``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
@@ -98,7 +104,8 @@ def start(
             variables |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             variables |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         process = SERVER.Process(
-            target=_train, args=(words, output, variables, fixed_statistics)
+            target=_train,
+            args=(words, output, variables, fixed_statistics, reads),
         )
         process.start()
         processes.append(process)
@@ -112,7 +119,11 @@ def step_reached(run_dir: Path) -> int:
 
 
 def _train(
-    words: list[str], output: Path, variables: dict[str, str], fixed_statistics: bool
+    words: list[str],
+    output: Path,
+    variables: dict[str, str],
+    fixed_statistics: bool,
+    reads: Path | None,
 ) -> None:
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -123,8 +134,23 @@ def _train(
     if fixed_statistics:
         for kind in (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d):
             kind.train = _stay_in_evaluation  # type: ignore[assignment]
+    if reads is not None:
+        _note_reads(reads / f"{variables['RANK']}.jsonl")
     sys.argv = ["psl.train", *words]
     run_main(lambda: train.main(words))
+
+
+def _note_reads(path: Path) -> None:
+    """Have this process write the keys of each batch that it makes for training."""
+    make = TrainingData.batch
+
+    def make_and_note(data: TrainingData, rows: np.ndarray, *args: Any) -> Any:
+        keys = [bytes(data.audio.index.table.key[row]).decode() for row in rows]
+        with open(path, "a") as stream:
+            stream.write(json.dumps(keys) + "\n")
+        return make(data, rows, *args)
+
+    TrainingData.batch = make_and_note  # type: ignore[method-assign]
 
 
 def _stay_in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:

@@ -17,3 +17,8 @@ def rank_and_world_size() -> tuple[int, int]:
 def local_rank() -> int:
     """The rank of this process among those of this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def pretend_node(num_processes: int) -> None:
+    """Share this machine as a launcher of ``num_processes`` would have it shared."""
+    os.environ["LOCAL_WORLD_SIZE"] = str(num_processes)
