@@ -1,17 +1,32 @@
 """How fast N GPUs train, from constants measured on one; see docs/scaling.md.
 
-Measures nothing, and reads nothing but its arguments.
+Measures nothing, and reads nothing but its arguments. Beyond the GPUs of a node it is
+a guess until somebody measures, and is marked as one.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from shards.system.exits import run_main
 
-WORLD_SIZES = (1, 8, 64, 512)
+PARAMETERS = {
+    "mobilenetv2": 2_898_383,
+    "efficientnet_b0": 4_682_059,
+    "mn": 4_876_831,
+    "efficientnet_b2": 8_442_961,
+    "resnet50": 24_581_583,
+    "cnn14": 80_753_615,
+    "ast": 86_594_063,
+}
+"""Of each family at 527 classes."""
+MEASURED_GPUS = 8
+"""More are marked."""
+GOOD = 0.95
+"""The efficiency for which ``--sizes`` gives the shortest step."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,27 @@ class Network:
     """Of one message, s."""
 
 
-def ring_seconds(gradient_bytes: float, world_size: int, network: Network) -> float:
-    """Time of a ring all-reduce, s.
+def reduce_seconds(gradient_bytes: float, world_size: int, network: Network) -> float:
+    """Time of an all-reduce, s.
 
-    Each rank sends and receives 2 (N - 1) / N of the bytes in 2 (N - 1) messages. The
-    slowest link of the ring sets the pace. Source: Patarasuk and Yuan, Bandwidth
-    optimal all-reduce algorithms, 2009.
+    Each rank sends and receives 2 (N - 1) / N of the bytes, at the pace of the slowest
+    link, which no algorithm can beat (Patarasuk and Yuan, Bandwidth optimal all-reduce
+    algorithms, 2009). A tree needs log2 N messages to the root and as many back.
     """
     inside = world_size <= network.gpus_per_node
     bandwidth = network.node_bandwidth if inside else network.network_bandwidth
-    messages = 2 * (world_size - 1)
-    return messages * (gradient_bytes / world_size / bandwidth + network.latency)
+    share = (world_size - 1) / world_size
+    messages = 2 * math.ceil(math.log2(world_size))
+    return 2 * share * gradient_bytes / bandwidth + messages * network.latency
+
+
+def jitter_seconds(step_seconds: float, jitter: float, world_size: int) -> float:
+    """What all wait for the slowest, s: at most, for step times that vary normally.
+
+    ``jitter`` is their standard deviation over their mean. The mean of the largest of
+    N normal variables is at most the deviation times sqrt(2 ln N).
+    """
+    return jitter * step_seconds * math.sqrt(2 * math.log(world_size))
 
 
 def efficiency(
@@ -46,35 +71,54 @@ def efficiency(
     network: Network,
     *,
     step_seconds: float,
-    hidden_share: float,
+    jitter: float,
 ) -> float:
-    """Speed of N GPUs over N times the speed of one.
+    """Speed of N GPUs over N times the speed of one, whose step is ``step_seconds``.
 
-    ``step_seconds`` is the step of one GPU; during ``hidden_share`` of it the gradient
-    is under way at no cost.
+    Nothing is hidden: the one flat all-reduce of psl/training/step.py begins when the
+    last gradient is there.
     """
-    communication = ring_seconds(gradient_bytes, world_size, network)
-    seen = max(0.0, communication - hidden_share * step_seconds)
-    return step_seconds / (step_seconds + seen)
+    communication = reduce_seconds(gradient_bytes, world_size, network)
+    waiting = jitter_seconds(step_seconds, jitter, world_size)
+    return step_seconds / (step_seconds + communication + waiting)
 
 
-def project(args: argparse.Namespace) -> None:
-    """Print the efficiency at 8, 64 and 512 GPUs."""
-    values = {name: getattr(args, name) for name in asdict(Network())}
-    network = Network(**values)
-    print("GPUs  all-reduce     efficiency  chunks/s")
-    for world_size in WORLD_SIZES:
-        communication = ring_seconds(args.gradient_bytes, world_size, network)
+def projection(args: argparse.Namespace, network: Network) -> Iterator[str]:
+    """A line for each number of GPUs."""
+    gradient_bytes = args.gradient_bytes or 4 * PARAMETERS[args.family]
+    yield "GPUs  all-reduce    slowest rank  efficiency  chunks/s"
+    for world_size in args.gpus:
         share = efficiency(
-            args.gradient_bytes,
+            gradient_bytes,
             world_size,
             network,
             step_seconds=args.step_seconds,
-            hidden_share=args.hidden_share,
+            jitter=args.jitter,
         )
+        reduce = 1000 * reduce_seconds(gradient_bytes, world_size, network)
+        slowest = 1000 * jitter_seconds(args.step_seconds, args.jitter, world_size)
         speed = world_size * share * args.batch / args.step_seconds
-        milliseconds = 1000 * communication
-        print(f"{world_size:4}  {milliseconds:9.3f} ms  {share:10.3f}  {speed:8.0f}")
+        mark = "  not measured by anybody" if world_size > MEASURED_GPUS else ""
+        yield (
+            f"{world_size:4}  {reduce:7.3f} ms  {slowest:10.3f} ms  {share:10.3f}"
+            f"  {speed:8.0f}{mark}"
+        )
+
+
+def sizes(network: Network, world_size: int) -> Iterator[str]:
+    """A Markdown table of all families: bytes, all-reduce, shortest good step."""
+    yield (
+        f"| family | gradient, MB | all-reduce over {world_size} GPUs, ms "
+        f"| shortest step for {GOOD}, ms |"
+    )
+    yield "|---|---|---|---|"
+    for family, number in PARAMETERS.items():
+        seconds = reduce_seconds(4 * number, world_size, network)
+        step = seconds * GOOD / (1 - GOOD)
+        yield (
+            f"| {family} | {4 * number / 1e6:.1f} | {1000 * seconds:.2f} "
+            f"| {1000 * step:.1f} |"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,13 +128,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     add = parser.add_argument
-    add("--step-seconds", type=float, required=True, help="of one GPU alone")
-    add("--gradient-bytes", type=float, default=4 * 2_898_383)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--step-seconds", type=float, help="of one GPU alone")
+    what.add_argument("--sizes", action="store_true", help="the table of all families")
+    add("--gpus", type=int, nargs="+", default=[1, 2, 4, MEASURED_GPUS])
+    add("--family", choices=PARAMETERS, default="mobilenetv2")
+    add("--gradient-bytes", type=float, help="instead of those of --family")
     add("--batch", type=int, default=32, help="chunks per GPU and step")
-    add("--hidden-share", type=float, default=0.5, help="of a step, for overlap")
+    add("--jitter", type=float, default=0.0, help="deviation of step times over mean")
     for name, value in asdict(Network()).items():
         add(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    project(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if min(args.gpus) < 1 or (args.step_seconds or 1) <= 0 or args.jitter < 0:
+        parser.error(
+            "--gpus and --step-seconds must be positive, --jitter not negative"
+        )
+    network = Network(**{name: getattr(args, name) for name in asdict(Network())})
+    lines = sizes(network, max(args.gpus)) if args.sizes else projection(args, network)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -9,27 +9,51 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.learning import TINY_MODEL
+from psl.models.families import FAMILIES, build_model
+from tests.learning import REPOSITORY, TINY_MODEL
 
 
-def test_the_projection_is_the_ring_less_what_a_step_hides() -> None:
-    """It would flatter, or frighten, whoever buys the GPUs."""
-    words = ["--step-seconds", "0.1", "--gradient-bytes", "8e6", "--batch", "32"]
-    words += ["--node-bandwidth", "1e9", "--network-bandwidth", "2e8"]
-    words += ["--latency", "1e-4", "--hidden-share", "0.5", "--gpus-per-node", "8"]
+def _project(*words: str) -> str:
     tool = [sys.executable, "-m", "tools.bench.project_scaling"]
     result = subprocess.run([*tool, *words], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    rows = [line.split() for line in result.stdout.splitlines()[1:]]
-    # 8: 2 x 7 messages of 1 MB at 1 GB/s and 0.1 ms each, all of it hidden;
-    # 64: 2 x 63 of 0.125 MB at 0.2 GB/s and 0.1 ms each, of which 50 ms hidden
-    assert rows == [
-        ["1", "0.000", "ms", "1.000", "320"],
-        ["8", "15.400", "ms", "1.000", "2560"],
-        ["64", "91.350", "ms", "0.707", "14489"],
-        ["512", "182.044", "ms", "0.431", "70607"],
+    return result.stdout
+
+
+def test_the_projection_is_bandwidth_and_a_tree_and_the_slowest_rank() -> None:
+    """It would flatter, or frighten, whoever buys the GPUs."""
+    words = ["--step-seconds", "0.1", "--gradient-bytes", "8e6", "--batch", "32"]
+    words += ["--node-bandwidth", "1e9", "--network-bandwidth", "2e8"]
+    words += ["--latency", "1e-4", "--jitter", "0.01", "--gpus-per-node", "8"]
+    told = _project(*words, "--gpus", "1", "8", "512").splitlines()
+    # 8: 2 x 7/8 of 8 MB at 1 GB/s, 2 x 3 messages of 0.1 ms, 1 ms x sqrt(2 ln 8);
+    # 512: 2 x 511/512 of 8 MB at 0.2 GB/s, 2 x 9 messages, 1 ms x sqrt(2 ln 512)
+    assert [line.split()[:7] for line in told[1:]] == [
+        ["1", "0.000", "ms", "0.000", "ms", "1.000", "320"],
+        ["8", "14.600", "ms", "2.039", "ms", "0.857", "2195"],
+        ["512", "81.644", "ms", "3.532", "ms", "0.540", "88478"],
     ]
+    assert ["not measured" in line for line in told[1:]] == [False, False, True]
+
+
+def test_sizes_are_those_of_the_families() -> None:
+    """The network would be bought for another model."""
+    bench = importlib.import_module("tools.bench.project_scaling")
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in build_model(name).parameters())
+            for name in FAMILIES
+        }
+    assert sizes == bench.PARAMETERS
+
+
+def test_the_page_has_the_table_that_the_command_prints() -> None:
+    """A table of an older formula would be believed."""
+    page = (REPOSITORY / "docs" / "scaling.md").read_text()
+    assert "python -m tools.bench.project_scaling --sizes\n" in page
+    assert _project("--sizes") in page
 
 
 def test_the_interval_between_checkpoints_is_what_gives_them_their_share(
