@@ -29,6 +29,7 @@ from psl.config_values import read_words
 
 CONFIGS = {
     "psl.train": "TrainConfig",
+    "psl.dry_run": "DryRunConfig",
     "psl.label": "LabelConfig",
     "psl.evaluate": "EvaluateConfig",
     "psl.events": "EventsConfig",

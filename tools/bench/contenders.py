@@ -109,7 +109,7 @@ def make_audio(
     for codec in codecs:
         _pack(folder / codec, _clips_of(wav, num_clips), codec, rate, what)
     if not (folder / HDF5_NAME).exists():
-        _write_hdf5(folder / HDF5_NAME, wav)
+        write_hdf5(folder / HDF5_NAME, wav)
     return Audio(folder, {c: open_index(folder / c, kind="audio") for c in codecs})
 
 
@@ -175,7 +175,7 @@ def _row(codec: str, rate: int, key: str, samples: np.ndarray) -> Row:
     )
 
 
-def _write_hdf5(path: Path, index: Index) -> None:
+def write_hdf5(path: Path, index: Index) -> None:
     """One int16 dataset a clip, as upstream's scripts/utils/dump_wave_to_hdf5.py."""
     reader, unfinished = MemberReader(index), path.with_suffix(".tmp")
     with h5py.File(unfinished, "w") as store:

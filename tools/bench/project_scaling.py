@@ -139,10 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in asdict(Network()).items():
         add(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args(argv)
-    if min(args.gpus) < 1 or (args.step_seconds or 1) <= 0 or args.jitter < 0:
-        parser.error(
-            "--gpus and --step-seconds must be positive, --jitter not negative"
-        )
+    step_seconds = 1.0 if args.step_seconds is None else args.step_seconds
+    if min(args.gpus) < 1 or step_seconds <= 0 or args.jitter < 0:
+        parser.error("expected positive --gpus and --step-seconds, and --jitter >= 0")
     network = Network(**{name: getattr(args, name) for name in asdict(Network())})
     lines = sizes(network, max(args.gpus)) if args.sizes else projection(args, network)
     print("\n".join(lines))

@@ -115,7 +115,7 @@ def test_with_the_same_batches_of_the_teacher_the_losses_are_the_same_bits(
         loaded: Any = load_teacher(*args, **named)
         return dataclasses.replace(loaded, model=OneByOne(loaded.model))
 
-    monkeypatch.setattr("psl.training.run.load_teacher", load_one_by_one)
+    monkeypatch.setattr("psl.training.parts.load_teacher", load_one_by_one)
     online = tiny_config(tmp_path / "online", dataset, "data.alpha=0.5")
     train.main([*online, *online_words(teacher)])
     assert losses(tmp_path / "online/run") == losses(tmp_path / "stored/run")

@@ -1,0 +1,284 @@
+"""How fast psl.train is beside the way of the published code, and beside a bare step.
+
+Trains the same model on the same audio in three ways, in turn, in one process: as the
+published code works (an HDF5 file read chunk by chunk, a teacher that labels each
+batch, three waits for the device a step, torch's Adam as it comes), psl.train's own
+loop with stored labels, and the step alone on a batch that is there. Ratios are taken
+within a round. Written from a description of how that code works; none of it is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psl.config import parse
+from psl.distributed import launch, runtime
+from psl.job.attempt import Attempt
+from psl.labelling.store import write_labels
+from psl.models.families import build_from_config
+from psl.training import loop
+from psl.training.config import TrainConfig
+from psl.training.optim import build_optimizer
+from psl.training.run import open_run
+from shards.format.index import open_index
+from shards.system.exits import run_main
+from shards.system.files import write_atomic
+from tools.bench.contenders import Audio, Hdf5Chunks, write_hdf5
+from tools.bench.scaling import make_dataset
+
+CHUNK_SECONDS, CHUNKS_PER_CLIP, NUM_CLASSES = 2.0, 5, 527
+WAYS = ("published", "ours", "bare")
+
+
+@dataclass(frozen=True)
+class Round:
+    """Chunks per second of each way, one after the other."""
+
+    published: float
+    ours: float
+    bare: float
+
+    def ratio(self, of: str, to: str) -> float:
+        """The speed of one way over that of another."""
+        return float(getattr(self, of) / getattr(self, to))
+
+
+class PublishedChunks(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """A chunk of the HDF5 file, and the weak labels of its clip as a row of zeros."""
+
+    def __init__(self, audio: Audio) -> None:
+        self._chunks = Hdf5Chunks(audio)
+        table = audio.wav.table
+        self._labels = [
+            table.label[slice(*table.label_start[row : row + 2])].tolist()
+            for row in range(len(audio.wav))
+            for _ in range(CHUNKS_PER_CLIP)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        target = torch.zeros(NUM_CLASSES)
+        target[self._labels[number]] = 1.0
+        return self._chunks[number], target
+
+
+def published_steps(
+    config: TrainConfig, audio: Audio, device: torch.device, workers: int
+) -> Callable[[], None]:
+    """An epoch as the published code makes it."""
+    model, teacher = (_model(config, device) for _ in range(2))
+    model.train()
+    teacher.eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    criterion = nn.BCELoss()
+    batches = torch.utils.data.DataLoader(
+        PublishedChunks(audio),
+        batch_size=config.chunks_per_step,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+    )
+
+    def epoch() -> None:
+        losses, largest, shares = [], [], []
+        for waveform, weak in batches:
+            waveform = waveform.to(device)
+            lengths = torch.full((len(waveform),), waveform.shape[1], device=device)
+            with torch.no_grad():
+                targets = teacher(waveform, lengths)[0]
+            optimizer.zero_grad()
+            probs = model(waveform, lengths)[0]
+            loss = criterion(probs, targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            largest.append(probs.max().item())
+            shares.append(weak.mean().item())
+
+    return epoch
+
+
+def bare_steps(
+    config: TrainConfig, device: torch.device, num_steps: int, num_samples: int
+) -> Callable[[], None]:
+    """As many steps on one batch that is there: model, loss, gradient, update."""
+    model = _model(config, device).train()
+    optimizer = build_optimizer(model, config.optim)
+    size = config.chunks_per_step
+    waveform = 0.1 * torch.randn(size, num_samples, device=device)
+    lengths = torch.full((size,), num_samples, device=device)
+    targets = torch.rand(size, NUM_CLASSES, device=device)
+
+    def steps() -> None:
+        for _ in range(num_steps):
+            optimizer.zero_grad()
+            loss = nn.functional.binary_cross_entropy(
+                model(waveform, lengths)[0], targets
+            )
+            loss.backward()
+            optimizer.step()
+
+    return steps
+
+
+@contextmanager
+def our_steps(
+    config: TrainConfig,
+) -> Iterator[tuple[torch.device, int, Callable[[], None]]]:
+    """The device, steps of an epoch, and psl.train's own loop over the next epoch."""
+    with Attempt(config.run_dir, config.attempt, str) as attempt:
+        accelerator = launch.join_job(global_batch_size=config.chunks_per_step)
+        attempt.join(accelerator)
+        run, state = open_run(config, accelerator, attempt)
+
+        def epoch() -> None:
+            nonlocal state
+            state = loop._take_steps(run, state)
+            assert state.step_in_epoch == run.plan.num_steps
+            state = replace(state, epoch=state.epoch + 1, step_in_epoch=0)
+
+        yield accelerator.device, run.plan.num_steps, epoch
+        run.log.close()
+        attempt.leave()
+        launch.leave_job(accelerator)
+
+
+def _model(config: TrainConfig, device: torch.device) -> nn.Module:
+    model = build_from_config(config.model, NUM_CLASSES)
+    return runtime.move_model(model, device)
+
+
+def measure(folder: Path, args: argparse.Namespace) -> list[Round]:
+    """``args.rounds`` rounds, after one to warm up."""
+    audio = _make_audio(folder, args.batch * args.steps)
+    config = parse(TrainConfig, _values(folder, args), where="bench_train")
+    num_samples = audio.chunking.chunk_samples
+    with our_steps(config) as (device, num_steps, ours):
+        ways = {
+            "published": published_steps(config, audio, device, args.workers),
+            "ours": ours,
+            "bare": bare_steps(config, device, num_steps, num_samples),
+        }
+        chunks, found = num_steps * args.batch, []
+        for number in range(args.rounds + 1):
+            order = WAYS[number % 3 :] + WAYS[: number % 3]  # each is first in turn
+            seconds = {way: _seconds(ways[way], device) for way in order}
+            found.append(Round(**{way: chunks / seconds[way] for way in WAYS}))
+            print(f"round {number} of {args.rounds}: {found[-1]}", file=sys.stderr)
+    return found[1:]
+
+
+def _seconds(steps: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    steps()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _make_audio(folder: Path, num_chunks: int) -> Audio:
+    """Clips of noise, as WAV shards and as HDF5, and a label for each chunk."""
+    place, num_clips = folder / "wav", -(-num_chunks // CHUNKS_PER_CLIP)
+    make_dataset(place, num_clips, num_classes=NUM_CLASSES)
+    index = open_index(place, kind="audio")
+    write_hdf5(folder / "clips.h5", index)
+    rng = np.random.default_rng(0)
+    shape = (CHUNKS_PER_CLIP, NUM_CLASSES)
+    labels = {index.key(row): rng.random(shape) for row in range(len(index))}
+    write_labels(folder / "labels", place, labels, chunk_seconds=CHUNK_SECONDS)
+    return Audio(folder, {"wav": index})
+
+
+def _values(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    place = str(folder / "wav")
+    return {
+        "run_dir": str(folder / "run"),
+        "data": {
+            "audio": [place],
+            "valid": place,
+            "labels": [str(folder / "labels")],
+            "chunk_seconds": CHUNK_SECONDS,
+        },
+        "model": json.loads(args.model),
+        "global_batch_size": args.batch,
+        "epochs": args.rounds + 2,
+        "tracker": [],
+        **({"loader": {"threads": args.threads}} if args.threads else {}),
+    }
+
+
+def table(found: Sequence[Round]) -> str:
+    """Markdown: median speeds, and ratios within a round, median and range."""
+    lines = ["| | chunks/s |", "|---|---|"]
+    names = {
+        "published": "the published way of working",
+        "ours": "psl.train",
+        "bare": "the bare step",
+    }
+    for way in WAYS:
+        speed = median(getattr(round, way) for round in found)
+        lines.append(f"| {names[way]} | {speed:.1f} |")
+    lines += ["", "| ratio | median | range |", "|---|---|---|"]
+    for to in ("published", "bare"):
+        ratios = sorted(round.ratio("ours", to) for round in found)
+        lines.append(
+            f"| psl.train / {names[to]} | {median(ratios):.3f} "
+            f"| {ratios[0]:.3f} to {ratios[-1]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of ``python -m tools.bench.train``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench.train",
+        description=(__doc__ or "").split("\n")[0],
+        epilog="example: OMP_NUM_THREADS=1 python -m tools.bench.train --rounds 7",
+    )
+    add = parser.add_argument
+    add("--rounds", type=int, default=7, help="of all three, after one to warm up")
+    add("--steps", type=int, default=20, help="of each in a round")
+    add("--batch", type=int, default=32, help="chunks per step")
+    add("--workers", type=int, default=2, help="of the published way's DataLoader")
+    add("--threads", type=int, help="of psl.train's loader")
+    add("--model", default="{}", help="values of the model's config, JSON")
+    add("--out", help="JSON to write")
+    args, load_before = parser.parse_args(argv), os.getloadavg()[0]
+    if min(args.rounds, args.steps, args.batch - 1) < 1 or args.workers < 0:
+        parser.error("expected positive numbers, and 2 chunks per step or more")
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(Path(name), args)
+    if args.out:
+        rounds = [asdict(round) for round in found]
+        facts = {"torch": torch.__version__, "command": sys.orig_argv}
+        text = json.dumps({**facts, "rounds": rounds}, indent=1)
+        write_atomic(args.out, text + "\n")
+    print(table(found))
+    print(
+        f"\n`python {shlex.join(sys.orig_argv[1:])}`, {runtime.local_device()}, torch "
+        f"{torch.__version__}, {torch.get_num_threads()} torch threads, "
+        f"{len(os.sched_getaffinity(0))} cores, load average {load_before:.1f} before "
+        f"and {os.getloadavg()[0]:.1f} at the end."
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
