@@ -10,6 +10,7 @@ within a round. Written from a description of how that code works; none of it is
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -44,6 +45,8 @@ from tools.bench.scaling import make_dataset
 
 CHUNK_SECONDS, CHUNKS_PER_CLIP, NUM_CLASSES = 2.0, 5, 527
 WAYS = ("published", "ours", "bare")
+ORDERS = list(itertools.permutations(WAYS))
+"""Of the rounds: what comes after what must not count."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Round]:
         }
         chunks, found = num_steps * args.batch, []
         for number in range(args.rounds + 1):
-            order = WAYS[number % 3 :] + WAYS[: number % 3]  # each is first in turn
+            order = ORDERS[number % len(ORDERS)]
             seconds = {way: _seconds(ways[way], device) for way in order}
             found.append(Round(**{way: chunks / seconds[way] for way in WAYS}))
             print(f"round {number} of {args.rounds}: {found[-1]}", file=sys.stderr)
