@@ -1,7 +1,7 @@
 """An environment with W&B, MLflow and trackio, which the tests of trackers use.
 
-python -m tests.trackers_venv makes it in .cache. It sees the packages of the environment
-it is run with, and has its own where the trackers want older versions.
+python -m tests.trackers_venv makes it in .cache. It sees the packages of the
+environment it is run with, and has its own where the trackers want older versions.
 """
 
 from __future__ import annotations
