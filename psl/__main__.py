@@ -23,6 +23,7 @@ GROUPS = {
     "teach": {
         "label": ("psl.label", "teacher + audio shards -> label shards"),
         "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "review": ("psl.review", "hear and correct doubtful labels in the browser"),
         "calibrate": ("psl.calibrate", "labels -> calibrated on the weak labels"),
         "reorder_labels": (
             "psl.reorder_labels",

@@ -74,6 +74,7 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.reorder_labels", "--help"), 0),
         (("psl.label_report", "--help"), 0),
         (("psl.report", "--help"), 0),
+        (("psl.review", "--help"), 0),
         (("psl.init", "--help"), 0),
         (("psl.doctor", "--help"), 0),
         (("psl.status", "nowhere"), 1),
