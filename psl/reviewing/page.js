@@ -121,7 +121,7 @@
     return el("div", {class: "tools"},
       isItem ? [key("Enter", "Save", "save", save, "main"), key("S", "Skip", "skip", skip)] : null,
       key("U", "Undo", "undo", undo),
-      isItem ? [key("Space", "Play chunk", "play", () => play(true)), key("W", "whole clip", "whole", () => play(false)),
+      isItem ? [key("Space", "Play chunk", "play", () => play(true)), key("W", "Whole clip", "whole", () => play(false)),
         key("←", "Back", "back", () => move(-1)), key("→", "On", "on", () => move(1))] : null);
   }
   function move(step) { show((at + step + facts.items.length) % facts.items.length); }
