@@ -48,6 +48,7 @@ GROUPS = {
     },
     "use": {
         "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "demo": ("psl.demo", "drop or record a sound in the browser, see its tags"),
         "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
         "adapt": ("psl.adapting", "a model + a few own sounds -> own classes"),
         "embed": ("psl.embed", "audio -> embeddings of its windows"),

@@ -75,6 +75,8 @@ def modules_of(folder: Path, *words: str, status: int) -> set[str]:
         (("psl.label_report", "--help"), 0),
         (("psl.report", "--help"), 0),
         (("psl.review", "--help"), 0),
+        (("psl.demo", "--help"), 0),
+        (("psl.demo", "nowhere/run"), 78),
         (("psl.init", "--help"), 0),
         (("psl.doctor", "--help"), 0),
         (("psl.status", "nowhere"), 1),
