@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 CODE := psl shards tools tests
 
-.PHONY: help demo test ci programs format lint types tests without_programs slow docs clean
+.PHONY: help demo test ci programs trackers format lint types tests without_programs slow docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,7 @@ test: $(VENV)/.ready ## environment, then lint, types and tests, on any machine
 # PSL_CI: what is missing is then an error, and no test is skipped
 ci: ## install what tests can use (as root), demand all of it, then test without it
 	$(MAKE) -j 2 programs $(VENV)/.ready
+	$(MAKE) trackers
 	PSL_CI=1 $(MAKE) test PYTEST='--durations=25 $(PYTEST)'
 	$(MAKE) without_programs
 
@@ -39,6 +40,9 @@ programs: ## install what tests/needs.py lists (programs on Debian, as root)
 			$$($(PYTHON) tests/needs.py) >/dev/null; \
 	else echo 'make programs: not root, so nothing is installed'; fi
 	$(PYTHON) tests/onnxruntime_web.py
+
+trackers: $(VENV)/.ready ## install what tests/trackers_venv.py lists, apart from the rest
+	$(BIN)/python -m tests.trackers_venv
 
 # torch first and alone, so that nothing else chooses its build; tinysoundfont without
 # its dependency PyAudio, which only plays sound and needs system headers

@@ -23,6 +23,7 @@ GROUPS = {
     "teach": {
         "label": ("psl.label", "teacher + audio shards -> label shards"),
         "label_report": ("psl.label_report", "how good pseudo labels are"),
+        "review": ("psl.review", "hear and correct doubtful labels in the browser"),
         "calibrate": ("psl.calibrate", "labels -> calibrated on the weak labels"),
         "reorder_labels": (
             "psl.reorder_labels",
@@ -48,6 +49,7 @@ GROUPS = {
     },
     "use": {
         "tag": ("psl.tag", "what is heard when in files, folders, URLs and streams"),
+        "demo": ("psl.demo", "drop or record a sound in the browser, see its tags"),
         "thresholds": ("psl.thresholds", "validation data -> a threshold per class"),
         "adapt": ("psl.adapting", "a model + a few own sounds -> own classes"),
         "embed": ("psl.embed", "audio -> embeddings of its windows"),

@@ -74,6 +74,13 @@ def try_onnxruntime_web() -> str | None:
     return onnxruntime_web.problem()
 
 
+def try_trackers() -> str | None:
+    """Whether the environment of the trackers was made."""
+    from tests import trackers_venv  # not to list the packages
+
+    return trackers_venv.problem()
+
+
 KINDS = {
     "nginx": Need("nginx", programs=("nginx",), packages=("nginx",)),
     "slurm": Need(
@@ -95,6 +102,12 @@ KINDS = {
         programs=("chromium",),
         packages=("chromium",),
         trial=functools.cache(try_onnxruntime_web),
+    ),
+    "trackers": Need(
+        "W&B, MLflow and trackio",
+        programs=(),
+        packages=(),
+        trial=functools.cache(try_trackers),
     ),
 }
 
@@ -131,6 +144,8 @@ def missing(kind: str) -> str | None:
         parts.append(f"no {', '.join(lacks)} here (on Debian: {install})")
     if need.root and not _is_root():
         parts.append("run as root")
+    if not parts and kind in _hidden():
+        parts.append("hidden by PSL_HIDE")
     if not parts and need.trial is not None:
         parts = [problem] if (problem := need.trial()) else []
     return "; ".join(parts) or None

@@ -170,9 +170,10 @@ def test_the_run_without_programs_has_the_right_files_and_misses_no_line() -> No
     assert names >= {"test_remote.py", "test_slurm.py", "test_two_machines.py"}
     lines = ["3 tests need nginx: x", "1 test needs SLURM: y"]
     web = "onnxruntime-web in a browser"
-    missing = ["network namespaces", "a browser", web]
+    trackers = "W&B, MLflow and trackio"
+    missing = ["network namespaces", "a browser", web, trackers]
     assert without_programs.unnamed("\n".join(lines)) == missing
     lines += ["2 tests need network namespaces: z", "1 test needs a browser: z"]
-    lines += [f"1 test needs {web}: z"]
+    lines += [f"1 test needs {web}: z", f"3 tests need {trackers}: z"]
     assert without_programs.unnamed("\n".join(lines)) == []
     assert without_programs.unnamed("\n".join([*lines, lines[0]])) == ["nginx"]

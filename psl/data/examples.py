@@ -19,6 +19,7 @@ from psl.data.batch import Batch, mix_targets, to_device
 from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
 from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
+from psl.data.corrections import CorrectedLabels, with_corrections
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
 from psl.data.loader import cache_share, open_cache, read_windows
 from psl.data.views import choose_views
@@ -48,6 +49,8 @@ class TrainingData:
     """What batches are written to."""
     layout: LabelLayout | None = None
     """Chunks, form and views of the labels, if there are any."""
+    corrected: CorrectedLabels | None = None
+    """What people said of the clips; None for nothing."""
     wave_augment: WaveAugment | None = None
     """What is done to the samples of each example; None for nothing."""
 
@@ -63,6 +66,7 @@ class TrainingData:
         max_unlabelled: float = 0.0,
         online: bool = False,
         ontology: str | None = None,
+        corrections: str | None = None,
         loader: LoaderConfig | None = None,
     ) -> TrainingData:
         """Open and join; raises ShardError or ValueError if they do not fit.
@@ -70,7 +74,7 @@ class TrainingData:
         Up to the fraction ``max_unlabelled`` of the clips may have a label row without
         chunks; they are left out of the plan. With ``online`` a teacher makes the
         targets (psl/training/online.py), and no weak label is needed. ``ontology`` adds
-        ancestors to weak labels.
+        ancestors to weak labels. ``corrections`` is a file of psl review.
         """
         loader = loader or LoaderConfig()
         cache = open_cache(loader)
@@ -103,8 +107,10 @@ class TrainingData:
                     "data.label_settings has no effect without stored labels; name "
                     "label folders in data.labels, or leave data.label_settings out"
                 )
+        audio, corrected = with_corrections(audio, corrections)
         return TrainingData(
             audio=MemberReader(with_ancestors(audio, ontology), cache),
+            corrected=corrected,
             labels=labels,
             chunking=chunking,
             alpha=alpha,
@@ -282,19 +288,26 @@ class TrainingData:
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),
-            targets=to_device(self._targets(rows, chunks, views), device),
+            targets=to_device(self._targets(rows, chunks, views, bounds), device),
         )
 
     def _targets(
-        self, rows: np.ndarray, chunks: np.ndarray, views: np.ndarray
+        self,
+        rows: np.ndarray,
+        chunks: np.ndarray,
+        views: np.ndarray,
+        bounds: tuple[np.ndarray, np.ndarray],
     ) -> np.ndarray:
         """[B, C] float32."""
         index = self.audio.index
         weak = index.table.weak_targets(rows, len(index.classes))
-        if self.labels is None:
-            return weak
-        pseudo = self.labels.chunk_labels(rows, chunks, views).astype(np.float32)
-        return mix_targets(pseudo, weak, self.alpha)
+        targets = weak
+        if self.labels is not None:
+            pseudo = self.labels.chunk_labels(rows, chunks, views).astype(np.float32)
+            targets = mix_targets(pseudo, weak, self.alpha)
+        if self.corrected is not None:
+            self.corrected.apply(targets, rows, bounds)
+        return targets
 
 
 def _two_windows(

@@ -50,6 +50,9 @@ class EvaluateConfig:
     relabelled: str | None = None
     """Segments CSV with other labels of the clips, measured besides the audio's own;
     null for none."""
+    corrections: str | None = None
+    """File of psl review: measures against the labels as corrected by it, too; null for
+    none."""
     ontology: str | None = None
     """Measures against the labels with their ancestors, too: audioset for the ontology
     that is shipped, or a file in the form of its ontology.json; null for none."""

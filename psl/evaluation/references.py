@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from psl.data.corrections import CorrectedLabels
+from psl.data.corrections_file import read_corrections
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import Measured, measure
 from psl.evaluation.metrics import evaluate_scores
@@ -70,6 +72,14 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
         others["relabelled"] = _read_relabelled(config.relabelled, index)
     if config.ontology is not None:
         others["ontology"] = _add_ancestors(config.ontology, index)
+    if config.corrections is not None:
+        corrected = CorrectedLabels(read_corrections(config.corrections), index)
+        others["corrected"] = OtherLabels(
+            config.corrections,
+            np.arange(len(index)),
+            weak_labels(corrected.weak(index)),
+            num_elsewhere=corrected.num_elsewhere,
+        )
     return References(coverage, others)
 
 

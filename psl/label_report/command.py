@@ -9,30 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from psl.labelling.progress import MADE_NAME, recorded_audio
-from shards.format.index import INDEX_NAME
-from shards.remote.places import check_place, is_url, join_place
+from psl.labelling.progress import MADE_NAME, audio_of
+from shards.remote.places import is_url
 from shards.system.arguments import Parser
 from shards.system.exits import typed_name
-
-
-def audio_of(labels: str) -> str:
-    """The audio dataset that a label dataset was made from, as it records.
-
-    ValueError where that is not known, or the dataset is not there any more.
-    """
-    place = join_place(check_place(labels), MADE_NAME)
-    if (audio := recorded_audio(labels)) is None:
-        raise ValueError(
-            f"{place}: does not say which audio dataset these labels were made from; "
-            "name it with --audio"
-        )
-    if not is_url(audio) and not Path(audio, INDEX_NAME).exists():
-        raise ValueError(
-            f"{place}: the labels were made from {audio}, where no dataset is now; "
-            "name it with --audio"
-        )
-    return audio
 
 
 def default_out(labels: str) -> Path:
@@ -99,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the labels that these were calibrated from, to compare with (default: "
         f"as {MADE_NAME} says, if they are still there)",
     )
+    add(
+        "--corrections",
+        metavar="FILE",
+        help="what people said in psl review, to compare the labels with",
+    )
     add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
     add("--no-pictures", action="store_true", help="write numbers only")
     return parser
@@ -128,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_left_out=args.max_left_out,
         ontology=args.ontology,
         before=args.before,
+        corrections=args.corrections,
         clip=args.clip,
     )
     if not args.no_pictures:

@@ -38,8 +38,22 @@ def render(report: dict[str, Any]) -> str:
             _calibration(report),
             _gains(report),
         ]
-    parts.append(_calibrated(report))
+    parts += [_calibrated(report), _reviewed(report)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _reviewed(report: dict[str, Any]) -> str:
+    if (found := report.get("reviewed")) is None:
+        return ""
+    return (
+        f"## What people said\n\n{found['decisions']} decisions in "
+        f"{markdown(found['file'], MAX_PATH)} say of {found['judged']} classes of "
+        f"chunks whether they are there ({found['present']} are). The labels agree on "
+        f"{percent(found['labels_agree'])} % of these at the threshold, weak labels on "
+        f"{percent(found['weak_labels_agree'])} %; mean square error of the labels "
+        f"{number(found['mean_square_error'])}. People looked where labels are "
+        "doubtful: this says little of the rest."
+    )
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from psl.data.labels import check_counts
 from psl.evaluation.true_events import Events, read_events
-from psl.label_report import quality
+from psl.label_report import quality, reviewed
 from psl.label_report.calibrated import (
     Before,
     describe,
@@ -59,6 +59,8 @@ class Settings:
     """What adds ancestors to weak labels and true events; None for nothing."""
     before: str | None
     """Labels before their calibration; None for those that made.json names, if any."""
+    corrections: str | None
+    """File of psl review to compare with; None for none."""
     clip: str | None
     """Key of the clip to draw; None for the most telling one."""
 
@@ -165,6 +167,14 @@ def make_report(study: Study) -> dict[str, Any]:
             study.labels, study.curves, proper_scores(seen), study.before
         ),
     }
+    if settings.corrections is not None:
+        report["reviewed"] = reviewed.compare(
+            settings.corrections,
+            study.audio,
+            study.labels,
+            study.chunking,
+            settings.threshold,
+        )
     if study.truth is not None:
         ap = quality.chunk_precision(seen)
         report["events"] = describe_events(study.truth.events) | {

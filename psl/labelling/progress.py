@@ -129,6 +129,25 @@ def recorded(folder: str | Path, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def audio_of(labels: str) -> str:
+    """The audio dataset that a label dataset was made from, as it records.
+
+    ValueError where that is not known, or the dataset is not there any more.
+    """
+    place = join_place(check_place(labels), MADE_NAME)
+    if (audio := recorded_audio(labels)) is None:
+        raise ValueError(
+            f"{place}: does not say which audio dataset these labels were made from; "
+            "name it with --audio"
+        )
+    if not is_url(audio) and not Path(audio, INDEX_NAME).exists():
+        raise ValueError(
+            f"{place}: the labels were made from {audio}, where no dataset is now; "
+            "name it with --audio"
+        )
+    return audio
+
+
 def _iso(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 

@@ -80,6 +80,9 @@ class DataConfig:
     ontology: str | None = None
     """Adds each weak label's ancestors, in training and validation: audioset for the
     ontology that is shipped, or a file in the form of its ontology.json."""
+    corrections: str | None = None
+    """File of psl review: what people said of chunks, in place of their labels, in
+    training and for clips held out of it. Not with labels=online."""
     balance: Share | None = None
     """Copies of a clip in an epoch are proportional to (sum over its classes of
     1 / clips of the class) ** balance: 1 shows rare classes about as often as common

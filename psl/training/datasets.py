@@ -27,6 +27,11 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
         )
     if config.augment.mixup_labels is not None and not online:
         raise ValueError("augment.mixup_labels needs data.labels=online; remove it")
+    if config.data.corrections is not None and online:
+        raise ValueError(
+            "data.corrections has no effect on labels that a teacher makes online; "
+            "label the audio first, and name the labels in data.labels"
+        )
     data = TrainingData.open(
         config.data.audio,
         None if config.data.labels == "online" else config.data.labels,
@@ -37,6 +42,7 @@ def open_data(config: TrainConfig) -> tuple[TrainingData, Validation, Plan]:
         hop_seconds=config.data.hop_seconds,
         label_settings=config.data.label_settings,
         ontology=config.data.ontology,
+        corrections=config.data.corrections,
         loader=config.loader,
     )
     data = data.augmented(config.augment, seed=config.seed)

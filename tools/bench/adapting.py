@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--examples", type=int, nargs="+", default=[5, 10, 24])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--finetune", action="store_true", help="also all layers")
     parser.add_argument("--scratch-steps", type=int, default=0, help="0: leave it out")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -60,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             for n in args.examples
         ]
         _line(Path(model).name, results)
+        if args.finetune:
+            results = [
+                [_finetuned(args, model, sounds, n, s) for s in range(args.seeds)]
+                for n in args.examples
+            ]
+            _line(f"{Path(model).name}, --finetune", results)
     if args.scratch_steps:
         results = [
             [_scratch(args, sounds, n, s) for s in range(args.seeds)]
@@ -121,15 +128,8 @@ def _scratch(
 ) -> float:
     """Test mAP of a run of psl.train on the same examples."""
     folder = args.out / f"scratch_{number}_{seed}"
-    train = sounds["train"]
-    drawn = list(_drawn(train.examples, number, seed))
-    for example in drawn:
-        assert example.label is not None
-        link = folder / "sounds" / train.names[example.label] / Path(example.path).name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(example.path).resolve())
-    epochs = max(1, round(args.scratch_steps * 16 / (2.5 * len(drawn))))
+    num_drawn = _link(folder / "sounds", sounds["train"], number, seed)
+    epochs = max(1, round(args.scratch_steps * 16 / (2.5 * num_drawn)))
     _run(
         "shards.pack",
         "--folders",
@@ -148,8 +148,40 @@ def _scratch(
         f"valid_every={args.scratch_steps}",
         *SCRATCH,
     )
-    checkpoint = load_checkpoint(folder / "run")
-    windows, _ = _windows(checkpoint, sounds["eval"])
+    return _measure_run(folder / "run", sounds["eval"])
+
+
+def _finetuned(
+    args: argparse.Namespace,
+    model: str,
+    sounds: dict[str, Sounds],
+    number: int,
+    seed: int,
+) -> float:
+    """Test mAP of psl adapt --finetune on the same examples."""
+    folder = args.out / f"{Path(model).name}_{number}_{seed}"
+    _link(folder / "sounds", sounds["train"], number, seed)
+    words = [model, "--sounds", folder / "sounds", "--out", folder / "run"]
+    _run("psl.adapting", *words, "--finetune")
+    return _measure_run(folder / "run", sounds["eval"])
+
+
+def _link(folder: Path, sounds: Sounds, number: int, seed: int) -> int:
+    """Class folders of the examples drawn; how many they are."""
+    drawn = list(_drawn(sounds.examples, number, seed))
+    for example in drawn:
+        assert example.label is not None
+        link = folder / sounds.names[example.label] / Path(example.path).name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(example.path).resolve())
+    return len(drawn)
+
+
+def _measure_run(run: Path, sounds: Sounds) -> float:
+    """Test mAP of a run, over the means of its windows."""
+    checkpoint = load_checkpoint(run)
+    windows, _ = _windows(checkpoint, sounds)
     name = last_layer(checkpoint.model_config)
     weights = checkpoint.weights
     return _measure(windows, Head(weights[f"{name}.weight"], weights[f"{name}.bias"]))

@@ -1,0 +1,207 @@
+"""A server for one page on this machine, which nobody else can reach or use.
+
+Owns what keeps others out: it listens on the loopback interface alone, every address
+begins with a random token, names of other hosts and requests of other pages are
+refused, and a request that is too long, or not finished in time, ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from shards.errors import ShardError
+from shards.system.exits import JobError
+
+_log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+_SECONDS = 30
+"""Within which a request must come."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a page asks."""
+
+    query: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What it gets."""
+
+    body: bytes
+    type: str = "application/json"
+    status: int = 200
+    policy: str = "default-src 'none'"
+    """Content-Security-Policy."""
+
+
+Routes = Mapping[tuple[str, str], Callable[[Request], Reply]]
+"""By method and name, such as ("GET", "items"); ("GET", "") is the page."""
+
+
+class Refused(Exception):
+    """A request that cannot be answered: an HTTP status, and a line."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def as_json(value: Any) -> Reply:
+    """A reply of plain values."""
+    return Reply(json.dumps(value, allow_nan=False).encode())
+
+
+def body_object(request: Request) -> dict[str, Any]:
+    """The JSON object of a request; Refused if it is none."""
+    try:
+        found = json.loads(request.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Refused(400, "expected a JSON object")
+    return found
+
+
+class LocalServer:
+    """Serves ``routes`` until it is closed.
+
+    >>> with LocalServer(routes) as server:
+    ...     print(server.url)
+    ...     server.wait()
+    """
+
+    def __init__(self, routes: Routes, *, port: int = 0, max_body: int = 1 << 16):
+        """``port`` 0 is a free one, ``max_body`` the longest request, bytes.
+
+        Raises JobError if the port is taken.
+        """
+        self.token = secrets.token_urlsafe(24)
+        handler = _handler(routes, self.token, max_body)
+        try:
+            self._server = ThreadingHTTPServer((HOST, port), handler)
+        except OSError as error:
+            raise JobError(
+                f"port {port}: {error.strerror}; choose another with --port"
+            ) from None
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """The address of the page, with the token."""
+        return f"http://{HOST}:{self._server.server_address[1]}/{self.token}/"
+
+    def wait(self) -> None:
+        """Until the process is interrupted."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(1.0)
+        except KeyboardInterrupt:
+            return
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> LocalServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _handler(routes: Routes, token: str, max_body: int) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _SECONDS
+        server_version, sys_version = "psl", ""
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            try:
+                reply = self._find()(Request(self._query(), self._body()))
+            except Refused as refused:
+                self.close_connection = True
+                reply = _line(str(refused), refused.status)
+            except (ShardError, ValueError, OSError, JobError) as error:
+                _log.error("%s", error)
+                reply = _line(" ".join(str(error).split()), 500)
+            self._send(reply)
+
+        def _find(self) -> Callable[[Request], Reply]:
+            host = f"{self.server.server_address[1]}"  # type: ignore[index]
+            names = {f"{HOST}:{host}", f"localhost:{host}"}
+            if self.headers.get("Host") not in names:
+                raise Refused(403, "this page is for this machine alone")
+            origin = self.headers.get("Origin")
+            if origin is not None and origin not in {f"http://{n}" for n in names}:
+                raise Refused(403, "another page must not ask this one")
+            if self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+                raise Refused(403, "another page must not ask this one")
+            _, given, *rest = urlsplit(self.path).path.split("/")
+            if not secrets.compare_digest(given.encode(), token.encode()):
+                raise Refused(403, "wrong address; use the one that psl printed")
+            route = routes.get((self.command, "/".join(rest)))
+            if not rest or route is None:
+                raise Refused(404, "there is no such part of the page")
+            return route
+
+        def _query(self) -> dict[str, str]:
+            return dict(parse_qsl(urlsplit(self.path).query, max_num_fields=20))
+
+        def _body(self) -> bytes:
+            if self.command != "POST":
+                return b""
+            length = self.headers.get("Content-Length", "")
+            if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+                raise Refused(411, "expected a Content-Length")
+            if int(length) > max_body:
+                raise Refused(413, f"longer than {max_body} bytes")
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                raise Refused(400, "ended early")
+            return body
+
+        def _send(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            for name, value in {
+                "Content-Type": reply.type,
+                "Content-Length": str(len(reply.body)),
+                "Content-Security-Policy": reply.policy,
+                "X-Content-Type-Options": "nosniff",
+                "X-Frame-Options": "DENY",
+                "Referrer-Policy": "no-referrer",
+                "Cross-Origin-Resource-Policy": "same-origin",
+                "Cache-Control": "no-store",
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            _log.debug(format, *args)
+
+    return Handler
+
+
+def _line(text: str, status: int) -> Reply:
+    return Reply(json.dumps({"error": text}).encode(), status=status)

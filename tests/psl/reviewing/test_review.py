@@ -1,0 +1,191 @@
+"""psl review: which chunks, what is written, and Label Studio."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import psl
+from psl import review
+from psl.data.corrections_file import read_corrections
+from psl.reviewing.queue import disagreement, every_chunk, find_items, of_class
+from psl.reviewing.store import Store
+from shards.dataset.clips import open_dataset
+from shards.errors import ShardError
+from shards.system.exits import JobError
+from tests.conftest import MIDS
+
+
+@pytest.fixture
+def labels(tmp_path: Path, dataset: Path) -> Path:
+    """Labels that agree with the weak ones (0.9 and 0.1), but for rows 1, 2 and 3."""
+    clips = open_dataset(dataset)
+    probs = {}
+    for clip in clips:
+        weak = clips.weak_labels([clip.row])[0]
+        probs[clip.key] = np.tile(0.1 + 0.8 * weak, (2, 1))
+    for row, c, value in ((1, 0, 0.97), (2, 1, 0.8)):
+        probs[clips.keys[row]][:, c] = (1 - value, value)
+        weak = clips.weak_labels([row])[0]
+        if weak[c]:  # then the surprise is that it is not there
+            probs[clips.keys[row]][:, c] = 1 - value
+    psl.write_labels(tmp_path / "labels", dataset, probs, chunk_seconds=1.0)
+    return tmp_path / "labels"
+
+
+def test_the_chunks_with_the_greatest_disagreement_come_first(
+    labels: Path, dataset: Path
+) -> None:
+    """People would listen to clips that nobody doubts."""
+    found = psl.read_labels(labels, audio=str(dataset))
+    clips = open_dataset(dataset)
+    items = find_items(found, clips, disagreement, number=2)
+    assert {item.key for item in items} == {clips.keys[1], clips.keys[2]}
+    first = next(item for item in items if item.key == clips.keys[1])
+    assert first.classes[0] == 0 and first.score == pytest.approx(0.97, abs=2e-3)
+    again = find_items(found, clips, disagreement, number=1, without={items[0].part})
+    assert again[0].part == items[1].part
+
+
+def test_a_class_and_a_list_pick_other_chunks(labels: Path, dataset: Path) -> None:
+    """--class and --list would show whatever is first."""
+    found = psl.read_labels(labels, audio=str(dataset))
+    clips = open_dataset(dataset)
+    items = find_items(found, clips, of_class(1, 0.7, 0.85), number=50)
+    assert all(0.7 <= item.probs[0] <= 0.85 and item.classes[0] == 1 for item in items)
+    items = find_items(found, clips, every_chunk, number=50, rows=[5])
+    assert [(i.key, i.start, i.end) for i in items] == [
+        (clips.keys[5], 0.0, 1.0),
+        (clips.keys[5], 1.0, 2.0),
+    ]
+
+
+def test_decisions_are_appended_undone_and_found_again(tmp_path: Path) -> None:
+    """A day of work would be lost with the first mistake."""
+    path = tmp_path / "c.jsonl"
+    with Store(path) as store:
+        store.decide(("a", 0.0, 1.0), {"/m/a": True})
+        store.skip(("b", 0.0, 1.0))
+        with pytest.raises(JobError, match="another psl review writes it"):
+            Store(path)
+    with open(path, "ab") as stream:
+        stream.write(b'{"id": 3, "ti')  # killed in the middle
+    with Store(path) as store:
+        assert [line.key for line in store.held()] == ["a", "b"]
+        undone = store.undo()
+        assert undone is not None and undone.key == "b"
+        store.decide(("a", 0.0, 1.0), {"/m/a": False})
+    last = read_corrections(path).decisions[-1]
+    assert last.classes == {"/m/a": False} and last.id == 4
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_a_full_disk_leaves_whole_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a line would make the file unreadable, or a decision seem saved."""
+    path = tmp_path / "c.jsonl"
+    real = os.write
+
+    def full(handle: int, data: Any) -> int:
+        if len(data) > 10:
+            return real(handle, bytes(data[:10]))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Store(path) as store:
+        store.decide(("a", 0.0, 1.0), {"/m/a": True})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(OSError, match="No space left .*free some space"):
+                store.decide(("b", 0.0, 1.0), {"/m/a": True})
+        store.decide(("c", 0.0, 1.0), {"/m/a": True})
+    assert [d.key for d in read_corrections(path).decisions] == ["a", "c"]
+
+
+def test_kill_9_loses_no_decision(labels: Path, dataset: Path, tmp_path: Path) -> None:
+    """What the page said is saved must be there."""
+    out = tmp_path / "c.jsonl"
+    words = [str(labels), "--audio", str(dataset), "--out", str(out), "--no-browser"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "psl.review", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = re.search(r"http://\S+", line)
+        assert url is not None, line
+        body = json.dumps({"item": 0, "classes": {MIDS[0]: True}}).encode()
+        with urllib.request.urlopen(f"{url[0]}decide", data=body, timeout=20) as reply:
+            assert json.load(reply) == {"num_held": 1}
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(read_corrections(out).decisions) == 1
+
+
+def test_label_studio_gets_tasks_and_gives_decisions(
+    labels: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Teams that annotate there could not use it."""
+    out, folder = tmp_path / "c.jsonl", tmp_path / "studio"
+    words = [str(labels), "--audio", str(dataset), "--out", str(out)]
+    review.main([*words, "--number", "3", "--export-label-studio", str(folder)])
+    tasks = json.loads((folder / "tasks.json").read_text())
+    clips = open_dataset(dataset)
+    assert len(tasks) == 3 and len(list((folder / "audio").iterdir())) == 3
+    region = tasks[0]["predictions"][0]["result"][0]
+    assert region["value"]["end"] - region["value"]["start"] == 1.0
+    assert (
+        f'value="{region["value"]["labels"][0]}"' in (folder / "config.xml").read_text()
+    )
+    chunk = tasks[0]["data"]["chunks"][0]
+    heard = {"start": chunk["start"] + 0.5, "end": chunk["start"] + 0.9}
+    name = clips.classes.names[1]
+    result = [{**region, "value": {**heard, "channel": 0, "labels": [name]}}]
+    tasks[0]["annotations"] = [
+        {"result": [], "was_cancelled": True},
+        {"result": result, "was_cancelled": False},
+    ]
+    for task in tasks[1:]:
+        task["annotations"] = []
+    (tmp_path / "done.json").write_text(json.dumps(tasks))
+    review.main([*words, "--import-label-studio", str(tmp_path / "done.json")])
+    (decision,) = read_corrections(out).decisions
+    assert decision.key == tasks[0]["data"]["key"]
+    assert decision.classes == {m: m == MIDS[1] for m in {*chunk["classes"], MIDS[1]}}
+    tasks[0]["annotations"][1]["result"][0]["value"]["labels"] = ["Nobody"]
+    (tmp_path / "bad.json").write_text(json.dumps(tasks))
+    with pytest.raises(ShardError, match="task 1: label 'Nobody' is not one of"):
+        review.main([*words, "--import-label-studio", str(tmp_path / "bad.json")])
+    assert len(read_corrections(out).decisions) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--class", "Tone hgh"], "not one of the 3 classes .*near it: Tone high"),
+        (["--list", "nowhere"], "nowhere"),
+        (["--class", "Tone low", "--scores", "0.4", "0.6"], "no chunk to look at"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    labels: Path, dataset: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    """Else a traceback at the end of a search through all labels."""
+    common = [str(labels), "--audio", str(dataset), "--out", str(tmp_path / "c")]
+    with pytest.raises((ValueError, ShardError, OSError), match=message):
+        review.main([*common, *words])

@@ -1,0 +1,105 @@
+"""The local server: who may ask it, and what."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from psl.serving.local import LocalServer, Reply, Request, as_json, body_object
+from shards.system.exits import JobError
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    def echo(request: Request) -> Reply:
+        return as_json({"got": body_object(request), "query": dict(request.query)})
+
+    routes = {("GET", ""): lambda request: Reply(b"page"), ("POST", "echo"): echo}
+    with LocalServer(routes, max_body=100) as server:
+        yield server
+
+
+def ask(
+    server: LocalServer,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    **headers: str,
+) -> tuple[int, bytes]:
+    """Status and body; path below the token, or from the root with a slash."""
+    port = int(server.url.split(":")[2].split("/")[0])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    whole = path if path.startswith("/") else f"/{server.token}/{path}"
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, whole, body=body, headers=named)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_the_page_is_served_and_asked(server: LocalServer) -> None:
+    """Nothing would work."""
+    assert ask(server, "GET", "") == (200, b"page")
+    status, body = ask(server, "POST", "echo?x=1", body=b'{"a": 2}')
+    assert (status, body) == (200, b'{"got": {"a": 2}, "query": {"x": "1"}}')
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/", {}, 403),
+        ("/wrong/", {}, 403),
+        ("/../etc/passwd", {}, 403),
+        ("../../etc/passwd", {}, 404),
+        ("%2e%2e/%2e%2e/etc/passwd", {}, 404),
+        ("nothing", {}, 404),
+        ("", {"Host": "evil.example"}, 403),  # DNS that names this machine
+        ("", {"Host": "evil.example:80"}, 403),
+        ("", {"Origin": "https://evil.example"}, 403),
+        ("", {"Origin": "null"}, 403),
+        ("", {"Sec_Fetch_Site": "cross-site"}, 403),
+    ],
+)
+def test_others_are_refused(
+    server: LocalServer, path: str, headers: dict[str, str], status: int
+) -> None:
+    """Another page in the same browser could read sounds, or write decisions."""
+    assert ask(server, "GET", path, **headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"x" * 101, {}, 413),
+        (b"[]", {}, 400),
+        (b"{", {}, 400),
+        (b"[" * 100, {}, 400),
+        (b"{}", {"Content_Length": "-1"}, 411),
+        (b"{}", {"Content_Length": "99999999999999999999"}, 413),
+    ],
+)
+def test_a_bad_body_is_refused(
+    server: LocalServer, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    """It could fill the memory, or end the server."""
+    assert ask(server, "POST", "echo", body=body, **headers)[0] == status
+    assert ask(server, "GET", "")[0] == 200
+
+
+def test_it_listens_on_this_machine_alone_and_says_if_a_port_is_taken(
+    server: LocalServer,
+) -> None:
+    """Everyone in the network could listen to the clips."""
+    assert server.url.startswith("http://127.0.0.1:")
+    port = int(server.url.split(":")[2].split("/")[0])
+    with pytest.raises(JobError, match=f"port {port}: .*; choose another with --port"):
+        LocalServer({}, port=port)
+    with socket.socket() as other, pytest.raises(OSError):
+        other.settimeout(2)
+        address = socket.gethostbyname(socket.gethostname())
+        if address.startswith("127."):
+            raise OSError("no other address to try")
+        other.connect((address, port))
