@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,7 +39,7 @@ COMMAND = Command(
 class DryRunConfig:
     """What is to be rehearsed."""
 
-    world: Count
+    world: Annotated[int, Field(ge=1, le=1 << 16)]
     """Processes of the job, one for each GPU."""
     per_node: Count = 8
     """Processes of a machine, which share its cache."""

@@ -254,11 +254,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench.train",
         description=(__doc__ or "").split("\n")[0],
-        epilog="example: OMP_NUM_THREADS=1 python -m tools.bench.train --rounds 7",
+        epilog="example: OMP_NUM_THREADS=1 python -m tools.bench.train --rounds 15",
     )
     add = parser.add_argument
-    add("--rounds", type=int, default=7, help="of all three, after one to warm up")
-    add("--steps", type=int, default=20, help="of each in a round")
+    add("--rounds", type=int, default=15, help="of all three, after one to warm up")
+    add(
+        "--steps",
+        type=int,
+        default=5,
+        help="of each in a round: short, as machines vary",
+    )
     add("--batch", type=int, default=32, help="chunks per step")
     add("--workers", type=int, default=2, help="of the published way's DataLoader")
     add("--threads", type=int, help="of psl.train's loader")
