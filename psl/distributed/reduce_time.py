@@ -31,6 +31,7 @@ class ReduceTime:
         elif torch.cuda.is_current_stream_capturing():  # a graph has no clock
             yield
         else:
+            self._drain()
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record()
             yield
@@ -40,10 +41,13 @@ class ReduceTime:
     @property
     def seconds(self) -> float:
         """Of all that is over."""
+        self._drain()
+        return self._seconds
+
+    def _drain(self) -> None:
         while self._under_way and self._under_way[0][1].query():
             before, after = self._under_way.popleft()
             self._seconds += before.elapsed_time(after) / 1000
-        return self._seconds
 
 
 reduce_time = ReduceTime()

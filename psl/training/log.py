@@ -28,6 +28,11 @@ from shards.system.writing import naming_write
 CONFIG_NAME, FACTS_NAME, METRICS_NAME = "config.yaml", "run.json", "metrics.jsonl"
 
 
+ON_BAR = {"epoch", "loss", "learning_rate", "chunks_per_second", "wait_share"}
+ON_BAR |= {"valid_mAP", "skipped_steps"}
+"""What the progress bar has room for."""
+
+
 def write_first_files(run_dir: str | Path, config: Any, world_size: int) -> None:
     """config.yaml, and run.json: code version, versions of libraries, command."""
     facts = {
@@ -118,7 +123,9 @@ class RunLog:
         ):
             stream.write(line + "\n")
         self._tracking.record(step, values)
-        shown = {name: f"{value:.4g}" for name, value in values.items()}
+        shown = {
+            name: f"{value:.4g}" for name, value in values.items() if name in ON_BAR
+        }
         self._bar.set_postfix(shown, refresh=False)
 
     def show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
