@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from psl import train
 from psl.config import parse
 from psl.training.config import TrainConfig
 from tests import jobs
@@ -65,6 +66,5 @@ def test_steps_that_are_none_are_refused(steps: object) -> None:
 
 def test_steps_beyond_the_run_are_refused(tmp_path: Path, dataset: Path) -> None:
     """The profile would never be written, and nobody would know why."""
-    job = jobs.start(tmp_path, tiny_config(tmp_path, dataset, "profile=[10,13]"))
-    assert job.wait() == [78], job.output
-    assert "profile = [10, 13]: the run has 12 steps" in job.output
+    with pytest.raises(ValueError, match=r"profile = \[10, 13\]: the run has 12 steps"):
+        train.main(tiny_config(tmp_path, dataset, "profile=[10,13]"))
