@@ -150,7 +150,7 @@ def _note_reads(path: Path) -> None:
             stream.write(json.dumps(keys) + "\n")
         return make(data, rows, *args)
 
-    TrainingData.batch = make_and_note  # type: ignore[method-assign]
+    TrainingData.batch = make_and_note  # type: ignore[method-assign, assignment]
 
 
 def _stay_in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:

@@ -233,7 +233,9 @@ class Attempt:
 
     def wall_seconds(self) -> float | None:
         """Since the first start of the run; None if unknown, as on other ranks."""
-        return self._status and seconds_since_first_start(self._status)
+        if self._status is None:
+            return None
+        return seconds_since_first_start(self._status)
 
     def preempted(self, step: int) -> NoReturn:
         """End the job that saved its checkpoint of ``step`` on request. Collective."""

@@ -214,12 +214,12 @@ def test_a_rank_that_stops_or_gets_no_data_ends_the_job_with_its_name(
     assert re.search(message, ended.message)
     stacks = {path.name: path for path in (tmp_path / "run" / "hang").glob("*")}
     assert sorted(stacks) == [f"stacks_rank{rank}.txt" for rank in telling]
-    for rank, path in enumerate(stacks[name] for name in sorted(stacks)):
+    for number, path in enumerate(stacks[name] for name in sorted(stacks)):
         text = path.read_text()
-        assert f"rank {rank}, process {job.ranks[rank].pid} on " in text
+        assert f"rank {number}, process {job.ranks[number].pid} on " in text
         assert re.search(message, text, re.M), "why it was written"
         # rank 0 waits for rank 1 in the all-reduce, or rank 1 for the fault's thread
-        assert ("in all_reduce" if rank == 0 else "faults.py") in text
+        assert ("in all_reduce" if number == 0 else "faults.py") in text
         assert "in _take_steps" in text and "_watch" in text, "all threads"
     job.kill()
 
