@@ -32,7 +32,7 @@ def make() -> None:
     venv.create(HOME, clear=True)
     (own,) = HOME.glob("lib/python*/site-packages")
     (own / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     subprocess.run([*pip, *PACKAGES], check=True)
     _READY.write_text("\n".join(PACKAGES) + "\n")
 

@@ -64,7 +64,7 @@ def open_page(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
     page.goto(url)
     page.wait_for_selector("canvas[data-drawn]")
     page.wait_for_selector("#item[data-loaded]")

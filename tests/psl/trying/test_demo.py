@@ -56,7 +56,7 @@ def open_page(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
     page.goto(url)
     page.locator("#about", has_text="3 classes").wait_for()
     return page, said

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from psl.evaluation.stored import StoredScores, write_scores
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.index import open_index
 from shards.format.label_codec import encode_labels
@@ -280,3 +281,29 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(
     assert str(tmp_path / missing) in line
     assert "make demo" in line
     assert not (root / "table.json").exists()
+
+
+def test_the_table_says_which_differences_are_more_than_noise(
+    tmp_path: Path, report: ModuleType
+) -> None:
+    """A beginner would conclude from half a point that the method does not work."""
+    rng = np.random.default_rng(0)
+    targets = rng.random((200, 4)) < 0.3
+    for name, weight in (
+        ("baseline", 0.0),
+        ("psl_10s", 0.6),
+        ("psl_5s", 0.6),
+        ("psl_2s", 2.0),
+    ):
+        folder = tmp_path / "seed0" / name / "eval"
+        folder.mkdir(parents=True)
+        scores = (rng.random(targets.shape) + weight * targets) / 3
+        keys = np.array([f"c{n}_0".encode() for n in range(200)])
+        write_scores(folder, StoredScores(keys, tuple("abcd"), targets, scores))
+    lines = report.differences_markdown(tmp_path).splitlines()
+    verdicts = [line.rpartition(", ")[2] for line in lines if " minus " in line]
+    assert verdicts[0] == verdicts[2] == "more than noise"
+    assert verdicts[1] == "no more than noise"
+    assert "Another seed moves" in lines[-1]
+    (tmp_path / "seed0" / "psl_2s" / "eval" / "scores.npz").unlink()
+    assert report.differences_markdown(tmp_path) == ""
