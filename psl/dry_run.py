@@ -60,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = from_command_line(TrainConfig, others, COMMAND)
     values = read_words(mine, DryRunConfig)
     wanted = parse(DryRunConfig, values, where=COMMAND.module)
-    pretend_node(min(wanted.per_node, wanted.world))
     from psl.training.rehearsal import rehearse  # loads torch
 
-    found = rehearse(
-        training,
-        wanted.world,
-        ranks=wanted.ranks,
-        num_batches=wanted.batches,
-        device=wanted.device,
-    )
+    with pretend_node(min(wanted.per_node, wanted.world)):
+        found = rehearse(
+            training,
+            wanted.world,
+            ranks=wanted.ranks,
+            num_batches=wanted.batches,
+            device=wanted.device,
+        )
     print("\n".join(describe(found, wanted)))
 
 

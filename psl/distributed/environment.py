@@ -6,7 +6,9 @@ environment (RANK, WORLD_SIZE, ACCELERATE_*).
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -19,6 +21,16 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def pretend_node(num_processes: int) -> None:
+@contextlib.contextmanager
+def pretend_node(num_processes: int) -> Iterator[None]:
     """Share this machine as a launcher of ``num_processes`` would have it shared."""
-    os.environ["LOCAL_WORLD_SIZE"] = str(num_processes)
+    name = "LOCAL_WORLD_SIZE"
+    before = os.environ.get(name)
+    os.environ[name] = str(num_processes)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from psl import dry_run
 from psl.command_line import from_command_line
+from psl.distributed.environment import pretend_node
 from psl.train import COMMAND
 from psl.training.config import TrainConfig
 from psl.training.rehearsal import rehearse
@@ -110,3 +112,17 @@ def test_the_command_has_both_names_and_writes_nothing(
     tool = [sys.executable, "-m", "tools.dry_run", "--help"]
     helped = subprocess.run(tool, capture_output=True, text=True, timeout=60)
     assert helped.returncode == 0 and "world=512 my.yaml" in helped.stdout
+
+
+def test_a_rehearsal_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What runs after it in a process would share its cache among nobody."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pretend_node(4):
+        assert os.environ["LOCAL_WORLD_SIZE"] == "4"
+    assert "LOCAL_WORLD_SIZE" not in os.environ
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pretend_node(4):
+        pass
+    assert os.environ["LOCAL_WORLD_SIZE"] == "2"
