@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help="with --class: labels between these (default 0.2 0.8)",
+        help="labels between these, of any class or of --class (default for it "
+        "0.2 0.8)",
     )
     pick("--list", type=Path, metavar="FILE", help="of the clips whose keys it lists")
     page = parser.add_argument_group("page").add_argument
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     place = args.audio or audio_of(args.labels)
     labels, audio = read_labels(args.labels, audio=place), open_dataset(place)
+    rule, rows = _picked(args, labels)
     with Store(args.out, labels=str(args.labels), audio=str(place)) as store:
         if args.import_label_studio is not None:
             from psl.reviewing.label_studio import import_tasks
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             number = import_tasks(args.import_label_studio, labels, store)
             print(f"{args.out}: {number} decisions added")
             return
-        items = _items(args, labels, audio, store)
+        items = _items(args, rule, rows, labels, audio, store)
         if args.export_label_studio is not None:
             from psl.reviewing.label_studio import export_tasks
 
@@ -99,10 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.number < 1:
         parser.error(f"--number {args.number}: expected 1 or more")
-    if args.scores is not None and args.class_name is None:
-        parser.error("--scores goes with --class NAME")
-    if args.class_name is not None and args.list is not None:
-        parser.error("--class and --list: give one of them")
+    if args.list is not None and (args.class_name or args.scores):
+        parser.error("--list goes without --class and --scores")
     low, high = args.scores or (0.2, 0.8)
     if not 0 <= low < high <= 1:
         parser.error(f"--scores {low:g} {high:g}: expected 0 <= LOW < HIGH <= 1")
@@ -112,8 +112,24 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--export-label-studio and --import-label-studio: give one")
 
 
+def _picked(
+    args: argparse.Namespace, labels: PseudoLabels
+) -> tuple[Rule, list[int] | None]:
+    """By what chunks are chosen, and of which clips; None for all."""
+    from psl.reviewing.queue import disagreement, every_chunk, of_class, of_scores
+
+    low, high = args.scores or (0.2, 0.8)
+    if args.list is not None:
+        return every_chunk, _rows_of(args.list, labels)
+    if args.class_name is not None:
+        return of_class(_class_named(args.class_name, labels.classes), low, high), None
+    return of_scores(low, high) if args.scores else disagreement, None
+
+
 def _items(
     args: argparse.Namespace,
+    rule: Rule,
+    rows: list[int] | None,
     labels: PseudoLabels,
     audio: AudioDataset,
     store: Store,
@@ -121,15 +137,8 @@ def _items(
     """What the words ask for. ValueError if nothing is left to look at."""
     from tqdm import tqdm
 
-    from psl.reviewing.queue import disagreement, every_chunk, find_items, of_class
+    from psl.reviewing.queue import find_items
 
-    rule: Rule = disagreement
-    rows: list[int] | None = None
-    if args.class_name is not None:
-        low, high = args.scores or (0.2, 0.8)
-        rule = of_class(_class_named(args.class_name, labels.classes), low, high)
-    if args.list is not None:
-        rows, rule = _rows_of(args.list, labels), every_chunk
     held = {(line.key, line.start, line.end) for line in store.held()}
     items = find_items(
         labels,
@@ -161,18 +170,30 @@ def _class_named(name: str, classes: Classes) -> int:
 
 
 def _rows_of(path: Path, labels: PseudoLabels) -> list[int]:
-    """The rows of the keys in a file, the first word of each line."""
+    """The rows of the keys in a file, the first word of each line.
+
+    A warning says how many of them are not in the labels.
+    """
+    import logging
+
     from shards.errors import ShardError
     from shards.system.files import read_bounded
+    from shards.system.text import plain
 
     lines = read_bounded(path, 1 << 28).decode("utf-8", "replace").splitlines()
-    keys = [line.replace(",", " ").split()[0] for line in lines if line.strip()]
+    words = [line.replace(",", " ").replace('"', " ").split() for line in lines]
+    keys = list(dict.fromkeys(word[0] for word in words if word))
     row_of = {key: row for row, key in enumerate(labels.keys)}
-    found = [row_of[key] for key in dict.fromkeys(keys) if key in row_of]
+    found = [row_of[key] for key in keys if key in row_of]
     if not found:
         raise ShardError(
-            f"{path}: none of its {len(keys)} lines begins with the key of a clip, "
+            f"{path}: none of its {len(lines)} lines begins with the key of a clip, "
             f"such as {labels.keys[0]}"
+        )
+    if absent := [key for key in keys if key not in row_of]:
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d first words, such as %s, are not keys of %s",
+            *(path, len(absent), len(keys), plain(absent[0], 40), labels.index.where),
         )
     return found
 

@@ -24,12 +24,15 @@ _log = logging.getLogger(__name__)
 
 _TOLERANCE_SECONDS = 0.01
 """By which parts and chunks may miss each other and still count as equal."""
+_MOST_BEYOND_SECONDS = 0.1
+"""Of a part after the end of its clip: decoders differ in how they end a file."""
 
 
 class CorrectedLabels:
     """The corrections of one audio dataset, ready to be applied.
 
-    Raises ShardError if a class is not the dataset's, or no clip is.
+    Raises ShardError if a class is not the dataset's, if no clip is, or if a clip is
+    too short for what was said of it.
     """
 
     def __init__(self, corrections: Corrections, index: Index) -> None:
@@ -39,6 +42,8 @@ class CorrectedLabels:
         self._classes_of: dict[int, list[int]] = defaultdict(list)
         self.num_elsewhere = 0
         """Decisions about clips that the dataset does not have."""
+        if not corrections.decisions:
+            _log.warning("%s: has no decision, and changes nothing", corrections.where)
         row_of = _rows(index, {d.key for d in corrections.decisions})
         for decision in corrections.decisions:
             row = row_of.get(decision.key)
@@ -61,6 +66,13 @@ class CorrectedLabels:
             )
 
     def _add(self, decision: Line, row: int, index: Index, where: str) -> None:
+        seconds = int(index.table.count[row]) / self._rate
+        if decision.end > seconds + _MOST_BEYOND_SECONDS:
+            raise ShardError(
+                f"{where}: id {decision.id}: clip {decision.key!r} to "
+                f"{decision.end:g} s, but in {index.where} it has {seconds:g} s; "
+                "expected corrections of this audio"
+            )
         for mid, is_there in decision.classes.items():
             c = index.classes.index_of.get(mid)
             if c is None:

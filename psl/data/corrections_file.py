@@ -53,7 +53,11 @@ class Line:
             values |= {"key": self.key, "start": self.start, "end": self.end}
         if self.action == "decided":
             values["classes"] = dict(self.classes)
-        return json.dumps(values, allow_nan=False) + "\n"
+        return json.dumps(values) + "\n"
+
+    def check(self, where: str) -> None:
+        """ShardError if it could not be read again."""
+        _line(json.loads(self.to_json()), where)
 
 
 @dataclass(frozen=True)

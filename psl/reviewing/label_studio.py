@@ -7,13 +7,17 @@ annotations"): an audio region has a start and an end in seconds and labels.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
+
 from psl.data.pseudo_labels import PseudoLabels
-from psl.reviewing.queue import PRESENT_FROM, Item
+from psl.reviewing.queue import PRESENT_FROM, Item, shown_names
 from psl.reviewing.store import Store
 from psl.serving.sounds import wav
 from shards.dataset.clips import AudioDataset
@@ -48,7 +52,8 @@ def export_tasks(
         ]
         asked = sorted({c for item in items for c in item.classes})
         write_synced(aside / "tasks.json", json.dumps(tasks, indent=1))
-        write_synced(aside / "config.xml", _config(classes.names[c] for c in asked))
+        names = shown_names(classes)
+        write_synced(aside / "config.xml", _config(names[c] for c in asked))
     print(
         f"{out}: {len(items)} chunks of {len(clips)} clips. In Label Studio, make a "
         f"project with config.xml, serve this folder as local files (its parent as "
@@ -61,15 +66,16 @@ def _task(
     number: int, items: Sequence[Item], classes: Classes, out: Path
 ) -> dict[str, Any]:
     """One clip, with the chunks that are asked about and what the teacher says."""
+    names = shown_names(classes)
     said = [
-        _region(item.start, item.end, classes.names[c], p)
+        _region(item.start, item.end, names[c], p)
         for item in items
         for c, p in zip(item.classes, item.probs, strict=True)
         if p >= PRESENT_FROM
     ]
     return {
         "data": {
-            "audio": f"/data/local-files/?d={out.name}/audio/{number:06}.wav",
+            "audio": f"/data/local-files/?d={quote(out.name)}/audio/{number:06}.wav",
             "key": items[0].key,
             "chunks": [
                 {
@@ -110,7 +116,7 @@ def import_tasks(path: Path, labels: PseudoLabels, store: Store) -> int:
 
     Each class that was asked about in a chunk, or labelled there, is present if the
     regions of it cover half of the chunk, or 0.25 s of it. Raises ShardError naming
-    the task if the file is not Label Studio's export of these labels.
+    the task if the file is not Label Studio's export of these labels, and adds nothing.
     """
     try:
         tasks = json.loads(read_bounded(path, MAX_BYTES))
@@ -123,7 +129,7 @@ def import_tasks(path: Path, labels: PseudoLabels, store: Store) -> int:
         for number, task in enumerate(tasks, start=1)
         for decision in _decisions(task, labels, f"{path}: task {number}")
     ]
-    for part, said in found:  # none is written if one is wrong
+    for part, said in found:
         store.decide(part, said)
     return len(found)
 
@@ -137,7 +143,7 @@ def _decisions(
         done = [a for a in task["annotations"] if not a.get("was_cancelled")]
         regions = [r for a in done[-1:] for r in a["result"] if r["type"] == "labels"]
         heard = [
-            (float(v["start"]), float(v["end"]), name)
+            (float(v["start"]), float(v["end"]), str(name))
             for v in (r["value"] for r in regions)
             for name in v["labels"]
         ]
@@ -150,10 +156,12 @@ def _decisions(
             f"{where}: {type(error).__name__} {error}; expected an export (JSON, not "
             "JSON-MIN) of tasks of psl review"
         ) from None
-    if key not in labels:
+    if not isinstance(key, str) or key not in labels:
         raise ShardError(f"{where}: clip {key!r} is not in {labels.index.where}")
-    classes = labels.classes
-    mid_of = dict(zip(classes.names, classes.mids, strict=True))
+    _check_chunks(key, asked, labels, where)
+    if not all(math.isfinite(start) and math.isfinite(end) for start, end, _ in heard):
+        raise ShardError(f"{where}: a region starts or ends nowhere")
+    mid_of = dict(zip(shown_names(labels.classes), labels.classes.mids, strict=True))
     for _, _, name in heard:
         if name not in mid_of:
             raise ShardError(f"{where}: label {name!r} is not one of the classes")
@@ -167,6 +175,27 @@ def _decisions(
             (key, start, end),
             {mid: mid in there for mid in dict.fromkeys([*mids, *sorted(there)])},
         )
+
+
+def _check_chunks(
+    key: str,
+    asked: Sequence[tuple[float, float, list[str]]],
+    labels: PseudoLabels,
+    where: str,
+) -> None:
+    """ShardError unless all are chunks of a clip, with classes of the labels."""
+    chunks = np.stack(labels.times(key), axis=1)
+    for start, end, mids in asked:
+        if not np.isclose(chunks, (start, end), rtol=0, atol=1e-3).all(axis=1).any():
+            raise ShardError(
+                f"{where}: {start:g} to {end:g} s is no chunk of clip {key!r} in "
+                f"{labels.index.where}; read it with the labels that were exported"
+            )
+        if not mids or any(mid not in labels.classes.index_of for mid in mids):
+            raise ShardError(
+                f"{where}: asks for classes {', '.join(mids) or 'none'}; expected "
+                f"classes of {labels.index.where}"
+            )
 
 
 def _covered(

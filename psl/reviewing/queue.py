@@ -17,6 +17,7 @@ import numpy as np
 from psl.data.pseudo_labels import PseudoLabels
 from psl.reviewing.store import Part
 from shards.dataset.clips import AudioDataset
+from shards.format.classes import Classes
 from shards.system.text import plain
 
 ASKED_FROM = 0.2
@@ -52,7 +53,7 @@ class Item:
         return self.key, self.start, self.end
 
     def facts(self, names: Sequence[str], mids: Sequence[str]) -> dict[str, Any]:
-        """What a page is told of it."""
+        """What a page is told of it; ``names`` as by shown_names."""
         asked = zip(self.classes, self.probs, self.weak, strict=True)
         return {
             "key": plain(self.key, 200),
@@ -61,7 +62,7 @@ class Item:
             "classes": [
                 {
                     "mid": mids[c],
-                    "name": plain(names[c]),
+                    "name": names[c],
                     "label": round(p, 3),
                     "weak": w,
                     "present": p >= PRESENT_FROM,
@@ -69,6 +70,19 @@ class Item:
                 for c, p, w in asked
             ],
         }
+
+
+def shown_names(classes: Classes) -> list[str]:
+    """The class names as people read them, and tell them apart.
+
+    Only mids are unique; a name that two classes have is followed by the mid.
+    """
+    names = [plain(name) for name in classes.names]
+    times = Counter(names)
+    return [
+        name if times[name] == 1 else f"{name} [{plain(mid)}]"
+        for name, mid in zip(names, classes.mids, strict=True)
+    ]
 
 
 Found = tuple[float, int, int, int]
@@ -108,6 +122,25 @@ def of_class(c: int, low: float, high: float) -> Rule:
         inside = (probs[:, c] >= low) & (probs[:, c] <= high)
         for k in np.flatnonzero(inside).tolist():
             yield 1 - abs(float(probs[k, c]) - middle) / half, k, c
+
+    return rule
+
+
+def of_scores(low: float, high: float) -> Rule:
+    """The chunks with a class whose label is within ``low`` to ``high``.
+
+    By the class that is nearest to the middle; chunks nearest to it first.
+    """
+    middle, half = (low + high) / 2, max((high - low) / 2, 1e-9)
+
+    def rule(probs: np.ndarray, weak: np.ndarray) -> Iterator[tuple[float, int, int]]:
+        del weak
+        away = np.where(
+            (probs >= low) & (probs <= high), np.abs(probs - middle), np.inf
+        )
+        for k, c in enumerate(away.argmin(axis=1).tolist()):
+            if np.isfinite(away[k, c]):
+                yield 1 - float(away[k, c]) / half, k, c
 
     return rule
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from psl.data.pseudo_labels import PseudoLabels
-from psl.reviewing.queue import Item, make_item
+from psl.reviewing.queue import Item, make_item, shown_names
 from psl.reviewing.store import Part, Store
 from psl.serving.local import Refused, Reply, Request, Routes, as_json, body_object
 from psl.serving.page import page
@@ -47,19 +47,25 @@ class Session:
 
     def _list(self, request: Request) -> Reply:
         del request
-        classes = self._classes
+        classes, names = self._classes, shown_names(self._classes)
         held: dict[Part, Any] = {
-            (line.key, line.start, line.end): dict(line.classes) or "skipped"
+            (line.key, line.start, line.end): {
+                mid: said
+                for mid, said in line.classes.items()
+                if mid in classes.index_of
+            }
+            if line.classes
+            else "skipped"
             for line in self._store.held()
         }
         return as_json(
             {
                 "items": [
-                    item.facts(classes.names, classes.mids)
+                    item.facts(names, classes.mids)
                     | {"said": held.get(item.part), "window": self._window(item)}
                     for item in self._items
                 ],
-                "names": [plain(name) for name in classes.names],
+                "names": names,
                 "mids": list(classes.mids),
                 "labels": plain(self._labels.index.where, 200),
                 "file": plain(str(self._store.path), 200),
@@ -76,7 +82,8 @@ class Session:
 
     def _item(self, number: Any) -> Item:
         text = str(number)
-        if not text.isdecimal() or int(text) >= len(self._items):
+        is_number = text.isascii() and text.isdecimal() and len(text) < 10
+        if not is_number or int(text) >= len(self._items):
             raise Refused(404, f"there is no item {text[:20]}")
         return self._items[int(text)]
 

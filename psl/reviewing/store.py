@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psl.data.corrections_file import Line, head_line, parse_lines
 from shards.system.exits import JobError
-from shards.system.files import open_regular, write_atomic
+from shards.system.files import create_atomic, open_regular
 from shards.system.flock import try_lock
 from shards.system.writing import naming_write
 
@@ -35,8 +35,8 @@ class Store:
         ShardError for a file of another kind, JobError if another process writes it.
         """
         self.path = Path(path)
-        if not self.path.exists():
-            write_atomic(self.path, head_line(**facts))
+        if not self.path.exists():  # another process may make it at this moment
+            create_atomic(self.path, head_line(**facts))
         with naming_write(self.path):
             self._stream = open(self.path, "r+b", buffering=0)  # noqa: SIM115
         if try_lock(self._stream.fileno()) is False:
@@ -64,7 +64,11 @@ class Store:
         self.close()
 
     def decide(self, part: Part, classes: Mapping[str, bool]) -> Line:
-        """Append a decision; ``classes`` by mid. JobError if it cannot be written."""
+        """Append a decision; ``classes`` by mid.
+
+        Raises ShardError for one that could not be read again, such as a part that
+        ends before it starts; OSError if it cannot be written.
+        """
         return self._append("decided", part, classes)
 
     def skip(self, part: Part) -> Line:
@@ -102,6 +106,7 @@ class Store:
             return line
 
     def _write(self, line: Line) -> None:
+        line.check(f"{self.path}: id {line.id}")
         data = line.to_json().encode()
         handle = self._stream.fileno()
         with naming_write(self.path):

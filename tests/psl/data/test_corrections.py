@@ -233,16 +233,21 @@ def test_corrections_of_other_clips_or_classes_are_refused(
         read(("nobody", 0.0, 1.0, {MIDS[0]: True}))
     with pytest.raises(ShardError, match="id 1: class '/m/none' is not one of the 3"):
         read((index.key(0), 0.0, 1.0, {"/m/none": True}))
+    with pytest.raises(ShardError, match="'clip.*' to 9 s, but in .* it has 2 s; exp"):
+        read((index.key(0), 8.0, 9.0, {MIDS[0]: True}))
     here = (index.key(0), 0.0, 1.0, {MIDS[0]: True})
     assert read(here, ("nobody", 0.0, 1.0, {MIDS[0]: True})).num_elsewhere == 1
     assert "1 of 2 decisions are about clips that are not in" in caplog.text
 
 
-def test_corrections_of_nothing_change_nothing(tmp_path: Path, dataset: Path) -> None:
+def test_corrections_of_nothing_change_nothing(
+    tmp_path: Path, dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A file in which all was undone must train as none does."""
     index: Index = open_index(dataset, kind="audio")
     path = write(tmp_path / "c.jsonl")
     corrected, known = with_corrections(index, path)
     assert known is not None and known.rows == []
+    assert "has no decision, and changes nothing" in caplog.text
     same = dataclasses.replace(corrected, fingerprints=index.fingerprints)
     assert same.table.label.tolist() == index.table.label.tolist()

@@ -19,10 +19,18 @@ import pytest
 import psl
 from psl import review
 from psl.data.corrections_file import read_corrections
-from psl.reviewing.queue import disagreement, every_chunk, find_items, of_class
+from psl.reviewing.queue import (
+    disagreement,
+    every_chunk,
+    find_items,
+    of_class,
+    of_scores,
+    shown_names,
+)
 from psl.reviewing.store import Store
 from shards.dataset.clips import open_dataset
 from shards.errors import ShardError
+from shards.format.classes import Classes
 from shards.system.exits import JobError
 from tests.conftest import MIDS
 
@@ -69,6 +77,48 @@ def test_a_class_and_a_list_pick_other_chunks(labels: Path, dataset: Path) -> No
         (clips.keys[5], 0.0, 1.0),
         (clips.keys[5], 1.0, 2.0),
     ]
+
+
+def test_scores_of_any_class_pick_chunks() -> None:
+    """--scores alone would show chunks that the teacher is sure of."""
+    probs = np.array([[0.1, 0.9], [0.5, 0.45], [0.3, 0.35], [0.7, 0.2]])
+    found = list(of_scores(0.3, 0.7)(probs, np.zeros(2, np.bool_)))
+    assert [(k, c) for _, k, c in found] == [(1, 0), (2, 1), (3, 0)]
+    assert [score for score, _, _ in found] == pytest.approx([1, 0.25, 0])
+
+
+def test_two_classes_of_one_name_are_told_apart() -> None:
+    """A decision would go to the other class; only mids are unique."""
+    classes = Classes(("/m/a", "/m/b", "/m/c"), ("Bell", "Dog", "Bell"))
+    assert shown_names(classes) == ["Bell [/m/a]", "Dog", "Bell [/m/c]"]
+
+
+def test_a_list_says_which_keys_are_not_there(
+    labels: Path, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Clips that somebody asked for would be left out in silence."""
+    key = open_dataset(dataset).keys[5]
+    (tmp_path / "list").write_text(f'"{key}", 0.0\n , ,\nnobody\n')
+    words = [str(labels), "--audio", str(dataset), "--out", str(tmp_path / "c")]
+    words += ["--list", str(tmp_path / "list")]
+    review.main([*words, "--export-label-studio", str(tmp_path / "studio")])
+    (task,) = json.loads((tmp_path / "studio" / "tasks.json").read_text())
+    assert task["data"]["key"] == key and len(task["data"]["chunks"]) == 2
+    assert "1 of 2 first words, such as nobody, are not keys of" in caplog.text
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    """One bad line would make all decisions of the file unreadable."""
+    path = tmp_path / "c.jsonl"
+    with Store(path) as store:
+        store.decide(("a", 0.0, 1.0), {"/m/a": True})
+        bad = [(1.0, 0.5, True), (-1.0, 1.0, True), (0.0, float("nan"), True)]
+        for start, end, is_there in bad:
+            with pytest.raises(ShardError, match="expected a part of a clip"):
+                store.decide(("a", start, end), {"/m/a": is_there})
+        with pytest.raises(ShardError, match="decided with 0 classes"):
+            store.decide(("a", 0.0, 1.0), {})
+    assert [d.key for d in read_corrections(path).decisions] == ["a"]
 
 
 def test_decisions_are_appended_undone_and_found_again(tmp_path: Path) -> None:
@@ -172,6 +222,41 @@ def test_label_studio_gets_tasks_and_gives_decisions(
     with pytest.raises(ShardError, match="task 1: label 'Nobody' is not one of"):
         review.main([*words, "--import-label-studio", str(tmp_path / "bad.json")])
     assert len(read_corrections(out).decisions) == 1
+
+
+@pytest.mark.parametrize(
+    ("chunk", "label", "message"),
+    [
+        ({"start": 1.0, "end": 0.5}, "Tone low", "1 to 0.5 s is no chunk of clip"),
+        ({"start": 100, "end": 200}, "Tone low", "100 to 200 s is no chunk of clip"),
+        ({"start": float("nan")}, "Tone low", "nan to .* s is no chunk of clip"),
+        ({"classes": ["/m/none"]}, "Tone low", "asks for classes /m/none; expected"),
+        ({"classes": []}, "Tone low", "asks for classes none; expected"),
+        ({}, ["Tone low"], "is not one of the classes"),
+    ],
+)
+def test_a_spoilt_export_of_label_studio_adds_nothing(
+    labels: Path,
+    dataset: Path,
+    tmp_path: Path,
+    chunk: dict[str, Any],
+    label: Any,
+    message: str,
+) -> None:
+    """Its bad lines would make the decisions of a day unreadable."""
+    out, folder = tmp_path / "c.jsonl", tmp_path / "studio"
+    words = [str(labels), "--audio", str(dataset), "--out", str(out)]
+    review.main([*words, "--number", "2", "--export-label-studio", str(folder)])
+    tasks = json.loads((folder / "tasks.json").read_text())
+    region = {"type": "labels", "value": {"start": 0, "end": 1, "labels": [label]}}
+    for task in tasks:
+        task["annotations"] = [{"result": [region]}]
+    tasks[0]["annotations"] = [{"result": []}]
+    tasks[1]["data"]["chunks"][0].update(chunk)
+    (tmp_path / "done.json").write_text(json.dumps(tasks))
+    with pytest.raises(ShardError, match=f"task 2: .*{message}"):
+        review.main([*words, "--import-label-studio", str(tmp_path / "done.json")])
+    assert read_corrections(out).decisions == ()
 
 
 @pytest.mark.parametrize(
