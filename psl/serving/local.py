@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from shards.errors import ShardError
 from shards.system.exits import JobError
@@ -90,12 +91,11 @@ class LocalServer:
         self.token = secrets.token_urlsafe(24)
         handler = _handler(routes, self.token, max_body)
         try:
-            self._server = ThreadingHTTPServer((HOST, port), handler)
+            self._server = _Server((HOST, port), handler)
         except OSError as error:
             raise JobError(
                 f"port {port}: {error.strerror}; choose another with --port"
             ) from None
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -124,6 +124,16 @@ class LocalServer:
         self.close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that leaves, as it does in the middle of a sound, is no error."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):
+            _log.error("a request failed: %s: %s", type(error).__name__, error)
+
+
 def _handler(routes: Routes, token: str, max_body: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _SECONDS
@@ -150,14 +160,14 @@ def _handler(routes: Routes, token: str, max_body: int) -> type[BaseHTTPRequestH
         def _find(self) -> Callable[[Request], Reply]:
             host = f"{self.server.server_address[1]}"  # type: ignore[index]
             names = {f"{HOST}:{host}", f"localhost:{host}"}
-            if self.headers.get("Host") not in names:
+            if not set(self.headers.get_all("Host", [""])) <= names:
                 raise Refused(403, "this page is for this machine alone")
             origin = self.headers.get("Origin")
             if origin is not None and origin not in {f"http://{n}" for n in names}:
                 raise Refused(403, "another page must not ask this one")
             if self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
                 raise Refused(403, "another page must not ask this one")
-            _, given, *rest = urlsplit(self.path).path.split("/")
+            given, *rest = self._target().path.removeprefix("/").split("/")
             if not secrets.compare_digest(given.encode(), token.encode()):
                 raise Refused(403, "wrong address; use the one that psl printed")
             route = routes.get((self.command, "/".join(rest)))
@@ -166,7 +176,16 @@ def _handler(routes: Routes, token: str, max_body: int) -> type[BaseHTTPRequestH
             return route
 
         def _query(self) -> dict[str, str]:
-            return dict(parse_qsl(urlsplit(self.path).query, max_num_fields=20))
+            try:
+                return dict(parse_qsl(self._target().query, max_num_fields=20))
+            except ValueError:
+                raise Refused(400, "more than 20 fields") from None
+
+        def _target(self) -> SplitResult:
+            try:
+                return urlsplit(self.path)
+            except ValueError:
+                raise Refused(400, "no address of a page") from None
 
         def _body(self) -> bytes:
             if self.command != "POST":

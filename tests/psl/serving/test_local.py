@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import socket
+import struct
+import threading
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -61,6 +63,8 @@ def test_the_page_is_served_and_asked(server: LocalServer) -> None:
         ("", {"Origin": "https://evil.example"}, 403),
         ("", {"Origin": "null"}, 403),
         ("", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("?" + "a=1&" * 30, {}, 400),
+        ("/[", {}, 403),
     ],
 )
 def test_others_are_refused(
@@ -68,6 +72,46 @@ def test_others_are_refused(
 ) -> None:
     """Another page in the same browser could read sounds, or write decisions."""
     assert ask(server, "GET", path, headers=headers)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET * HTTP/1.1\r\nHost: {host}", 403),
+        ("GET nothing HTTP/1.1\r\nHost: {host}", 403),
+        ("GET http://[ HTTP/1.1\r\nHost: {host}", 400),
+        ("GET /{token}/ HTTP/1.1\r\nHost: {host}\r\nHost: evil.example", 403),
+        ("GET /{token}/ HTTP/1.0", 403),
+        ("DELETE /{token}/ HTTP/1.1\r\nHost: {host}", 501),
+    ],
+)
+def test_what_no_browser_sends_is_refused(
+    server: LocalServer, head: str, status: int
+) -> None:
+    """It would be answered, or tell of the inside."""
+    host = server.url.split("/")[2]
+    port = int(host.split(":")[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        text = head.format(host=host, token=server.token)
+        connection.sendall(f"{text}\r\n\r\n".encode())
+        assert int(connection.recv(100).split()[1]) == status
+
+
+def test_a_browser_that_leaves_is_no_error(
+    server: LocalServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever goes on while a clip loads would see a traceback in the terminal."""
+    host, port = server.url.split("/")[2].split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        reset = struct.pack("ii", 1, 0)  # on close, without a word
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    assert ask(server, "GET", "")[0] == 200  # by now, the other was accepted, too
+    for thread in threading.enumerate():
+        if "process_request" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
