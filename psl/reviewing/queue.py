@@ -191,7 +191,7 @@ def find_items(
             break
         if (row, k) in items:
             continue
-        item = make_item(labels, audio, row, k, c, -score)
+        item = make_item(labels, audio, row, k, [c], -score)
         if item.part not in without:
             items[row, k] = item
     return list(items.values())
@@ -202,16 +202,20 @@ def make_item(
     audio: AudioDataset,
     row: int,
     chunk: int,
-    c: int | None,
+    first: Sequence[int],
     score: float,
 ) -> Item:
-    """A chunk with the classes to ask about: ``c``, and others that may be there."""
+    """A chunk with the classes to ask about: ``first``, and others that may be there.
+
+    Weak labels of the clip come before what only the teacher names.
+    """
     probs, weak = labels[row][chunk], _weak(audio, row)
     starts, ends = labels.times(row)
-    asked = [] if c is None else [c]
     order = np.argsort(-probs, kind="stable").tolist()
-    asked += [o for o in order if o != c and (probs[o] >= ASKED_FROM or weak[o])]
-    asked = asked[:MOST_ASKED] or order[:1]
+    others = [o for o in order if weak[o]]
+    others += [o for o in order if probs[o] >= ASKED_FROM]
+    asked = list(dict.fromkeys([*first, *others]))[: max(MOST_ASKED, len(first))]
+    asked = asked or order[:1]
     return Item(
         key=labels.keys[row],
         chunk=chunk,

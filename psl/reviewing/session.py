@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from psl.data.pseudo_labels import PseudoLabels
@@ -127,23 +128,28 @@ class Session:
         part = (line.key, line.start, line.end)
         parts = [item.part for item in self._items]
         if part not in parts:
-            item = self._find(part)
+            item = self._find(part, line.classes)
             if item is not None:
                 self._items.append(item)
                 parts.append(part)
         number = parts.index(part) if part in parts else None
         return as_json({"item": number, "num_held": len(self._store.held())})
 
-    def _find(self, part: Part) -> Item | None:
-        """The item of a chunk of these labels; None if there is no such chunk."""
+    def _find(self, part: Part, asked: Iterable[str]) -> Item | None:
+        """A chunk of these labels with the classes that it was asked with, by mid.
+
+        None if there is no such chunk.
+        """
         key, start, end = part
         if key not in self._labels:
             return None
         row = self._labels.keys.index(key)
         starts, ends = self._labels.times(row)
+        known = self._classes.index_of
+        first = [known[mid] for mid in asked if mid in known]
         for k, bounds in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             if bounds == (start, end):
-                return make_item(self._labels, self._audio, row, k, None, 1.0)
+                return make_item(self._labels, self._audio, row, k, first, 1.0)
         return None
 
     def _done(self) -> Reply:

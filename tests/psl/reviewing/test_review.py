@@ -11,7 +11,8 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,11 +24,14 @@ from psl.reviewing.queue import (
     disagreement,
     every_chunk,
     find_items,
+    make_item,
     of_class,
     of_scores,
     shown_names,
 )
+from psl.reviewing.session import Session
 from psl.reviewing.store import Store
+from psl.serving.local import Request
 from shards.dataset.clips import open_dataset
 from shards.errors import ShardError
 from shards.format.classes import Classes
@@ -119,6 +123,44 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(ShardError, match="decided with 0 classes"):
             store.decide(("a", 0.0, 1.0), {})
     assert [d.key for d in read_corrections(path).decisions] == ["a"]
+
+
+def test_undo_of_an_earlier_day_asks_about_the_same_classes(
+    labels: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Whoever corrects a mistake would not be shown what it was about."""
+    found, clips = psl.read_labels(labels, audio=str(dataset)), open_dataset(dataset)
+    key, row = clips.keys[4], 4
+    unlikely = [c for c in range(3) if not clips.weak_labels([row])[0][c]]
+    mid = clips.classes.mids[unlikely[0]]  # 0.1 and no weak label: else not asked
+    with Store(tmp_path / "c.jsonl") as store:
+        store.decide((key, 0.0, 1.0), {mid: True})
+        session = Session([], found, clips, store)
+        undone = session.routes["POST", "undo"](Request({}, b"{}"))
+        assert json.loads(undone.body) == {"item": 0, "num_held": 0}
+        shown = json.loads(session.routes["GET", "items"](Request({}, b"")).body)
+    asked = shown["items"][0]["classes"]
+    assert asked[0]["mid"] == mid and len(asked) > 1
+
+
+def test_weak_labels_are_asked_about_however_many_the_teacher_names() -> None:
+    """A weak label that the teacher doubts is what a person should judge."""
+    probs = np.full(20, 0.6)
+    probs[19] = 0.01
+
+    class Labels:
+        keys = ("a",)
+
+        def __getitem__(self, row: int) -> np.ndarray:
+            return probs[None]
+
+        def times(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.array([0.0]), np.array([2.0])
+
+    table = SimpleNamespace(label=np.array([19]), label_start=np.array([0, 1]))
+    audio = SimpleNamespace(classes=range(20), index=SimpleNamespace(table=table))
+    item = make_item(cast(Any, Labels()), cast(Any, audio), 0, 0, [3], 1.0)
+    assert item.classes == (3, 19, 0, 1, 2, 4, 5, 6)
 
 
 def test_decisions_are_appended_undone_and_found_again(tmp_path: Path) -> None:
