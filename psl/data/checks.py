@@ -23,8 +23,7 @@ def check_fits(index: Index, *, sample_rate: int, classes: Classes, what: str) -
         raise ValueError(
             f"{index.where}: not the classes of {what}: "
             f"{class_difference(index.classes.mids, classes.mids)}; "
-            "pack it with the same "
-            "class list (or psl.evaluate with classes=shared)"
+            "pack it with the same class list (or psl.evaluate with classes=shared)"
         )
 
 

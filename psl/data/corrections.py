@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from psl.data.corrections_file import Corrections, Line, read_corrections
 from shards.errors import ShardError
-from shards.format.index import Index
-from shards.system.files import sha256_of
+from shards.format.index import Index, with_labels
 
 _log = logging.getLogger(__name__)
 
@@ -116,24 +114,14 @@ class CorrectedLabels:
         The fingerprint changes, as what a reader gets does.
         """
         num_classes = len(index.classes)
-        row_of = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
-        labels = index.table.label + num_classes * row_of  # one number for each
+        labels = index.table.label + num_classes * index.table.label_rows
         known: dict[bool, list[int]] = {True: [], False: []}
-        for (row, c), said in self._said.items():
-            there = said.of(0.0, int(index.table.count[row]) / self._rate)
-            if there is not None:
-                known[there].append(c + num_classes * row)
+        for row in self.rows:
+            seconds = int(index.table.count[row]) / self._rate
+            for c, is_there in self.known(row, 0.0, seconds).items():
+                known[is_there].append(c + num_classes * row)
         labels = np.union1d(np.setdiff1d(labels, known[False]), known[True])
-        row_of, label = np.divmod(labels.astype(np.int64), num_classes)
-        counts = np.bincount(row_of, minlength=len(index))
-        table = replace(
-            index.table,
-            label_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            label=label.astype(np.int32),
-        )
-        suffix = f"+corrections {self._sha256}"
-        prints = tuple(sha256_of((old + suffix).encode()) for old in index.fingerprints)
-        return replace(index, table=table, fingerprints=prints)
+        return with_labels(index, labels, f"+corrections {self._sha256}")
 
 
 class _Said:
@@ -191,14 +179,7 @@ def _rows(index: Index, wanted: set[str]) -> dict[str, int]:
     return {index.key(row): row for row in found.tolist()}
 
 
-def with_corrections(
-    index: Index, path: str | Path | None
-) -> tuple[Index, CorrectedLabels | None]:
-    """An audio dataset with corrected weak labels, and the corrections themselves.
-
-    ``path`` None changes nothing.
-    """
-    if path is None:
-        return index, None
+def with_corrections(index: Index, path: str | Path) -> tuple[Index, CorrectedLabels]:
+    """An audio dataset with corrected weak labels, and the corrections themselves."""
     corrected = CorrectedLabels(read_corrections(path), index)
     return corrected.weak(index), corrected

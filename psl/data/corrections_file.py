@@ -134,7 +134,7 @@ def _object(row: bytes, where: str, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ShardError(f"{where}: line {number} is no JSON object; mend or remove it")
+        raise ShardError(f"{where}: line {number} is no JSON object; fix or remove it")
     return found
 
 

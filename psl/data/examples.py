@@ -107,7 +107,9 @@ class TrainingData:
                     "data.label_settings has no effect without stored labels; name "
                     "label folders in data.labels, or leave data.label_settings out"
                 )
-        audio, corrected = with_corrections(audio, corrections)
+        corrected = None
+        if corrections is not None:
+            audio, corrected = with_corrections(audio, corrections)
         return TrainingData(
             audio=MemberReader(with_ancestors(audio, ontology), cache),
             corrected=corrected,

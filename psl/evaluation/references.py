@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.data.corrections import CorrectedLabels
-from psl.data.corrections_file import read_corrections
+from psl.data.corrections import with_corrections
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import Measured, measure
 from psl.evaluation.metrics import evaluate_scores
@@ -43,7 +42,13 @@ class OtherLabels:
     ) -> Measured:
         """Metrics of scores [R, len(columns)] of all clips against these labels."""
         targets, own = self.targets[:, columns], scores[self.rows]
-        return measure(evaluate_scores(targets, own), targets, own, config)
+        return measure(
+            evaluate_scores(targets, own),
+            targets,
+            own,
+            num_resamples=config.bootstrap,
+            seed=config.bootstrap_seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,12 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
     if config.ontology is not None:
         others["ontology"] = _add_ancestors(config.ontology, index)
     if config.corrections is not None:
-        corrected = CorrectedLabels(read_corrections(config.corrections), index)
+        corrected, said = with_corrections(index, config.corrections)
         others["corrected"] = OtherLabels(
             config.corrections,
             np.arange(len(index)),
-            weak_labels(corrected.weak(index)),
-            num_elsewhere=corrected.num_elsewhere,
+            weak_labels(corrected),
+            num_elsewhere=said.num_elsewhere,
         )
     return References(coverage, others)
 
@@ -86,8 +91,7 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
 def weak_labels(index: Index) -> np.ndarray:
     """[R, C] bool: the weak labels of all clips."""
     targets = np.zeros((len(index), len(index.classes)), np.bool_)
-    clip = np.repeat(np.arange(len(index)), np.diff(index.table.label_start))
-    targets[clip, index.table.label] = True
+    targets[index.table.label_rows, index.table.label] = True
     return targets
 
 

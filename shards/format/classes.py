@@ -10,6 +10,7 @@ import csv
 import functools
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,10 +68,11 @@ def class_difference(found: Sequence[object], expected: Sequence[object]) -> str
     ]
     if parts:
         return f"{len(found)} classes, expected {len(expected)}: {', '.join(parts)}"
-    at = next(n for n, mid in enumerate(found) if mid != expected[n])
+    pairs = enumerate(itertools.zip_longest(found, expected, fillvalue="nothing"))
+    at, (mid, wanted) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
     return (
-        f"the {len(found)} classes in another order: number {at} is {found[at]}, "
-        f"expected {expected[at]}"
+        f"the {len(found)} classes in another order: number {at} is {mid}, "
+        f"expected {wanted}"
     )
 
 

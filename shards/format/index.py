@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,23 @@ class Index:
         shard = self.table.shard[row]  # of the column's type, else all is converted
         row_in_shard = row - int(np.searchsorted(self.table.shard, shard))
         return f"{self.places[shard]}: key {self.key(row)!r} at row {row_in_shard}"
+
+
+def with_labels(index: Index, labels: np.ndarray, mark: str) -> Index:
+    """The same audio with other weak labels.
+
+    ``labels`` [L] has ``row * C + class`` of each, ascending, none twice. The
+    fingerprint changes by ``mark``, as what a reader gets does.
+    """
+    row, label = np.divmod(labels.astype(np.int64), len(index.classes))
+    counts = np.bincount(row, minlength=len(index))
+    table = replace(
+        index.table,
+        label_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        label=label.astype(np.int32),
+    )
+    prints = tuple(sha256_of((old + mark).encode()) for old in index.fingerprints)
+    return replace(index, table=table, fingerprints=prints)
 
 
 def write_index(folder: Path, index: Index) -> None:

@@ -48,8 +48,7 @@ def concatenate(indexes: list[Index]) -> Index:
             raise ShardError(
                 f"{other.where}: not the classes of {first.where}: "
                 f"{class_difference(other.classes.mids, first.classes.mids)}; "
-                "pack them with "
-                "one class list"
+                "pack them with one class list"
             )
         if other.properties != first.properties:
             raise ShardError(
@@ -167,6 +166,5 @@ def _describe_classes(audio: Index, labels: Index) -> str:
     return (
         f"{labels.where}: not the classes of {audio.where}: "
         f"{class_difference(labels.classes.mids, audio.classes.mids)}; "
-        "relabel it with a "
-        "teacher of these classes, in this order"
+        "relabel it with a teacher of these classes, in this order"
     )

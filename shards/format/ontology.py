@@ -15,7 +15,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 
 from shards.errors import ShardError
 from shards.format.classes import Classes
-from shards.format.index import Index
+from shards.format.index import Index, with_labels
 from shards.system.files import read_bounded, sha256_of
 
 AUDIOSET = "audioset"
@@ -188,19 +188,9 @@ def with_ancestors(index: Index, name: str | Path | None) -> Index:
 
 def add_to_labels(index: Index, ontology: Ontology, implied: np.ndarray) -> Index:
     """``with_ancestors`` for an ontology that was read, and what it ``implied``."""
-    start, label = index.table.label_start, index.table.label
-    row_of = np.repeat(np.arange(len(index)), np.diff(start))
-    added = [label + len(index.classes) * row_of]
+    label, row_of = index.table.label, index.table.label_rows
+    added = [label + len(implied) * row_of]
     for low, high in np.argwhere(implied & ~np.eye(len(implied), dtype=np.bool_)):
         added.append(high + len(implied) * row_of[label == low])
-    # one number for a class of a row; unique ones are sorted
-    row, label = np.divmod(np.unique(np.concatenate(added)), len(implied))
-    counts = np.bincount(row, minlength=len(index))
-    table = replace(
-        index.table,
-        label_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        label=label.astype(np.int32),
-    )
-    suffix = f"+ontology {ontology.sha256}"
-    prints = tuple(sha256_of((old + suffix).encode()) for old in index.fingerprints)
-    return replace(index, table=table, fingerprints=prints)
+    labels = np.unique(np.concatenate(added))
+    return with_labels(index, labels, f"+ontology {ontology.sha256}")

@@ -67,6 +67,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.key)
 
+    @property
+    def label_rows(self) -> np.ndarray:
+        """The row of each weak label [L] int64, as ``label`` has their classes."""
+        return np.repeat(np.arange(len(self)), np.diff(self.label_start))
+
     def weak_targets(self, rows: np.ndarray, num_classes: int) -> np.ndarray:
         """Weak labels [len(rows), C] float32 in {0, 1}."""
         targets = np.zeros((len(rows), num_classes), np.float32)

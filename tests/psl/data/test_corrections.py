@@ -206,7 +206,7 @@ def test_undone_and_unfinished_lines_do_not_count(
         (lambda t: t.replace("1.0", "-1.0"), "from 0.0 to -1.0 s; expected a part"),
         (lambda t: t.replace("1.0", "NaN"), "to nan s; expected a part"),
         (lambda t: t.replace("true", "1"), "line 2: classes must be true or false"),
-        (lambda t: t + "junk\n", "line 3 is no JSON object; mend or remove it"),
+        (lambda t: t + "junk\n", "line 3 is no JSON object; fix or remove it"),
         (lambda t: t + "[" * 100_000 + "\n", "line 3 is no JSON object"),
     ],
 )
