@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _as_json(run_dir: str, state: State, line: str, speed: Speed | None) -> str:
-    """status.json as it is now: what a killed run could not write itself is mended."""
+    """status.json as it is now: with what a killed run could not write itself."""
     status = read_status(run_dir)
     found = asdict(status) if status else {}
     found |= {"state": state, "message": line, "speed": speed and asdict(speed)}

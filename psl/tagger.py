@@ -24,7 +24,7 @@ from psl.tagging.rules import Rules, read_thresholds
 from psl.tagging.windows import Cut, Window, cut_windows
 from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import load_checkpoint
-from psl.weights.onnx_file import is_onnx
+from psl.weights.kinds import is_onnx
 from psl.weights.onnx_model import OnnxModel
 from shards.format.classes import Classes
 

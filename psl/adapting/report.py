@@ -23,9 +23,8 @@ from torch import Tensor
 from psl.adapting.embedded import Embedded
 from psl.adapting.heads import Crossed
 from psl.adapting.sounds import Sounds
-from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
-from psl.evaluation.metrics import evaluate_scores
+from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.results import VERSION, write_results
 from psl.evaluation.stored import StoredScores, write_scores
 from psl.tagging.thresholds import fit_classes
@@ -64,6 +63,8 @@ class Report:
     highest score over its threshold (last: none)."""
     scores: StoredScores | None = None
     """Of the held-out examples; the keys are their names."""
+    metrics: Metrics | None = None
+    """Of these."""
     losses: dict[float, float] = field(default_factory=dict)
     num_held_out: int = 0
     rejected: list[list[str]] = field(default_factory=list)
@@ -113,6 +114,7 @@ def make_report(
             true > 0.5,
             scores,
         ),
+        metrics=metrics,
         losses=crossed.losses,
         num_held_out=int(rows.sum()),
     )
@@ -155,15 +157,9 @@ def _write_evaluation(out: Path, report: Report) -> None:
     Their names stand for keys of clips.
     """
     stored = report.scores
-    assert stored is not None
+    assert stored is not None and report.metrics is not None
     out.mkdir()
-    metrics = evaluate_scores(stored.targets, stored.scores)
-    measured = measure(
-        metrics,
-        stored.targets,
-        stored.scores,
-        EvaluateConfig(checkpoint="", audio="", out=""),
-    )
+    measured = measure(report.metrics, stored.targets, stored.scores)
     summary = {"version": VERSION, **measured.summary(), "labels": MEANING}
     classes = Classes(report.names, report.names)
     write_results(out, summary, classes, measured, {}, None)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from psl.teachers.named import check_model
+from psl.weights.kinds import is_onnx
 
 HEADS_NAME = "heads"
 """With finetune, the folder in ``out`` of the model that training starts from."""
@@ -23,7 +24,7 @@ def check_request(
     """ValueError for what cannot be."""
     if not 0.5 <= seconds <= 10:
         raise ValueError(f"seconds = {seconds:g}; expected 0.5 to 10")
-    if Path(model).suffix in (".onnx", ".tflite"):
+    if is_onnx(model) or Path(model).suffix == ".tflite":
         raise ValueError(
             f"{model}: an exported file does not show its embeddings; give the run or "
             "checkpoint folder that it was made of"

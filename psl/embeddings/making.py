@@ -27,7 +27,7 @@ from psl.tagging.readers import STDIN, open_audio
 from psl.tagging.windows import MIN_LEVEL_DBFS, Cut, batches
 from psl.teachers.named import checkpoint_of
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
-from psl.weights.onnx_file import is_onnx
+from psl.weights.kinds import is_onnx
 from psl.weights.tensors import tensors_sha256
 from shards.errors import ShardError
 from shards.remote.places import is_url

@@ -9,6 +9,9 @@ from pydantic import Field
 from psl.config import BatchSize, CountOrZero, Seconds, Share, config
 from psl.data.config import LoaderConfig
 
+DEFAULT_RESAMPLES = 1000
+"""Of the clips, for 95 % intervals."""
+
 
 @config
 class EvaluateConfig:
@@ -40,7 +43,7 @@ class EvaluateConfig:
     max_left_out: Share | None = None
     """With strong: share of the clips' events that may have an unknown mid or lie
     outside their clip; null for 0."""
-    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = DEFAULT_RESAMPLES
     """Resamples of the clips for the 95 % intervals; 0 for none."""
     bootstrap_seed: CountOrZero = 0
     """Seed of the resamples."""

@@ -69,7 +69,13 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
     _check_finite(scores, index, what)
     metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
-        measured = measure(metrics, targets, scores, config)
+        measured = measure(
+            metrics,
+            targets,
+            scores,
+            num_resamples=config.bootstrap,
+            seed=config.bootstrap_seed,
+        )
         others = {
             name: labels.measure(scores, shared.of_audio, config)
             for name, labels in references.others.items()

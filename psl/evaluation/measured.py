@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from psl.evaluation.bootstrap import CONFIDENCE, MIN_POSITIVES, interval, resample
-from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.config import DEFAULT_RESAMPLES
 from psl.evaluation.metrics import Metrics
 
 BOUNDS = {"d_prime": (-math.inf, math.inf)}
@@ -46,14 +46,19 @@ class Measured:
 
 
 def measure(
-    metrics: Metrics, targets: np.ndarray, scores: np.ndarray, config: EvaluateConfig
+    metrics: Metrics,
+    targets: np.ndarray,
+    scores: np.ndarray,
+    *,
+    num_resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
 ) -> Measured:
     """``metrics``, which are of scores [R, C] against targets [R, C], with intervals.
 
     One clip has none, and neither has the AP of a class with one positive clip.
     """
     ap_interval = np.full((targets.shape[1], 2), np.nan)
-    number, seed = config.bootstrap, config.bootstrap_seed
+    number = num_resamples
     if not number:
         return Measured(metrics, {}, ap_interval, 0, seed)
     values = metrics.summary()

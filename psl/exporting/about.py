@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from psl.teachers.origin import Origin, origin_of, run_of
+from psl.teachers.origin import IMPORTED, Origin, origin_of, run_of
 from psl.weights.checkpoint import Checkpoint
 from psl.weights.result import read_result
 from shards.errors import ShardError
@@ -17,7 +17,6 @@ from shards.format.index import open_index
 from shards.system.files import read_plain
 
 _MAX_BYTES = 1 << 20
-_IMPORTED = "imported from "
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class About:
 def about(checkpoint: Checkpoint) -> About:
     """What the files around a checkpoint say; a damaged one says nothing."""
     origin = origin_of(checkpoint)
-    if checkpoint.training.plan_fingerprint.startswith(_IMPORTED):
-        source = checkpoint.training.plan_fingerprint.removeprefix(_IMPORTED)
+    if checkpoint.training.plan_fingerprint.startswith(IMPORTED):
+        source = checkpoint.training.plan_fingerprint.removeprefix(IMPORTED)
         return About(f"none: published weights, {Path(source).name}", origin)
     run = run_of(checkpoint)
     metrics, measured_on = _metrics(run)

@@ -140,7 +140,7 @@ def _first_start(before: Status | None, now: float) -> float | None:
 
 
 def _useful_at(before: Status, step: int) -> float:
-    """The useful time of a run that goes on from ``step``.
+    """The useful time of a run that resumes from ``step``.
 
     Less than before if newer checkpoints are gone: their steps are made again.
     """

@@ -40,8 +40,7 @@ def reorder_labels(config: ReorderConfig) -> str:
         raise ShardError(
             f"{labels.where}: not the classes of {config.audio}: "
             f"{class_difference(labels.classes.mids, audio.classes.mids)}; "
-            "pack it with the "
-            "class list of the labels"
+            "pack it with the class list of the labels"
         )
     keys = [key.decode() for key in labels.table.key.tolist()]
     check_keys(audio, keys, labels.where)

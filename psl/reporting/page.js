@@ -6,20 +6,6 @@
   const metrics = {mAP: 100, AUC: 1, d_prime: 1, lwlrap: 100};
   const titles = {mAP: "mAP %", AUC: "AUC", d_prime: "d′", lwlrap: "lwlrap %"};
 
-  // Text from data goes into the page as text nodes only.
-  function el(name, props, ...children) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(props || {})) {
-      if (key === "class") made.className = value;
-      else if (key in made && key !== "list") made[key] = value;
-      else made.setAttribute(key, value);
-    }
-    for (const child of children.flat()) {
-      if (child === null || child === undefined) continue;
-      made.append(child instanceof Node ? child : document.createTextNode(child));
-    }
-    return made;
-  }
   const named = (text) => el("bdi", {}, text);
   function svg(name, attributes, text) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);

@@ -3,20 +3,6 @@
   const page = document.getElementById("page");
   let facts = null, at = 0, said = new Map(), audio = null, stopAt = null, url = null;
 
-  // Text from data goes into the page as text nodes only.
-  function el(name, props, ...children) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(props || {})) {
-      if (key === "class") made.className = value;
-      else if (key in made && key !== "list") made[key] = value;
-      else made.setAttribute(key, value);
-    }
-    for (const child of children.flat()) {
-      if (child === null || child === undefined) continue;
-      made.append(child instanceof Node ? child : document.createTextNode(child));
-    }
-    return made;
-  }
   async function ask(path, body) {
     const options = body === undefined ? {} :
       {method: "POST", body: JSON.stringify(body), headers: {"Content-Type": "application/json"}};
@@ -158,15 +144,7 @@
     try {
       const found = await (await ask(`spectrogram?item=${number}`)).json();
       if (number !== at) return;
-      const bytes = Uint8Array.from(atob(found.data), (c) => c.charCodeAt(0));
-      canvas.width = found.columns; canvas.height = found.rows;
-      const context = canvas.getContext("2d"), image = context.createImageData(found.columns, found.rows);
-      bytes.forEach((level, n) => {
-        const x = level / 255;  // dark blue over red to light yellow
-        image.data.set([255 * Math.min(1, 1.6 * x), 255 * Math.max(0, 1.5 * x - 0.45),
-          255 * (x < 0.5 ? 0.15 + 0.7 * x : Math.max(0.1, 0.9 - 0.9 * x)), 255], 4 * n);
-      });
-      context.putImageData(image, 0, 0);
+      paint(canvas, found);
       canvas.dataset.drawn = number;
     } catch (error) { tell(error); }
   }

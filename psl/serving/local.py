@@ -89,9 +89,8 @@ class LocalServer:
         Raises JobError if the port is taken.
         """
         self.token = secrets.token_urlsafe(24)
-        handler = _handler(routes, self.token, max_body)
         try:
-            self._server = _Server((HOST, port), handler)
+            self._server = _Server(port, routes, self.token, max_body)
         except OSError as error:
             raise JobError(
                 f"port {port}: {error.strerror}; choose another with --port"
@@ -127,6 +126,10 @@ class LocalServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, port: int, routes: Routes, token: str, max_body: int) -> None:
+        super().__init__((HOST, port), _Handler)
+        self.routes, self.token, self.max_body = routes, token, max_body
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that leaves, as it does in the middle of a sound, is no error."""
         error = sys.exc_info()[1]
@@ -134,92 +137,90 @@ class _Server(ThreadingHTTPServer):
             _log.error("a request failed: %s: %s", type(error).__name__, error)
 
 
-def _handler(routes: Routes, token: str, max_body: int) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _SECONDS
-        server_version, sys_version = "psl", ""
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _SECONDS
+    server_version, sys_version = "psl", ""
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._answer()
+    def do_GET(self) -> None:
+        self._answer()
 
-        def do_POST(self) -> None:
-            self._answer()
+    def do_POST(self) -> None:
+        self._answer()
 
-        def _answer(self) -> None:
-            try:
-                reply = self._find()(Request(self._query(), self._body()))
-            except Refused as refused:
-                self.close_connection = True
-                reply = _line(str(refused), refused.status)
-            except (ShardError, ValueError, OSError, JobError) as error:
-                _log.error("%s", error)
-                reply = _line(" ".join(str(error).split()), 500)
-            self._send(reply)
+    def _answer(self) -> None:
+        try:
+            reply = self._find()(Request(self._query(), self._body()))
+        except Refused as refused:
+            self.close_connection = True
+            reply = _line(str(refused), refused.status)
+        except (ShardError, ValueError, OSError, JobError) as error:
+            _log.error("%s", error)
+            reply = _line(" ".join(str(error).split()), 500)
+        self._send(reply)
 
-        def _find(self) -> Callable[[Request], Reply]:
-            host = f"{self.server.server_address[1]}"  # type: ignore[index]
-            names = {f"{HOST}:{host}", f"localhost:{host}"}
-            if not set(self.headers.get_all("Host", [""])) <= names:
-                raise Refused(403, "this page is for this machine alone")
-            origin = self.headers.get("Origin")
-            if origin is not None and origin not in {f"http://{n}" for n in names}:
-                raise Refused(403, "another page must not ask this one")
-            if self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-                raise Refused(403, "another page must not ask this one")
-            given, *rest = self._target().path.removeprefix("/").split("/")
-            if not secrets.compare_digest(given.encode(), token.encode()):
-                raise Refused(403, "wrong address; use the one that psl printed")
-            route = routes.get((self.command, "/".join(rest)))
-            if not rest or route is None:
-                raise Refused(404, "there is no such part of the page")
-            return route
+    def _find(self) -> Callable[[Request], Reply]:
+        port = self.server.server_address[1]
+        names = {f"{HOST}:{port}", f"localhost:{port}"}
+        if not set(self.headers.get_all("Host", [""])) <= names:
+            raise Refused(403, "this page is for this machine alone")
+        origin = self.headers.get("Origin")
+        if origin is not None and origin not in {f"http://{n}" for n in names}:
+            raise Refused(403, "another page must not ask this one")
+        if self.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+            raise Refused(403, "another page must not ask this one")
+        given, *rest = self._target().path.removeprefix("/").split("/")
+        if not secrets.compare_digest(given.encode(), self.server.token.encode()):
+            raise Refused(403, "wrong address; use the one that psl printed")
+        route = self.server.routes.get((self.command, "/".join(rest)))
+        if not rest or route is None:
+            raise Refused(404, "there is no such part of the page")
+        return route
 
-        def _query(self) -> dict[str, str]:
-            try:
-                return dict(parse_qsl(self._target().query, max_num_fields=20))
-            except ValueError:
-                raise Refused(400, "more than 20 fields") from None
+    def _query(self) -> dict[str, str]:
+        try:
+            return dict(parse_qsl(self._target().query, max_num_fields=20))
+        except ValueError:
+            raise Refused(400, "more than 20 fields") from None
 
-        def _target(self) -> SplitResult:
-            try:
-                return urlsplit(self.path)
-            except ValueError:
-                raise Refused(400, "no address of a page") from None
+    def _target(self) -> SplitResult:
+        try:
+            return urlsplit(self.path)
+        except ValueError:
+            raise Refused(400, "no address of a page") from None
 
-        def _body(self) -> bytes:
-            if self.command != "POST":
-                return b""
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or "Transfer-Encoding" in self.headers:
-                raise Refused(411, "expected a Content-Length")
-            if int(length) > max_body:
-                raise Refused(413, f"longer than {max_body} bytes")
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                raise Refused(400, "ended early")
-            return body
+    def _body(self) -> bytes:
+        if self.command != "POST":
+            return b""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
+            raise Refused(411, "expected a Content-Length")
+        if int(length) > self.server.max_body:
+            raise Refused(413, f"longer than {self.server.max_body} bytes")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise Refused(400, "ended early")
+        return body
 
-        def _send(self, reply: Reply) -> None:
-            self.send_response(reply.status)
-            for name, value in {
-                "Content-Type": reply.type,
-                "Content-Length": str(len(reply.body)),
-                "Content-Security-Policy": reply.policy,
-                "X-Content-Type-Options": "nosniff",
-                "X-Frame-Options": "DENY",
-                "Referrer-Policy": "no-referrer",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "Cache-Control": "no-store",
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body)
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        for name, value in {
+            "Content-Type": reply.type,
+            "Content-Length": str(len(reply.body)),
+            "Content-Security-Policy": reply.policy,
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply.body)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            _log.debug(format, *args)
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        _log.debug(format, *args)
 
 
 def _line(text: str, status: int) -> Reply:

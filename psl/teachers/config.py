@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, Field
 
 from psl.config import Seconds, config
 from psl.features.config import Rate
-from psl.weights.kinds import SUFFIXES, is_file_of_weights, is_hub_model
+from psl.weights.kinds import SUFFIXES, is_file_of_weights, is_hub_model, is_onnx
 from shards.remote.places import is_url
 
 Kind = Literal["run", "upstream", "huggingface", "onnx"]
 Activation = Literal["sigmoid", "softmax", "none"]
-ONNX_SUFFIX = ".onnx"
 
 
 @config
@@ -122,7 +121,7 @@ def _look(path: str) -> Kind:
 
     A path where nothing is counts as what its name looks like.
     """
-    if Path(path).suffix.lower() == ONNX_SUFFIX and not Path(path).is_dir():
+    if is_onnx(path):
         return "onnx"
     if is_url(path) or is_file_of_weights(path):
         return "upstream"

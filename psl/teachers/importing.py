@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from psl.models.config import ModelConfig
 from psl.models.families import FAMILIES, build_from_config
+from psl.teachers.origin import IMPORTED
 from psl.weights.checkpoint import TrainingState, save_checkpoint
 from psl.weights.kinds import is_file_of_weights
 from psl.weights.published import Published, read_file_of_weights, read_huggingface
@@ -127,7 +128,7 @@ def save(
     if out.exists():
         raise ValueError(f"{out}: exists; choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    state = TrainingState(0, 0, (), f"imported from {source}")
+    state = TrainingState(0, 0, (), f"{IMPORTED}{source}")
     save_checkpoint(
         out,
         model=model,

@@ -19,7 +19,8 @@ from shards.system.files import read_plain, write_atomic
 
 ORIGIN_NAME = "origin.json"
 _MAX_BYTES = 1 << 16
-_IMPORTED = "imported from "
+IMPORTED = "imported from "
+"""How the plan_fingerprint of converted weights begins; then a name or a file."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Origin:
 def origin_of(checkpoint: Checkpoint) -> Origin | None:
     """What the weights of ``checkpoint`` go back to; None if that is nothing known."""
     fingerprint = checkpoint.training.plan_fingerprint
-    if fingerprint.startswith(_IMPORTED):
-        name = fingerprint.removeprefix(_IMPORTED).partition(":")[0]
+    if fingerprint.startswith(IMPORTED):
+        name = fingerprint.removeprefix(IMPORTED).partition(":")[0]
         teacher = TEACHERS.get(name)
         if teacher is None:
             return None

@@ -34,9 +34,9 @@ from psl.training.schedule import Schedule
 from psl.training.speed import Meter, Work, work_of
 from psl.training.step import Stepper
 from psl.training.tracking import Tracking
-from psl.weights.checkpoint import TrainingState, load_checkpoint
+from psl.weights.checkpoint import TrainingState
 from psl.weights.result import remove_result
-from psl.weights.start import is_checkpoint, start_from, write_record
+from psl.weights.start import start_from, write_record
 from shards.format.classes import Classes
 from shards.format.index import Index
 from shards.order.plan import Plan
@@ -210,10 +210,10 @@ def _start_from(config: TrainConfig, model: nn.Module, classes: Classes) -> None
     """Put the weights that config.start names into ``model``; keep a record of it."""
     assert config.start is not None
     start = checkpoint_of(config.start, config.loader.cache)
-    taken, record = start_from(start, model, config.model, classes)
+    source, taken, record = start_from(start, model, config.model, classes)
     write_record(config.run_dir, taken, record)
-    if is_checkpoint(start):
-        write_origin(config.run_dir, load_checkpoint(start))
+    if source.checkpoint is not None:
+        write_origin(config.run_dir, source.checkpoint)
 
 
 def _prepare(

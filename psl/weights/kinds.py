@@ -8,11 +8,17 @@ from pathlib import Path
 
 SUFFIXES = (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".safetensors")
 """How files of weights are usually named; what they hold is told by their content."""
+ONNX_SUFFIX = ".onnx"
 USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What programs call the file of weights in a folder."""
 HUB_CONFIG = "config.json"
 """In every folder of a Hugging Face model."""
 _RUN_NAMES = ("manifest.json", "state.json", "checkpoints", "result.json", "run.json")
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a path is named like an ONNX file."""
+    return Path(path).suffix.lower() == ONNX_SUFFIX and not Path(path).is_dir()
 
 
 def is_run(path: str | Path) -> bool:

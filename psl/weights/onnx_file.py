@@ -29,7 +29,6 @@ from shards.system.files import file_sha256, open_plain, read_bounded, sha256_of
 
 _log = logging.getLogger(__name__)
 
-SUFFIX = ".onnx"
 METADATA_KEY = "psl"
 """Of the metadata property that describes an export of ours, as JSON."""
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -168,11 +167,6 @@ def _threads() -> int:
     import torch
 
     return int(torch.get_num_threads())
-
-
-def is_onnx(path: str | Path) -> bool:
-    """Whether a path is named like an ONNX file."""
-    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
 
 
 def _look(data: bytes, path: Path) -> tuple[str, dict[str, str], set[str]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from psl.models.config import ModelConfig
 from psl.models.families import FAMILIES
-from psl.weights.checkpoint import load_checkpoint
+from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from psl.weights.kinds import is_file_of_weights, is_hub_model
 from psl.weights.published import Published, read_file_of_weights, read_huggingface
 from psl.weights.tensors import tensors_sha256
@@ -46,6 +46,8 @@ class Source:
     ours, or whose classes are not known."""
     config: ModelConfig | None = None
     """Of the model that had them; None where only its sizes are known."""
+    checkpoint: Checkpoint | None = None
+    """Of a run or a checkpoint folder."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def open_source(path: str, config: ModelConfig) -> Source:
     """
     if is_file_of_weights(path):
         source = _of_published(path, read_file_of_weights(path, config))
-    elif is_checkpoint(path):
+    elif Path(path).is_dir() and not is_hub_model(path):
         checkpoint = load_checkpoint(path)
         source = Source(
             where=str(checkpoint.folder),
@@ -87,6 +89,7 @@ def open_source(path: str, config: ModelConfig) -> Source:
             weights=checkpoint.weights,
             classes=checkpoint.classes,
             config=checkpoint.model_config,
+            checkpoint=checkpoint,
         )
     else:
         source = _of_published(path, read_huggingface(path, config))
@@ -107,12 +110,6 @@ def _of_published(path: str, published: Published) -> Source:
     tells = published.family in ("ast", "cnn14")
     config = published.config if tells else None
     return Source(path, published.family, published.weights, None, config)
-
-
-def is_checkpoint(path: str) -> bool:
-    """Whether ``path`` is a run or a checkpoint folder of ours."""
-    of_others = is_file_of_weights(path) or is_hub_model(path)
-    return Path(path).is_dir() and not of_others
 
 
 def take_weights(
@@ -208,7 +205,7 @@ def _check_features(source: Source, config: ModelConfig) -> None:
 
 def start_from(
     path: str, model: nn.Module, config: ModelConfig, classes: Classes
-) -> tuple[Taken, dict[str, object]]:
+) -> tuple[Source, Taken, dict[str, object]]:
     """Put the weights at ``path`` into ``model``; what was taken, and a record of it.
 
     Raises what ``open_source`` and ``take_weights`` do.
@@ -216,13 +213,17 @@ def start_from(
     source = open_source(path, config)
     taken = take_weights(model, config, source, classes)
     sha256 = tensors_sha256(source.weights)
-    return taken, {
-        "start": path,
-        "taken_from": source.where,
-        "weights_sha256": sha256,
-        "model": source.config and dataclasses.asdict(source.config),
-        **dataclasses.asdict(taken),
-    }
+    return (
+        source,
+        taken,
+        {
+            "start": path,
+            "taken_from": source.where,
+            "weights_sha256": sha256,
+            "model": source.config and dataclasses.asdict(source.config),
+            **dataclasses.asdict(taken),
+        },
+    )
 
 
 def write_record(run_dir: str | Path, taken: Taken, record: dict[str, object]) -> None:

@@ -23,8 +23,8 @@ from sklearn.metrics import (
 from psl import evaluate
 from psl.evaluation.bootstrap import draws, interval, resample
 from psl.evaluation.config import EvaluateConfig
-from psl.evaluation.measured import measure
-from psl.evaluation.metrics import evaluate_scores
+from psl.evaluation.measured import Measured, measure
+from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.official import cover
 from psl.evaluation.stored import StoredScores, read_scores, write_scores
 from shards.errors import ShardError
@@ -125,20 +125,28 @@ def config_for(**more: Any) -> Any:
     return EvaluateConfig(checkpoint="c", audio="a", out="o", **more)
 
 
+def measured(
+    metrics: Metrics, targets: np.ndarray, scores: np.ndarray, config: EvaluateConfig
+) -> Measured:
+    """As psl.evaluate with ``config`` does."""
+    number, seed = config.bootstrap, config.bootstrap_seed
+    return measure(metrics, targets, scores, num_resamples=number, seed=seed)
+
+
 def test_one_clip_and_one_positive_have_no_interval() -> None:
     """A width of 0 would say that nothing is more certain."""
     targets, scores = np.array([[1, 0]]), np.array([[0.9, 0.1]])
-    alone = measure(evaluate_scores(targets, scores), targets, scores, config_for())
+    alone = measured(evaluate_scores(targets, scores), targets, scores, config_for())
     summary = alone.summary()
     assert set(summary["intervals"].values()) == {None}
     targets, scores = made(4)
     targets[:, 2] = False
     targets[5, 2] = True
-    few = measure(evaluate_scores(targets, scores), targets, scores, config_for())
+    few = measured(evaluate_scores(targets, scores), targets, scores, config_for())
     assert np.isnan(few.ap_interval[2]).all()
     assert not np.isnan(few.ap_interval[[0, 1, 3]]).any()
     none = config_for(bootstrap=0)
-    assert "intervals" not in measure(few.metrics, targets, scores, none).summary()
+    assert "intervals" not in measured(few.metrics, targets, scores, none).summary()
     json.dumps(few.summary(), allow_nan=False)
 
 
@@ -400,7 +408,7 @@ def test_one_class_and_one_score_for_all_have_numbers_in_json() -> None:
         ([[1, 0], [0, 1], [0, 0]], [[0.5, 0.5]] * 3),
     ):
         true, found = np.array(targets), np.array(scores, np.float32)
-        summary = measure(evaluate_scores(true, found), true, found, config_for())
+        summary = measured(evaluate_scores(true, found), true, found, config_for())
         text = json.dumps(summary.summary(), allow_nan=False)
         assert json.loads(text)["mAP"] == pytest.approx(
             average_precision_score(true, found, average="macro")

@@ -12,7 +12,8 @@ import pytest
 import psl
 import shards
 from psl import report
-from tests.needs import needs, program
+from tests.browser import launched, open_page
+from tests.needs import needs
 from tests.psl.reporting.made import NAMES, make_evaluation, make_run
 
 pytestmark = needs("browser")
@@ -38,24 +39,13 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(
-            executable_path=program("chromium"), args=["--no-sandbox"]
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-def open_page(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str]]:
-    """The page, and what its console and the network were told, which is filled."""
-    page = browser.new_page(**settings)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url))
-    page.goto(file.as_uri())
-    return page, said
+def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str]]:
+    """The page, and what its console and the network were told."""
+    return open_page(browser, file.as_uri(), with_requests=True, **settings)
 
 
 def is_noise(line: str, file: Path) -> bool:
@@ -65,7 +55,7 @@ def is_noise(line: str, file: Path) -> bool:
 
 def test_the_page_works_and_names_stay_text(browser: Any, page_file: Path) -> None:
     """A broken script would leave an empty page; a class name would be run."""
-    page, said = open_page(browser, page_file)
+    page, said = opened(browser, page_file)
     assert page.title() == "psl report"
     names = page.locator("#per-class tbody td.name bdi:first-child").all_text_contents()
     assert set(names) >= {NAMES[0], NAMES[1]}
@@ -81,7 +71,7 @@ def test_the_page_works_and_names_stay_text(browser: Any, page_file: Path) -> No
 
 def test_classes_are_searched_and_sorted(browser: Any, page_file: Path) -> None:
     """Among 527 classes nobody would find one."""
-    page, _ = open_page(browser, page_file)
+    page, _ = opened(browser, page_file)
     rows = page.locator("#per-class tbody tr")
     assert rows.count() == 3
     gains = page.locator("#per-class tbody td.up")
@@ -102,7 +92,7 @@ def test_sounds_load_and_are_as_long_as_their_clips(
     browser: Any, page_file: Path
 ) -> None:
     """A button that plays nothing."""
-    page, _ = open_page(browser, page_file)
+    page, _ = opened(browser, page_file)
     page.wait_for_function(
         "[...document.querySelectorAll('audio')].every((a) => a.readyState >= 1)"
     )
@@ -117,7 +107,7 @@ def test_a_phone_scrolls_one_way_only(
 ) -> None:
     """On a phone every line would have to be pushed to and fro; by night it glares."""
     size = {"width": 360, "height": 740}
-    page, _ = open_page(browser, page_file, viewport=size, color_scheme=scheme)
+    page, _ = opened(browser, page_file, viewport=size, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     red = int(back.removeprefix("rgb(").split(",")[0])

@@ -15,8 +15,9 @@ from psl.reviewing.session import Session
 from psl.reviewing.store import Store
 from psl.serving.local import LocalServer
 from shards.dataset.clips import open_dataset
+from tests.browser import launched, open_page
 from tests.conftest import MIDS, Run, write_source
-from tests.needs import needs, program
+from tests.needs import needs
 
 pytestmark = needs("browser")
 
@@ -48,24 +49,13 @@ def review(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(
-            executable_path=program("chromium"),
-            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-def open_page(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
-    """The page with its first item, and what its console and dialogs said."""
-    page = browser.new_page(**settings)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.goto(url)
+def opened(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
+    """The page with its first item, and what it said."""
+    page, said = open_page(browser, url, **settings)
     page.wait_for_selector("canvas[data-drawn]")
     page.wait_for_selector("#item[data-loaded]")
     return page, said
@@ -76,9 +66,9 @@ def wait_for_count(page: Any, number: int) -> None:
 
 
 def test_ten_keys_accept_correct_skip_and_undo(browser: Any, review: Any) -> None:
-    """Whoever reviews a thousand chunks would need the mouse, or lose a mistake."""
+    """Whoever reviews a thousand chunks would need the mouse, and could not undo."""
     url, file = review
-    page, said = open_page(browser, url)
+    page, said = opened(browser, url)
     buttons = page.locator("#classes button.said")
     assert page.locator("#classes bdi").all_text_contents()[-1:] != []
     assert HOSTILE in page.locator("#classes").inner_text()
@@ -114,7 +104,7 @@ def test_ten_keys_accept_correct_skip_and_undo(browser: Any, review: Any) -> Non
 
 def test_the_chunk_is_played_to_its_end(browser: Any, review: Any) -> None:
     """A page without sound is no review."""
-    page, said = open_page(browser, review[0])
+    page, said = opened(browser, review[0])
     page.keyboard.press(" ")
     page.wait_for_selector(".cursor:not([hidden])", timeout=5000)
     page.wait_for_selector(".cursor[hidden]", state="attached", timeout=5000)
@@ -127,7 +117,7 @@ def test_what_was_decided_is_there_after_a_reload_and_fits_a_phone(
 ) -> None:
     """A closed tab would look like lost work."""
     url, file = review
-    page, _ = open_page(browser, url, viewport={"width": 360, "height": 740})
+    page, _ = opened(browser, url, viewport={"width": 360, "height": 740})
     held = len(read_corrections(file).decisions)
     assert f"{held} of 6 looked at" in page.locator("#count").inner_text()
     width = page.evaluate("document.documentElement.scrollWidth")

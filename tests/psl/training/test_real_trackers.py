@@ -53,7 +53,7 @@ def _losses(run: Path) -> dict[int, float]:
 def test_mlflow_has_each_loss_of_a_resumed_run_once(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """Whoever compares runs there would see another curve, or two runs for one."""
+    """Whoever compares runs there would see another curve, or a resumed run twice."""
     _train("mlflow", tmp_path, dataset, "epochs=1", "tracker_project=mine")
     run = _train("mlflow", tmp_path, dataset, "epochs=2", "tracker_project=mine")
     with sqlite3.connect(tmp_path / "mlflow.db") as store:
@@ -69,7 +69,7 @@ def test_mlflow_has_each_loss_of_a_resumed_run_once(
 def test_trackio_has_each_loss_of_a_resumed_run_once(
     tmp_path: Path, dataset: Path
 ) -> None:
-    """Whoever compares runs there would see another curve, or two runs for one."""
+    """Whoever compares runs there would see another curve, or a resumed run twice."""
     _train("trackio", tmp_path, dataset, "epochs=1", "tracker_project=mine")
     run = _train("trackio", tmp_path, dataset, "epochs=2", "tracker_project=mine")
     (path,) = (tmp_path / "trackio").glob("mine.db")

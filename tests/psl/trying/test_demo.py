@@ -16,7 +16,8 @@ from psl.serving.local import LocalServer
 from psl.tagging.windows import Cut
 from psl.trying.session import MAX_BYTES, Session
 from shards.format.classes import Classes
-from tests.needs import needs, program
+from tests.browser import launched, open_page
+from tests.needs import needs
 from tests.psl.exporting.made import make_checkpoint
 
 pytestmark = needs("browser")
@@ -37,27 +38,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(
-            executable_path=program("chromium"),
-            args=[
-                "--no-sandbox",
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-            ],
-        )
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
-def open_page(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
-    page = browser.new_page(**settings)
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.goto(url)
+def opened(browser: Any, url: str, **settings: Any) -> tuple[Any, list[str]]:
+    """The page once it knows its model, and what it said."""
+    page, said = open_page(browser, url, **settings)
     page.locator("#about", has_text="3 classes").wait_for()
     return page, said
 
@@ -69,7 +56,7 @@ def test_a_dropped_sound_is_tagged_over_time(
     time = np.arange(3 * 16000) / 16000
     soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2000 * time), 16000)
     data = base64.b64encode((tmp_path / "a.wav").read_bytes()).decode()
-    page, said = open_page(browser, url)
+    page, said = opened(browser, url)
     page.evaluate(
         """(data) => {
             const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -94,7 +81,7 @@ def test_a_dropped_sound_is_tagged_over_time(
 
 def test_a_recording_is_tagged(browser: Any, url: str) -> None:
     """Only files could be tried."""
-    page, said = open_page(browser, url, permissions=["microphone"])
+    page, said = opened(browser, url, permissions=["microphone"])
     page.click("#record")
     page.locator("#state", has_text="recording").wait_for()
     page.wait_for_timeout(1200)
@@ -109,7 +96,7 @@ def test_a_file_without_sound_is_a_line_and_a_phone_fits(
     browser: Any, url: str, tmp_path: Path
 ) -> None:
     """A page that waits forever, or a traceback."""
-    page, _ = open_page(browser, url, viewport={"width": 360, "height": 740})
+    page, _ = opened(browser, url, viewport={"width": 360, "height": 740})
     (tmp_path / "notes.txt").write_text("no sound\n" * 100)
     page.set_input_files("#file", tmp_path / "notes.txt")
     page.locator("#problem", has_text="notes.txt: this file cannot be used").wait_for()

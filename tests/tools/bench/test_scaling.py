@@ -23,7 +23,7 @@ def _project(*words: str) -> str:
 
 
 def test_the_projection_is_bandwidth_and_a_tree_and_the_slowest_rank() -> None:
-    """It would flatter, or frighten, whoever buys the GPUs."""
+    """It would mislead whoever buys the GPUs."""
     words = ["--step-seconds", "0.1", "--gradient-bytes", "8e6", "--batch", "32"]
     words += ["--node-bandwidth", "1e9", "--network-bandwidth", "2e8"]
     words += ["--latency", "1e-4", "--jitter", "0.01", "--gpus-per-node", "8"]
