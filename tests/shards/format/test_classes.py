@@ -28,4 +28,4 @@ def test_two_lists_are_told_apart(
     found: list[object], expected: str, said: str
 ) -> None:
     """Whoever packs again would not know what to change."""
-    assert class_difference(found, expected) == said
+    assert class_difference(list(found), list(expected)) == said
