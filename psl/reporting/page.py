@@ -18,7 +18,8 @@ def render(facts: dict[str, Any]) -> str:
     text = json.dumps(facts, allow_nan=False, separators=(",", ":"))
     data = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     body = f"""<main id="report"><noscript>
-This report is drawn by JavaScript, which is off in this browser. Its numbers are in metrics.json and per_class.csv of the evaluations.
+This report is drawn by JavaScript, which is off in this browser. Its numbers are in
+metrics.json and per_class.csv of the evaluations.
 </noscript>
 </main>
 <script type="application/json" id="facts">{data}</script>"""

@@ -345,7 +345,7 @@ def test_a_start_for_other_classes_has_a_new_classifier_and_all_else(
 
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_start_for_some_of_the_classes_takes_their_rows_by_mid(name: str) -> None:
-    """A student of some of a teacher's classes would learn them from few clips."""
+    """A student would learn from few clips what its teacher knows."""
     old = psl.build_model(name, num_classes=5, **TINY[name])
     weights = {n: t + 1 for n, t in old.state_dict().items()}
     theirs = Classes(("/m/2", "/m/x", "/m/0", "/m/y", "/m/z"), tuple("abcde"))
