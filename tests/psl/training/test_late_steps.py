@@ -70,7 +70,8 @@ def stepper(
             frequency_masks=2,
             frequency_mask_share=0.2,
         )
-        install_masks(model, augment, model.config.front_end, chunk_seconds=1.0)
+        front_end: Any = model.config.front_end  # type: ignore[union-attr]
+        install_masks(model, augment, front_end, chunk_seconds=1.0)
     averaged = copy.deepcopy(model)
     config = OptimConfig(name="adamw", weight_decay=0.01, layer_decay=0.9)
     step = Stepper(
@@ -153,8 +154,8 @@ def test_a_replayed_step_does_what_it_would_do_unrecorded(
     assert recorder.replayed >= 3 * 4  # at least 3 pieces in steps 5 to 8
     assert_same(state_of(plain), state_of(recorded))
     assert plain.average and recorded.average
-    ours, theirs = (s.average.model.state_dict() for s in (plain, recorded))
-    assert_same(ours, theirs)
+    averages = plain.average.model, recorded.average.model
+    assert_same(*(model.state_dict() for model in averages))
 
 
 def test_a_recorded_step_reads_and_writes_the_same_memory_each_time(
