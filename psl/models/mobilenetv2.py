@@ -50,7 +50,7 @@ class MobileNetV2(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform))
             log_mel = self.spec_augment(log_mel, num_samples)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()

@@ -15,6 +15,7 @@ from psl.config import keys_of, parse, to_yaml
 from psl.distributed import runtime
 from psl.features.config import FbankConfig
 from psl.features.fbank import Fbank
+from psl.features.masks import SpecAugment
 from psl.models.families import FAMILIES
 from psl.training.config import TrainConfig
 from tests.conftest import Run
@@ -64,6 +65,27 @@ def settled(name: str) -> Any:
     with torch.no_grad():
         model(0.1 * torch.randn(4, 64000))
     return model.eval()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_family_is_one_graph_of_torch_compile(name: str) -> None:
+    """compile=true would be slower than it need be; a CUDA graph would not be possible.
+
+    In training, with padding and with masks over the features.
+    """
+    torch.manual_seed(0)
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name])
+    masks = {"time_masks": 1, "max_frames": 9, "frequency_masks": 1, "max_bands": 9}
+    model.spec_augment = SpecAugment(model.config.front_end, **masks)
+    waveform, lengths = 0.1 * torch.randn(2, 32000), torch.tensor([32000, 20000])
+    torch.compiler.reset()
+    compiled = torch.compile(model.train(), fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    clip_probs, frame_probs = compiled(waveform, lengths)
+    torch.manual_seed(1)
+    clip_expected, frame_expected = model(waveform, lengths)
+    torch.testing.assert_close(clip_probs, clip_expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(frame_probs, frame_expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", TINY)
