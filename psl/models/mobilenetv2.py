@@ -107,7 +107,7 @@ def _conv_norm(
             bias=False,
         ),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU6(inplace=True),
+        nn.ReLU6(),  # in place, autograd would keep a copy of its input
     )
 
 
