@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from psl.data.checks import check_has_labels
 from psl.distributed import launch
+from psl.distributed.arithmetic import choose_arithmetic
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import Metrics, evaluate_scores
@@ -115,6 +116,7 @@ def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
 
 def run_evaluation(config: EvaluateConfig) -> None:
     """Join the job and evaluate. Collective."""
+    choose_arithmetic(config.arithmetic)
     accelerator = launch.join_job()
     evaluate(config, accelerator)
     launch.leave_job(accelerator)

@@ -13,6 +13,7 @@ from psl.data.batch import to_device, to_waveform
 from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
+from psl.distributed.arithmetic import without_trials
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index
@@ -25,6 +26,7 @@ MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
 
 
+@without_trials()
 def score_clips(
     model: nn.Module,
     index: Index,
