@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psl.data.batch import to_device, to_waveform
+from psl.data.batch import pinned, to_device, to_waveform
 from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
@@ -50,13 +50,13 @@ def score_clips(
     rows = np.arange(len(index)) if rows is None else rows
     counts = index.table.count[rows]
 
-    def fetch(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fetch(places: np.ndarray) -> tuple[np.ndarray, Tensor]:
         length = int(counts[places[0]])
         shortest = round(MIN_SECONDS * index.properties["sample_rate"])
         pcm = np.zeros((len(places), max(length, shortest)), np.int16)
         for position, place in enumerate(places):
             pcm[position, :length] = reader.samples(int(rows[place]), 0, length)
-        return places, pcm
+        return places, pinned(pcm, device)
 
     # a last column counts how often each clip was scored
     scores = torch.zeros(len(rows), len(index.classes) + 1, device=device)
@@ -70,10 +70,10 @@ def score_clips(
     with torch.inference_mode():
         for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
             before_batch(number)
-            lengths = torch.as_tensor(counts[places], device=device)
+            lengths = to_device(counts[places], device)
             clip_probs, frames = model(to_waveform(to_device(pcm, device)), lengths)
             on_frames(places, frames)
-            where = torch.from_numpy(places).to(device)
+            where = to_device(places, device)
             scores[where, :-1] = clip_probs
             scores[where, -1] += 1
     for number in range(len(batches), -(-num_batches // accelerator.num_processes)):
