@@ -6,6 +6,7 @@ WORLD_SIZE, ACCELERATE_*).
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 
@@ -44,6 +45,26 @@ def num_local_processes() -> int:
 def restart_count() -> int:
     """How often torchrun restarted the processes of this job (--max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Of glibc's mallopt."""
+
+
+def keep_freed_memory() -> bool:
+    """Have malloc keep what PyTorch frees, for the next step; whether it does.
+
+    A training step frees and takes the same hundreds of MB again. glibc gives large
+    blocks back to the system each time, which then zeroes every page anew: 15 to 30 %
+    of the CPU time of a MobileNetV2 step, 8 chunks of 2 s (2026-11-29). Left alone
+    where the user tunes malloc (MALLOC_...), and where it is not glibc's.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def rendezvous_store() -> Any:
