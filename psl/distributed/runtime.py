@@ -54,10 +54,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """Have malloc keep what PyTorch frees, for the next step; whether it does.
 
-    A training step frees and takes the same hundreds of MB again. glibc gives large
-    blocks back to the system each time, which then zeroes every page anew: 15 to 30 %
-    of the CPU time of a MobileNetV2 step, 8 chunks of 2 s (2026-11-29). Left alone
-    where the user tunes malloc (MALLOC_...), and where it is not glibc's.
+    A step frees and takes the same hundreds of MB again. glibc gives large blocks back
+    to the system each time, which then zeroes every page anew: a quarter of the CPU
+    time of psl.train on one core (16.3 s, and 12.3 s so, for 12 steps of 32 chunks of
+    2 s with start and end; 2026-11-29). Left alone where the user tunes malloc
+    (MALLOC_...), and where it is not glibc's.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False

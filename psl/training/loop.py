@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from psl.data.batch import Batch
-from psl.distributed import launch, runtime
+from psl.distributed import launch
 from psl.distributed.collectives import from_main
 from psl.evaluation.scoring import evaluate_model
 from psl.job.attempt import Attempt
@@ -59,8 +59,6 @@ def run_training(config: TrainConfig) -> None:
             timeout_seconds=config.attempt.timeout_seconds,
         )
         attempt.join(accelerator)
-        if accelerator.device.type == "cpu":
-            runtime.keep_freed_memory()
         train(config, accelerator, attempt)
         attempt.leave()
         launch.leave_job(accelerator)

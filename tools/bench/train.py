@@ -150,8 +150,6 @@ def our_steps(
     with Attempt(config.run_dir, config.attempt, str) as attempt:
         accelerator = launch.join_job(global_batch_size=config.chunks_per_step)
         attempt.join(accelerator)
-        if accelerator.device.type == "cpu":
-            runtime.keep_freed_memory()
         run, state = open_run(config, accelerator, attempt)
 
         def epoch() -> None:

@@ -41,7 +41,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     """A fifth of the time of a training step would be zeroing pages."""
     said, with_it = faults("runtime.keep_freed_memory()")
     _, without = faults("None")
-    assert said == "True" and with_it < 100 < without
+    assert said == "True" and 10 * with_it < without
 
 
 def test_a_user_s_own_malloc_settings_stay() -> None:
