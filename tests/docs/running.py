@@ -135,9 +135,10 @@ def plain_lines(text: str) -> Iterator[tuple[list[str] | None, int]]:
 def outputs(words: Sequence[str]) -> Iterator[str]:
     """The files and folders that a command of ours writes, as far as it names them.
 
-    None for the last step of a packing that others began, which needs theirs.
+    None for the last step of a packing that others began and for a download, which
+    both go on with what is there.
     """
-    if "--merge" in words:
+    if "--merge" in words or words[:2] == ["psl", "download"]:
         return
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if match := _OUTPUTS.match(word):

@@ -89,13 +89,13 @@ def build(folder: Path) -> Path:
 
 
 def _write_configs(folder: Path) -> None:
-    """small.yaml for the commands above; my.yaml, the reader's own, with 36 steps."""
+    """small.yaml for the commands above; my.yaml, the reader's own, with 12 steps."""
     small = {**_SMALL_RUN, "global_batch_size": 8, "epochs": 2}
     small["data"] = {"chunk_seconds": 2.0}
     (folder / "small.yaml").write_text(yaml.safe_dump(small))
     data = {"audio": ["data/train"], "valid": "data/valid", "chunk_seconds": 2.0}
     mine = {**_SMALL_RUN, "run_dir": "runs/my", "data": data}
-    mine |= {"global_batch_size": 8, "epochs": 9}
+    mine |= {"global_batch_size": 8, "epochs": 4}
     (folder / "my.yaml").write_text(yaml.safe_dump(mine))
 
 

@@ -61,6 +61,7 @@ def _write_sounds(folder: Path) -> None:
         sound(f"audio/train/weak/weak{number}.wav", _tones_of(number))
     for number in range(NUM_CLIPS // 3):
         sound(f"more_wavs/more{number}.wav", _tones_of(number))
+        sound(f"audio/eval/clip{number}_0_2000.flac", _tones_of(number))
         sound(f"audio/validation/validation/{number}.wav", _tones_of(number))
     for number in range(_NUM_LESSONS):
         sound(f"lessons/lesson{number}.flac", _tones_of(number))
@@ -84,16 +85,18 @@ def _write_classes(folder: Path) -> dict[str, str]:
     names = [*TONES_HZ, *others[: NUM_CLASSES - len(TONES_HZ)]]
     mids = {name: known[name] for name in names}
     rows = [(i, mid, name) for i, (name, mid) in enumerate(mids.items())]
-    for place in ("class_labels_indices.csv", "esc10/class_labels_indices.csv"):
-        _write_table(folder / place, [("index", "mid", "display_name"), *rows], ",")
+    for place in (".", "esc10", "lists"):
+        path = folder / place / "class_labels_indices.csv"
+        _write_table(path, [("index", "mid", "display_name"), *rows], ",")
     return mids
 
 
 def _write_segments(folder: Path, mids: dict[str, str]) -> None:
     for names, prefix, count in (
         (("train", "balanced_train_segments", "eval_segments"), "clip", NUM_CLIPS),
-        (("my_eval_labels", "esc10/train_segments"), "clip", NUM_CLIPS),
-        (("esc10/eval_segments",), "clip", NUM_CLIPS),
+        (("my_eval_labels", "lists/eval_segments"), "clip", NUM_CLIPS),
+        (("esc10/train_segments", "esc10/eval_segments"), "clip", NUM_CLIPS),
+        (("audio/eval/eval_segments.present",), "clip", NUM_CLIPS // 3),
         (("more",), "more", NUM_CLIPS // 3),
         (("lessons",), "lesson", _NUM_LESSONS),
     ):
