@@ -18,8 +18,10 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +44,20 @@ _OUTPUTS = re.compile(r"(?:out|run_dir)=(.+)$")
 _OUTPUT_FLAGS = ("--out", "--onnx", "--huggingface", "--safetensors")
 _SHELL = re.compile(r"[;|&<>()$`*?~]")
 """What only a shell understands, outside of quotes."""
-_STATUS = re.compile(r"#.*\bexits with (\d+)")
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:\S+")
+_STATUS = re.compile(r"\bexits with (\d+)")
+"""In a comment after a command that is to end otherwise than with 0."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a block: ``psl ...`` or ``python -m ...``."""
+
+    words: list[str]
+    status: int
+    """With which it is to end."""
+    serves: bool
+    """Whether it shows a page until Ctrl-C, as its comment says."""
 
 
 @dataclass
@@ -66,23 +81,21 @@ class Reader:
             except Exception as error:
                 raise AssertionError(f"{block.place}: {error!r}") from error
             return
-        lines = list(plain_lines(text))
-        if all(words is not None for words, _ in lines):
-            for words, status in lines:
-                assert words is not None
-                self._command(words, status, block.place)
-        else:
+        commands = plain_commands(text)
+        if commands is None:
             self._bash(text, block.place)
+        for command in commands or []:
+            self._command(command, block.place)
 
-    def _command(self, words: Sequence[str], expected: int, place: str) -> None:
-        for output in outputs(words):
+    def _command(self, command: Command, place: str) -> None:
+        for output in outputs(command.words):
             self.take_away(output)
-        words = smaller(words)
+        words = smaller(command.words)
         with timed(f"{place}: {shlex.join(words)}"):
-            status = run_command(words)
-        assert status == expected, (
+            status = serve(words) if command.serves else run_command(words)
+        assert status == command.status, (
             f"{place}: {shlex.join(words)} ended with status {status}, expected "
-            f"{expected}; its messages are below"
+            f"{command.status}; its messages are below"
         )
 
     def _bash(self, text: str, place: str) -> None:
@@ -120,25 +133,31 @@ def timed(what: str) -> Iterator[None]:
     print(f"[{spent[4]:.1f} s, of one core {sum(spent[:4]):.1f} s]", flush=True)
 
 
-def plain_lines(text: str) -> Iterator[tuple[list[str] | None, int]]:
-    """The words of each command with its status; None where it needs a shell."""
+def plain_commands(text: str) -> list[Command] | None:
+    """The commands of ours that a block is; None if it has anything else of a shell."""
+    commands = []
     for line in text.replace("\\\n", " ").splitlines():
-        unquoted = re.sub(r"'[^']*'|\"[^\"$`]*\"", "", line.split(" #")[0])
-        expected = int(match.group(1)) if (match := _STATUS.search(line)) else 0
-        if _SHELL.search(unquoted) or unquoted.count("'") or unquoted.count('"'):
-            yield None, expected
-        elif words := shlex.split(line, comments=True):
-            is_ours = words[0] == "psl" or words[:2] == ["python", "-m"]
-            yield words if is_ours else None, expected
+        code, _, comment = line.partition(" #")
+        unquoted = re.sub(r"'[^']*'|\"[^\"$`]*\"", "", code)
+        if _SHELL.search(unquoted) or "'" in unquoted or '"' in unquoted:
+            return None
+        words = shlex.split(line, comments=True)
+        if words and words[0] != "psl" and words[:2] != ["python", "-m"]:
+            return None
+        status = _STATUS.search(comment)
+        number = int(status.group(1)) if status else 0
+        if words:
+            commands.append(Command(words, number, serves="until Ctrl-C" in comment))
+    return commands
 
 
 def outputs(words: Sequence[str]) -> Iterator[str]:
     """The files and folders that a command of ours writes, as far as it names them.
 
-    None for the last step of a packing that others began and for a download, which
-    both go on with what is there.
+    None for those that go on with what is there: the last step of a packing that others
+    began, downloads and reviews.
     """
-    if "--merge" in words or words[:2] == ["psl", "download"]:
+    if "--merge" in words or words[:2] in (["psl", "download"], ["psl", "review"]):
         return
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if match := _OUTPUTS.match(word):
@@ -180,6 +199,28 @@ def run_command(words: Sequence[str]) -> int:
     return 0
 
 
+def serve(words: Sequence[str]) -> int:
+    """Start ``psl ...``, open the page whose address it prints, and press Ctrl-C.
+
+    Its exit status; AssertionError if it prints no address, or no page is there.
+    """
+    command = [sys.executable, "-m", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        lines = iter(process.stdout.readline, "")
+        found = (match.group() for line in lines if (match := _ADDRESS.search(line)))
+        address = next(found, None)
+        assert address is not None, f"{shlex.join(words)}: no address"
+        with urllib.request.urlopen(address, timeout=30) as reply:
+            assert b"<html" in reply.read()
+        process.send_signal(signal.SIGINT)
+        return process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def environment(folder: Path) -> dict[str, str]:
     """What commands and bash find: our programs, our code, and no one's home."""
     programs = Path(sys.executable).parent
@@ -189,4 +230,5 @@ def environment(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "XDG_CACHE_HOME": str(folder / ".cache"),
         "OMP_NUM_THREADS": "1",
+        "BROWSER": "true",  # a program that ignores the address it is to open
     }

@@ -99,6 +99,7 @@ def block(text: str, language: str = "sh") -> Block:
             "psl status nowhere",
             r"a.md:3: psl status nowhere ended with status 1",
         ),
+        ("sh", "psl  # until Ctrl-C", "psl: no address"),
         ("sh", "psl", None),
         ("sh", "", None),
         ("sh", "# only a comment", None),
