@@ -26,7 +26,10 @@ import torch
 from psl import train
 from psl.data.examples import TrainingData
 from psl.job.lock import last_holder
-from psl.training import loop  # noqa: F401 - what ranks would import late
+from psl.training import (
+    loop,  # noqa: F401 - what ranks would import late
+    run,
+)
 from shards.system.exits import run_main
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -85,12 +88,14 @@ def start(
     fixed_statistics: bool = False,
     environment: Mapping[str, str] | None = None,
     reads: Path | None = None,
+    late: bool = False,
 ) -> Job:
     """Start ``psl.train WORDS`` on ``ranks`` processes over gloo.
 
     With ``fixed_statistics`` BatchNorm uses its running statistics, as in evaluation.
     Given an ``environment``, the processes have it, and one alone is launched, too.
     Each rank writes the keys of the batches it makes to RANK.jsonl in ``reads``.
+    With ``late`` they learn what came of a step with the next one, as on a GPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
@@ -105,7 +110,7 @@ def start(
             variables |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
         process = SERVER.Process(
             target=_train,
-            args=(words, output, variables, fixed_statistics, reads),
+            args=(words, output, variables, fixed_statistics, reads, late),
         )
         process.start()
         processes.append(process)
@@ -124,6 +129,7 @@ def _train(
     variables: dict[str, str],
     fixed_statistics: bool,
     reads: Path | None,
+    late: bool,
 ) -> None:
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -136,6 +142,8 @@ def _train(
             kind.train = _stay_in_evaluation  # type: ignore[assignment]
     if reads is not None:
         _note_reads(reads / f"{variables['RANK']}.jsonl")
+    if late:
+        run.is_read_late = lambda device: True
     sys.argv = ["psl.train", *words]
     run_main(lambda: train.main(words))
 

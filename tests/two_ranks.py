@@ -48,8 +48,8 @@ def main() -> None:
     )
     # 0.5 is what both give on rank 0, and 2.0, no probability, the second on rank 1
     pcm = torch.full((2, 4), 32767 if rank else 16384, dtype=torch.int16)
-    online.teach(Batch(pcm, torch.full((2,), 4), torch.zeros(2, 3)))
-    assert online.bad_chunks.any() == bool(rank)
+    online.teach(Batch(pcm, torch.full((2,), 4), torch.zeros(2, 3)), 1)
+    assert online.bad_chunks(1).any() == bool(rank)
     assert online.blame() == "bad (member 1 of 2)"
     print("a member that fails on one rank is known to both")
     launch.leave_job(accelerator)

@@ -47,11 +47,11 @@ def main() -> None:
     )
     before = _whole(model)
     handle = bias.register_hook(_infinite if accelerator.process_index else _same)
-    outcome = step(batch, 1, learning_rate=0.1, stop=False)
+    [outcome] = step(batch, 1, learning_rate=0.1, stop=False)
     assert math.isfinite(outcome.loss) and torch.equal(_whole(model), before)
     print(f"problem: {outcome.problem}")
     handle.remove()
-    assert step(batch, 2, learning_rate=0.1, stop=False).problem is None
+    assert step(batch, 2, learning_rate=0.1, stop=False)[0].problem is None
     assert not torch.equal(_whole(model), before)
     print("then it goes on")
     del model, optimizer, step, bias, handle

@@ -39,14 +39,34 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
     In one flat all-reduce, whose order of sums depends only on the sizes and on the
     number of ranks: the same tensors give the same bits in every step of every start.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1 or not tensors:
+    if is_alone() or not tensors:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat = pack(tensors)
+    flat_sum_over_ranks(flat)
+    unpack_mean(flat, tensors)
+
+
+def is_alone() -> bool:
+    """Whether this is the only rank."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """[n] all values of ``tensors``, in order."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def flat_sum_over_ranks(flat: Tensor) -> None:
+    """Add up ``flat`` [n] over the ranks, in place, and time it. Collective."""
     with reduce_time.measured(flat.device):
         dist.all_reduce(flat)
+
+
+def unpack_mean(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Put the means, from ``flat`` [n] sums over the ranks, back into ``tensors``."""
     parts = flat.div_(dist.get_world_size()).split([t.numel() for t in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+    views = [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
+    torch._foreach_copy_(list(tensors), views)
 
 
 def largest_over_ranks(number: int) -> int:

@@ -101,6 +101,8 @@ def open_work(config: LabelConfig) -> Work:
             config.calibration,
         )
     device = runtime.local_device()
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     runtime.move_model(teacher.model, device)
     return Work(
         reader=MemberReader(index, cache),

@@ -108,8 +108,10 @@ class AST(nn.Module):
         return windows, (frames - starts).clamp(0, size)
 
     def _mask(self, lengths: Tensor, size: int) -> Tensor:
-        """[B * K, tokens] int, 1 for the two extra tokens and for whole real patches.
+        """Which tokens count: the two extra ones, and whole real patches.
 
+        [B * K, 1, tokens, tokens] bool in training, else [B * K, tokens] int, of which
+        transformers asks whether all do: a GPU would wait for the host in every step.
         The first patches always count, so that there is something to look at.
         """
         config = self.config
@@ -119,7 +121,10 @@ class AST(nn.Module):
         ends = column * config.time_stride + PATCH
         real = (ends <= lengths.reshape(-1, 1)) | (column == 0)
         patches = real.unsqueeze(1).expand(-1, rows, -1).flatten(1)
-        return nn.functional.pad(patches, (2, 0), value=True).long()
+        tokens = nn.functional.pad(patches, (2, 0), value=True)
+        if not self.training:
+            return tokens.long()
+        return tokens[:, None, None, :].expand(-1, -1, tokens.shape[1], -1)
 
 
 def _weights(lengths: Tensor, longest: int) -> Tensor:

@@ -71,14 +71,36 @@ class MovingAverage:
                 self._copied.append((buffer, buffers[name]))
         self._averages = list(averaged.values())
         self._sources = [sources[name] for name in averaged]
+        device = next(self.model.parameters()).device
+        self._share = torch.zeros((), device=device)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step ``step`` (from 1)."""
         share = 1 - decay_at(self._decay, step)
         torch._foreach_lerp_(self._averages, self._sources, share)
-        for buffer, source in self._copied:
-            buffer.copy_(source)
+        self._copy()
+
+    def expect(self, step: int) -> None:
+        """Optimizer step ``step`` (from 1) is the next that ``update_unless`` sees."""
+        self._share.fill_(1 - decay_at(self._decay, step))
+
+    @torch.no_grad()
+    def update_unless(self, bad: Tensor) -> None:
+        """``update`` for the expected step, unless ``bad`` [] is not 0.
+
+        Without asking the device whether it is. Rounds otherwise than ``update``.
+        """
+        share = torch.where(bad != 0, 0.0, self._share)
+        moves = torch._foreach_sub(self._sources, self._averages)
+        torch._foreach_mul_(moves, share)
+        torch._foreach_add_(self._averages, moves)
+        self._copy()
+
+    def _copy(self) -> None:
+        if self._copied:
+            buffers, sources = zip(*self._copied, strict=True)
+            torch._foreach_copy_(buffers, sources)
 
 
 def mean_weights(folders: Sequence[Path]) -> dict[str, Tensor]:

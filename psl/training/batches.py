@@ -48,7 +48,7 @@ def teach(run: Run, batch: Batch, step: int) -> Batch:
     """
     if run.online is None:
         return batch
-    batch = run.online.teach(batch)
+    batch = run.online.teach(batch, step)
     if run.mixup and not _hears_mixtures(run.config):
         batch = run.mixup.mix(batch, step)
     return batch
@@ -65,7 +65,7 @@ def check_teacher(run: Run, step: int) -> None:
     """
     if run.online is None:
         return
-    bad = run.accelerator.gather(run.online.bad_chunks.int()).tolist()
+    bad = run.accelerator.gather(run.online.bad_chunks(step).int()).tolist()
     if 1 in bad:
         epoch, done = divmod(step - 1, run.plan.num_steps)
         rows, _ = next(run.plan.steps(epoch, start=done))

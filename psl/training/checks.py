@@ -45,6 +45,7 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
             f"average_best {config.average_best} of keep_best {config.keep_best} "
             "checkpoints: raise keep_best"
         )
+    _check_cuda_graph(config, accelerator)
     if config.sync_batch_norm and accelerator.device.type != "cuda":
         raise ValueError(
             "sync_batch_norm: torch synchronises BatchNorm on GPUs only, and this is "
@@ -56,6 +57,27 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
         raise ValueError(
             "optim.ema_decay: the average needs the whole weights in every step, which "
             "no rank has under zero3; use strategy zero2, zero1 or ddp"
+        )
+
+
+def _check_cuda_graph(config: TrainConfig, accelerator: Accelerator) -> None:
+    """ValueError if the step cannot be recorded."""
+    if not config.cuda_graph:
+        return
+    if accelerator.device.type != "cuda":
+        raise ValueError(
+            "cuda_graph: steps are recorded on GPUs only, and this is "
+            f"{accelerator.device.type}; set cuda_graph=false"
+        )
+    if runtime.is_deepspeed(accelerator):
+        raise ValueError(
+            "cuda_graph: DeepSpeed makes its own steps; use strategy=ddp, or set "
+            "cuda_graph=false"
+        )
+    if config.sync_batch_norm:
+        raise ValueError(
+            "cuda_graph: with sync_batch_norm the ranks talk inside the step, which is "
+            "not recorded; set one of the two to false"
         )
 
 

@@ -202,6 +202,9 @@ class TrainConfig:
     """Updates that a run may skip; one more stops it."""
     compile: bool = False
     """Compile the model for training with torch.compile; slow to start."""
+    cuda_graph: bool = False
+    """Record the training step as a CUDA graph and replay it, which takes the host out
+    of the way at small batches; GPUs only, with strategy=ddp."""
     profile: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
     """First and last step to profile, such as [20, 30], at most 100: for each rank a
     Chrome trace, and on a GPU its memory, in the folder profile of run_dir."""

@@ -96,15 +96,19 @@ def _take_steps(run: Run, state: TrainingState) -> TrainingState:
     run.step.model.train()
     for step, batch in enumerate(run.meter.fetch(batches(run, state)), start=first):
         run.profiler.begin(step)
-        outcome = _update(run, batch, step)
+        outcomes = _update(run, batch, step)
         run.profiler.end(step)
-        state = _after(run, state, outcome)
-        run.meter.step_done(updated=outcome.problem is None)
+        stop = any(outcome.stop for outcome in outcomes)
+        if stop or run.schedule.is_settled_after(step):
+            outcomes += run.step.settle()
+        state = dataclasses.replace(state, step_in_epoch=state.step_in_epoch + 1)
+        for outcome in outcomes:
+            state = _take_in(run, state, outcome)
         if run.schedule.is_recorded_after(step) and state.loss_steps:
             state = _record(run, state)
         run.attempt.step_done(step)
         run.log.advance()
-        if outcome.stop:
+        if stop:
             _stop(run, state)
         if run.schedule.is_saved_after(step):
             _save(run, state)
@@ -114,25 +118,22 @@ def _take_steps(run: Run, state: TrainingState) -> TrainingState:
     return state
 
 
-def _update(run: Run, batch: Batch, step: int) -> Outcome:
-    """Optimizer step number ``step``, and that of the moving average. Collective."""
+def _update(run: Run, batch: Batch, step: int) -> list[Outcome]:
+    """Optimizer step number ``step``; what is known of the steps so far. Collective."""
     batch = teach(run, batch, step)
     if run.attempt.at("step", step):
         batch.targets.fill_(torch.nan)
-    outcome = run.step(
+    return run.step(
         batch,
         step,
         learning_rate=run.schedule.learning_rate(step),
         stop=run.attempt.is_asked_to_stop,
     )
-    if run.average and outcome.problem is None:
-        run.average.update(step)
-    return outcome
 
 
-def _after(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
-    """The state after a step, updated or skipped. Collective."""
-    state = dataclasses.replace(state, step_in_epoch=state.step_in_epoch + 1)
+def _take_in(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
+    """The state that also knows what came of a step. Collective."""
+    run.meter.step_done(updated=outcome.problem is None)
     if outcome.problem is not None:
         return _skip(run, state, outcome)
     return dataclasses.replace(
@@ -143,12 +144,13 @@ def _after(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
 
 
 def _skip(run: Run, state: TrainingState, outcome: Outcome) -> TrainingState:
-    """The state after a step without update; JobError if that is one too many.
+    """The state that also knows a step without update; JobError if it is one too many.
 
     Collective.
     """
-    config, step = run.config, run.schedule.steps_done(state)
-    losses = run.accelerator.gather(outcome.own_loss.reshape(1)).tolist()
+    config, step = run.config, outcome.step
+    own_loss = torch.tensor([outcome.own_loss], device=run.accelerator.device)
+    losses = run.accelerator.gather(own_loss).tolist()
     bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
     check_teacher(run, step)
     keys = batch_keys(run.data, run.plan, step, len(losses), bad)

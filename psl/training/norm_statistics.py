@@ -5,6 +5,8 @@ Owns the rule for a global batch that is seen in parts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,32 @@ AVERAGED, COUNTER = ("running_mean", "running_var"), "num_batches_tracked"
 def is_averaged(name: str) -> bool:
     """Whether the buffer ``name`` is a running mean or variance."""
     return name.rpartition(".")[2] in AVERAGED
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == COUNTER
+
+
+def _as_views_of_one(
+    model: nn.Module, is_wanted: Callable[[str], bool]
+) -> Tensor | None:
+    """One tensor [n] that holds the buffers whose names are wanted; None if none are.
+
+    The buffers of ``model`` become views of it, in their order.
+    """
+    found = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if is_wanted(name)
+    ]
+    if not found:
+        return None
+    whole = torch.cat([buffer.flatten() for _, _, buffer in found])
+    parts = whole.split([buffer.numel() for _, _, buffer in found])
+    for (module, name, buffer), part in zip(found, parts, strict=True):
+        setattr(module, name, part.view_as(buffer))
+    return whole
 
 
 class NormStatistics:
@@ -34,14 +62,18 @@ class NormStatistics:
 
     This class does the part of one rank: forward passes in turn, each from where the
     step began. The mean over ranks of ``averaged`` is the caller's.
+
+    The buffers of the model become views of one tensor, and the counters of another, so
+    that each operation here is one, not one for each layer.
     """
 
     def __init__(self, model: nn.Module, *, num_parts: int, can_undo: bool) -> None:
         """With ``can_undo``, or several parts, a step keeps what it began with."""
-        buffers = list(model.named_buffers())
-        self.averaged = [buffer for name, buffer in buffers if is_averaged(name)]
-        counters = [b for n, b in buffers if n.rpartition(".")[2] == COUNTER]
-        self._all = self.averaged + counters
+        averaged = _as_views_of_one(model, is_averaged)
+        counters = _as_views_of_one(model, _is_counter)
+        self.averaged = [] if averaged is None else [averaged]
+        """Empty, or one tensor [n] float32 of all running means and variances."""
+        self._all = self.averaged + ([] if counters is None else [counters])
         self._num_parts = num_parts if self.averaged else 1
         self._keeps = can_undo or self._num_parts > 1
         self._before: list[Tensor] = []
@@ -71,3 +103,9 @@ class NormStatistics:
         """Make all as it was before the step, as far as that was kept."""
         if self._before:
             torch._foreach_copy_(self._all, self._before)
+
+    def undo_if(self, bad: Tensor) -> None:
+        """The same if ``bad`` [] is not 0, without asking the device whether it is."""
+        if self._before:
+            for now, before in zip(self._all, self._before, strict=True):
+                now.copy_(torch.where(bad != 0, before, now))

@@ -24,7 +24,7 @@ class OnlineTeacher:
     def __init__(self, teacher: Teacher, *, alpha: float) -> None:
         """``alpha`` is the weight of the probabilities against the weak labels."""
         self._teacher, self._alpha = teacher, alpha
-        self._bad = torch.zeros(0)
+        self._bad: dict[int, Tensor] = {}
 
     @property
     def identity(self) -> str:
@@ -46,8 +46,8 @@ class OnlineTeacher:
         prepared = self._teacher.model.prepare(batch.waveform, batch.num_samples)
         return dataclasses.replace(batch, prepared=prepared)
 
-    def teach(self, batch: Batch) -> Batch:
-        """The batch, its weak targets mixed with the teacher's probabilities."""
+    def teach(self, batch: Batch, step: int) -> Batch:
+        """The batch of ``step``, the teacher's probabilities mixed into its targets."""
         with torch.no_grad():
             probs = self._teacher.model(
                 batch.waveform, batch.num_samples, batch.prepared
@@ -56,14 +56,18 @@ class OnlineTeacher:
             # loss into 3 % after three steps of Adam (tiny test model, 2026-11-23)
             pseudo = probs.half().float()
             targets = mix_targets(pseudo, batch.targets, self._alpha)
-        # read only if the step fails: reading it here would make the host wait
-        self._bad = probs.isnan().any(dim=1)
+        # read only if the step fails: reading it here would make the host wait. The
+        # failure of a step may be known only after the next one.
+        self._bad = {n: bad for n, bad in self._bad.items() if n == step - 1}
+        self._bad[step] = probs.isnan().any(dim=1)
         return dataclasses.replace(batch, targets=targets, prepared=None)
 
-    @property
-    def bad_chunks(self) -> Tensor:
-        """[B] whether a chunk of the last batch got values outside [0, 1]."""
-        return self._bad
+    def bad_chunks(self, step: int) -> Tensor:
+        """[B] whether a chunk of ``step`` got values outside [0, 1].
+
+        Of the last step and of the one before.
+        """
+        return self._bad[step]
 
     def blame(self) -> str:
         """The teacher's name, or that of the members that gave such values.

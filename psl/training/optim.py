@@ -16,13 +16,20 @@ from torch import Tensor, nn, optim
 from psl.training.config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """Adam or AdamW over all parameters."""
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, *, fused: bool = False
+) -> optim.Optimizer:
+    """Adam or AdamW over all parameters.
+
+    ``fused``: as one operation, which also leaves everything as it is where found_inf
+    says so. On the CPU it rounds otherwise than the default.
+    """
     kind = optim.Adam if config.name == "adam" else optim.AdamW
     return kind(
         _groups(model, config),
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
+        fused=fused or None,
     )
 
 
@@ -71,7 +78,23 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:
     """Make the next step use ``value``, times each group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group.get("factor", 1.0)
+        rate = value * group.get("factor", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def make_recordable(optimizer: optim.Optimizer, device: torch.device) -> None:
+    """Have ``optimizer`` read its learning rates from ``device``, where they change.
+
+    What is recorded once would otherwise keep the rate of that step forever.
+    """
+    # the types in which PyTorch's fused Adam reads a rate from a tensor
+    dtype = torch.float32 if device.type == "cuda" else torch.float64
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=dtype, device=device)
+        group["capturable"] = True
 
 
 def _numbers(optimizer: optim.Optimizer) -> list[int]:

@@ -57,6 +57,7 @@ ON_RESUME: dict[str, Rule] = {
     "nonfinite": "free",
     "max_skipped_steps": "free",
     "compile": "free",
+    "cuda_graph": "free",
     "profile": "free",
     "peak_tflops": "free",
     "sync_batch_norm": "consent",

@@ -29,11 +29,13 @@ from psl.training.online import OnlineTeacher
 from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer_tensors
 from psl.training.parts import open_parts
 from psl.training.profile import Profiler
+from psl.training.recording import CudaRecorder
 from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
 from psl.training.speed import Meter, Work, work_of
 from psl.training.step import Stepper
 from psl.training.tracking import Tracking
+from psl.training.verdict import is_read_late
 from psl.weights.checkpoint import TrainingState
 from psl.weights.result import remove_result
 from psl.weights.start import start_from, write_record
@@ -62,8 +64,11 @@ class Run:
     online: OnlineTeacher | None
     """Computes the targets; None if they are stored, or weak."""
     mixup: Mixup | None
-    average: MovingAverage | None
-    """The moving average of the weights; None if they are used as they are."""
+
+    @property
+    def average(self) -> MovingAverage | None:
+        """The moving average of the weights; None if they are used as they are."""
+        return self.step.average
 
     @property
     def bare_model(self) -> nn.Module:
@@ -111,7 +116,7 @@ def open_run(
     facts = {"data": fingerprint, **shared_facts(config)}
     collectives.check_agreement(accelerator, facts)
     saved = read_saved(schedule, fingerprint)
-    step, average = _build_step(config, accelerator, data.audio.index.classes, saved)
+    step = _build_step(config, accelerator, data.audio.index.classes, saved)
     state = saved.training if saved else TrainingState(0, 0, (), fingerprint)
     done = schedule.steps_done(state)
     if accelerator.is_main_process:
@@ -140,7 +145,6 @@ def open_run(
         ),
         online=online,
         mixup=parts.mixup,
-        average=average,
     )
     return run, state
 
@@ -150,7 +154,7 @@ def _build_step(
     accelerator: Accelerator,
     classes: Classes,
     saved: Saved | None,
-) -> tuple[Stepper, MovingAverage | None]:
+) -> Stepper:
     """Model and optimizer as they were saved, or new, and the average. Collective."""
     torch.manual_seed(config.seed)  # here, as opening a teacher draws random numbers
     model = _build_model(config, len(classes), accelerator)
@@ -165,12 +169,13 @@ def _build_step(
         averaged = copy.deepcopy(model)  # before it is wrapped
         if saved is not None:
             averaged.load_state_dict(saved.used)
+    late = is_read_late(accelerator.device) and not runtime.is_deepspeed(accelerator)
     step = Stepper(
         accelerator,
         *_prepare(
             accelerator,
             model,
-            build_optimizer(model, config.optim),
+            build_optimizer(model, config.optim, fused=late),
             saved.optimizer if saved else {},
         ),
         seed=config.seed,
@@ -179,11 +184,13 @@ def _build_step(
         accumulation_steps=config.accumulation_steps,
         nonfinite=config.nonfinite,
         compile_model=config.compile,
+        late=late,
+        recorder=CudaRecorder() if config.cuda_graph else None,
     )
-    if averaged is None or config.optim.ema_decay is None:
-        return step, None
-    trained = accelerator.unwrap_model(step.model)
-    return step, MovingAverage(averaged, trained, config.optim.ema_decay)
+    if averaged is not None and config.optim.ema_decay is not None:
+        trained = accelerator.unwrap_model(step.model)
+        step.average = MovingAverage(averaged, trained, config.optim.ema_decay)
+    return step
 
 
 def _build_model(

@@ -45,6 +45,10 @@ class Schedule:
         """Whether the losses since the last record are recorded after ``step``."""
         return step % self.config.log_every == 0 or self.pauses_after(step)
 
+    def is_settled_after(self, step: int) -> bool:
+        """Whether what came of ``step`` must be known before the next one."""
+        return self.is_recorded_after(step) or self.is_saved_after(step)
+
     def is_saved_after(self, step: int) -> bool:
         """Whether ``step`` is followed by a checkpoint, apart from those of pauses."""
         every = self.config.save_every

@@ -1,15 +1,14 @@
 """One optimizer step: micro-batches, what the ranks exchange, the update.
 
 Owns the arithmetic between a batch and new weights, and the guard before them: no rank
-updates unless loss and gradient of all ranks are finite, and all hear in the same step
+updates unless loss and gradient of all ranks are finite, and all hear of the same step
 that one of them was asked to stop.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,24 +17,13 @@ from torch import Tensor, nn, optim
 
 from psl.data.batch import Batch
 from psl.distributed import collectives, launch, runtime
+from psl.training.averages import MovingAverage
 from psl.training.config import Nonfinite
 from psl.training.loss import psl_loss
 from psl.training.norm_statistics import NormStatistics
-from psl.training.optim import set_learning_rate
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a step; the same on all ranks except for ``own_loss``."""
-
-    loss: float
-    """Mean over the global batch."""
-    own_loss: Tensor
-    """[] mean over this rank's share of it, on the device."""
-    problem: str | None
-    """Why nothing was updated; None if all was well."""
-    stop: bool
-    """Whether any rank was asked to stop."""
+from psl.training.optim import make_recordable, set_learning_rate
+from psl.training.recording import Pieces, Recorder
+from psl.training.verdict import LOSS, NORM, STOP, Outcome, Verdicts, is_bad, problem_of
 
 
 class Stepper:
@@ -46,7 +34,13 @@ class Stepper:
     (DistributedDataParallel would add gradients up in another order in its first step
     than in later ones, so that with 3 or more ranks a resumed run would differ.) Under
     DeepSpeed, model and optimizer are prepared by it, and it reduces the gradients.
+
+    With ``late`` verdicts the host never waits for the step that it queues: whether
+    loss and gradient are finite is decided on the device, and read with the next step.
     """
+
+    average: MovingAverage | None = None
+    """The moving average of the weights, which each update moves; None for none."""
 
     def __init__(
         self,
@@ -60,7 +54,13 @@ class Stepper:
         accumulation_steps: int,
         nonfinite: Nonfinite,
         compile_model: bool,
+        late: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
+        """``late`` needs a fused optimizer; with a ``recorder``, steps are replayed.
+
+        Neither is for DeepSpeed. BatchNorm's buffers become views (NormStatistics).
+        """
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self._seed = seed
         self._is_deepspeed = runtime.is_deepspeed(accelerator)
@@ -72,65 +72,123 @@ class Stepper:
         self._statistics = NormStatistics(
             model, num_parts=accumulation_steps, can_undo=nonfinite == "skip"
         )
+        self._is_late, self._verdicts = late or recorder is not None, Verdicts()
+        self._pieces = Pieces(recorder)
+        device = accelerator.device
+        self._losses = torch.zeros(accumulation_steps, device=device)
+        self._stop, self._bad = torch.zeros((2,), device=device).unbind()
+        self._numbers = torch.zeros(4, device=device)
+        self._flat = torch.zeros(0, device=device)
+        if self._is_late:
+            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+        if recorder is not None:
+            make_recordable(optimizer, device)
 
     def __call__(
         self, batch: Batch, step: int, *, learning_rate: float, stop: bool
-    ) -> Outcome:
+    ) -> list[Outcome]:
         """Optimizer step number ``step`` (from 1) on this rank's share. Collective.
 
-        A loss or gradient that is not finite leaves weights, optimizer and (where the
-        config says skip) BatchNorm statistics as they were.
+        What is known now of the steps so far: of this one, or with late verdicts of the
+        one before. A loss or gradient that is not finite leaves weights, optimizer,
+        average and (where the config says skip) BatchNorm statistics as they were.
         """
         set_learning_rate(self.optimizer, learning_rate)
-        make_gradient = self._by_deepspeed if self._is_deepspeed else self._by_ourselves
-        outcome = make_gradient(batch, step, stop)
-        if outcome.problem is None:
-            self.optimizer.step()
-        else:
-            self._statistics.undo()
-        self.optimizer.zero_grad()
-        return outcome
+        if self._is_deepspeed:
+            return [self._by_deepspeed(batch, step, stop)]
+        self._stop.fill_(float(stop))
+        inputs = self._pieces.inputs(batch)
+        for part, micro_batch in enumerate(_parts(inputs, self._num_parts)):
+            self._seed_part(step, part)
+            backward = functools.partial(self._backward, micro_batch, part)
+            self._pieces.run(f"part {part}", backward)
+        self._pieces.run("pack", self._pack)
+        if not collectives.is_alone():
+            collectives.flat_sum_over_ranks(self._flat)
+        if self._is_late and self.average:
+            self.average.expect(step)
+        update = self._update_unless_bad if self._is_late else self._weigh
+        self._pieces.run("update", update)
+        self._verdicts.put(step, self._numbers)
+        if self._is_late:
+            return self._verdicts.take(leave=1)
+        outcomes = self._verdicts.take()
+        self._update_if(outcomes[0].problem is None, step)
+        return outcomes
 
-    def _by_ourselves(self, batch: Batch, step: int, stop: bool) -> Outcome:
-        """The gradient over the global batch, clipped, in ``.grad``. Collective."""
-        losses: list[Tensor] = []
-        for part, micro_batch in enumerate(_parts(batch, self._num_parts)):
-            loss = self._loss(micro_batch, step, part)
-            (loss / self._num_parts).backward()
-            losses.append(loss.detach())
+    def settle(self) -> list[Outcome]:
+        """What is not yet known of the steps so far; waits for them."""
+        return self._verdicts.take()
+
+    def _backward(self, batch: Batch, part: int) -> None:
+        """Add one part's share to the gradient."""
+        loss = self._loss(batch, part)
+        (loss / self._num_parts).backward()
+        self._losses[part].copy_(loss.detach())
+
+    def _pack(self) -> None:
+        """Make ready what the ranks exchange: ``_flat``."""
         self._statistics.end_parts()
-        own_loss = torch.stack(losses).mean()
-        loss, stop_share = own_loss.clone(), own_loss.new_tensor(float(stop))
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        statistics = self._statistics.averaged
-        collectives.mean_over_ranks([*gradients, *statistics, loss, stop_share])
-        norm = self._clipped_norm(gradients)
-        # The one place where the host waits for the device: the update must not be
-        # queued before the answer is known.
-        values = torch.stack([loss, norm.to(loss), stop_share]).tolist()
-        return Outcome(values[0], own_loss, _problem(*values[:2]), values[2] > 0)
+        self._numbers.copy_(self._losses.mean())
+        self._numbers[STOP].copy_(self._stop)
+        if not collectives.is_alone():
+            self._flat = collectives.pack(self._exchanged())
 
-    def _clipped_norm(self, gradients: list[Tensor]) -> Tensor:
+    def _exchanged(self) -> list[Tensor]:
+        """What is averaged over the ranks, in a fixed order."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        shared = [self._numbers[LOSS], self._numbers[STOP]]
+        return [*gradients, *self._statistics.averaged, *shared]
+
+    def _weigh(self) -> None:
+        """Unpack, clip, and complete ``_numbers``."""
+        if not collectives.is_alone():
+            collectives.unpack_mean(self._flat, self._exchanged())
+        self._numbers[NORM].copy_(self._clipped_norm())
+
+    def _clipped_norm(self) -> Tensor:
         """[] norm of the gradient before clipping, which this does."""
         if self._clip is None:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
             return nn.utils.get_total_norm(gradients)
         return nn.utils.clip_grad_norm_(self._parameters, self._clip)
 
+    def _update_unless_bad(self) -> None:
+        """The update, with the device's own verdict: nothing waits for the host."""
+        self._weigh()
+        self._bad.copy_(is_bad(self._numbers))
+        self.optimizer.step()
+        self._statistics.undo_if(self._bad)
+        if self.average:
+            self.average.update_unless(self._bad)
+        self.optimizer.zero_grad()
+
+    def _update_if(self, good: bool, step: int) -> None:
+        """The update, after the host's verdict."""
+        if good:
+            self.optimizer.step()
+            if self.average:
+                self.average.update(step)
+        else:
+            self._statistics.undo()
+        self.optimizer.zero_grad()
+
     def _by_deepspeed(self, batch: Batch, step: int, stop: bool) -> Outcome:
-        """The same by DeepSpeed, whose last backward also updates. Collective."""
+        """The whole step by DeepSpeed, whose last backward also updates. Collective."""
         losses: list[Tensor] = []
         means: list[float] = []
         problem = None
         for part, micro_batch in enumerate(_parts(batch, self._num_parts)):
             with self.accelerator.accumulate(self.model):
-                loss = self._loss(micro_batch, step, part)
+                self._seed_part(step, part)
+                loss = self._loss(micro_batch, part)
                 losses.append(loss.detach())
                 told = torch.stack([losses[-1], loss.new_tensor(float(stop))])
                 collectives.mean_over_ranks([told])
                 mean, stop_share = told.tolist()
                 means.append(mean)
                 stop = stop_share > 0
-                problem = _problem(mean, 0.0)
+                problem = problem_of(mean, 0.0)
                 if problem is not None:
                     break
                 self.accelerator.backward(loss)
@@ -138,16 +196,18 @@ class Stepper:
         collectives.mean_over_ranks(self._statistics.averaged)
         if problem is None and self.optimizer.step_was_skipped:  # type: ignore
             problem = "gradient norm is not finite"
-        return Outcome(
-            sum(means) / len(means), torch.stack(losses).mean(), problem, stop
-        )
+        self._update_if(problem is None, step)
+        own_loss = torch.stack(losses).mean().item()
+        return Outcome(step, sum(means) / len(means), own_loss, problem, stop)
 
-    def _loss(self, batch: Batch, step: int, part: int) -> Tensor:
+    def _loss(self, batch: Batch, part: int) -> Tensor:
         """[] mean over one part of this rank's share."""
         self._statistics.begin_part(part)
-        self._seed_part(step, part)
         device = self.accelerator.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
+        # without its cache, which would outlive the part in a recording
+        with torch.autocast(
+            device, torch.bfloat16, enabled=self._autocast, cache_enabled=False
+        ):
             clip_probs, _ = self._forward(batch.waveform, batch.num_samples)
         return psl_loss(clip_probs, batch.targets)
 
@@ -160,15 +220,6 @@ class Stepper:
         words = [self._seed, step, number]
         mixed = np.random.SeedSequence(words).generate_state(1, np.uint64)
         torch.manual_seed(int(mixed[0]))
-
-
-def _problem(loss: float, gradient_norm: float) -> str | None:
-    """What is not finite; None if nothing."""
-    if not math.isfinite(loss):
-        return f"loss is {loss}"
-    if not math.isfinite(gradient_norm):
-        return f"gradient norm is {gradient_norm}, not finite"
-    return None
 
 
 def _parts(batch: Batch, number: int) -> Iterator[Batch]:

@@ -250,9 +250,9 @@ class Ear:
         self.masks: list[Any] = []
         teach, step = OnlineTeacher.teach, Stepper.__call__
 
-        def listen(teacher: OnlineTeacher, batch: Batch) -> Batch:
+        def listen(teacher: OnlineTeacher, batch: Batch, step: int) -> Batch:
             self.teacher.append(batch)
-            self.taught.append(teach(teacher, batch))
+            self.taught.append(teach(teacher, batch, step))
             return self.taught[-1]
 
         def learn(stepper: Stepper, batch: Batch, *more: Any, **options: Any) -> Any:

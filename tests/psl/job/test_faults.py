@@ -306,7 +306,7 @@ def test_infinite_samples_leave_the_statistics_as_they_were() -> None:
         num_samples=torch.tensor([32000, 32000]),
         targets=torch.zeros(2, 2),
     )
-    outcome = step(batch, 1, learning_rate=1.0, stop=False)
+    [outcome] = step(batch, 1, learning_rate=1.0, stop=False)
     assert outcome.problem is not None
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name

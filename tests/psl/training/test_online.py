@@ -141,7 +141,7 @@ def test_stored_labels_are_the_teacher_s_in_any_batch_and_order(
         parts = np.split(order, range(size, 48, size))
         stored = [data.batch(rows[part], chunks[part], device) for part in parts]
         for batch in stored:
-            taught = online.teach(batch)
+            taught = online.teach(batch, 1)
             assert taught.targets.dtype == torch.float32
             torch.testing.assert_close(
                 batch.targets, taught.targets, rtol=2 * HALF_STEP, atol=ROUNDING
