@@ -22,7 +22,7 @@ PARSED = ("yaml", "json")
 SHOWN = ("text",)
 """What a command prints, how files lie, formulas."""
 _MARKER = re.compile(r"^<!-- not run: (\S[^>]*?) -->\n\Z", re.MULTILINE)
-_COMMENT = re.compile(r"<!--\s*not[ _-]?run", re.IGNORECASE)
+_COMMENT = re.compile(r"^\s*<!--\s*not[ _-]?run", re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 
 
