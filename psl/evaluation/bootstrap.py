@@ -18,9 +18,8 @@ from torch.nn.functional import embedding_bag
 from psl.evaluation.labels import Labels
 from psl.evaluation.metrics import RECALL_THRESHOLD, d_prime, label_precisions
 from psl.evaluation.score_tables import ScoreTable, as_table
+from psl.evaluation.student import CONFIDENCE
 
-CONFIDENCE = 0.95
-"""Share of an interval."""
 MIN_POSITIVES = 2
 """A class needs so many clips for an interval."""
 _COUNTS_AT_A_TIME = 1 << 23

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psl.evaluation.bootstrap import CONFIDENCE, interval, resample
+from psl.evaluation.bootstrap import interval, resample
 from psl.evaluation.labels import Labels
 from psl.evaluation.measured import BOUNDS
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.stored import OpenScores, open_scores
+from psl.evaluation.student import CONFIDENCE, student_quantile
 from shards.format.classes import class_difference
 
 _UNBOUNDED = (-math.inf, math.inf)
@@ -64,6 +65,8 @@ class Difference:
     """Standard error of ``value`` by the choice of clips."""
     seed_error: float | None
     """The same by the seeds of the runs; None unless both systems have two or more."""
+    over_clips: tuple[float, float]
+    """Ends of the 95 % interval by the choice of clips alone."""
 
     @property
     def is_more_than_noise(self) -> bool:
@@ -105,28 +108,15 @@ def difference(first: System, second: System) -> Difference:
         )
     clip_error = float(np.nanstd(resampled, ddof=1))
     if min(len(first.values), len(second.values)) < 2:
-        return Difference(value, *found, clip_error, None)
+        return Difference(value, *found, clip_error, None, found)
     both = (first, second)
     seeds = sum(s.seed_variance for s in both)
     total = clip_error**2 + seeds
     spread = sum(s.seed_variance**2 / (len(s.values) - 1) for s in both)
     freedom = total**2 / spread if spread else math.inf
     half = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
-    return Difference(value, value - half, value + half, clip_error, math.sqrt(seeds))
-
-
-def student_quantile(share: float, freedom: float) -> float:
-    """The quantile of Student's t; numerically, to about 1e-5.
-
-    With t = sqrt(freedom) tan(a), its density in a is cos(a) ** (freedom - 1).
-    """
-    freedom = min(freedom, 1e6)
-    edge = math.pi / 2 if freedom < 1e3 else min(math.pi / 2, 12 / math.sqrt(freedom))
-    angle = np.linspace(-edge, edge, 400_001)
-    density = np.cos(angle) ** (freedom - 1)
-    steps = (density[1:] + density[:-1]) / 2
-    total = np.append(0, np.cumsum(steps)) / steps.sum()
-    return float(math.sqrt(freedom) * math.tan(np.interp(share, total, angle)))
+    ends = value - half, value + half
+    return Difference(value, *ends, clip_error, math.sqrt(seeds), found)
 
 
 def compare(

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from psl.evaluation.bootstrap import CONFIDENCE, MIN_POSITIVES, interval, resample
+from psl.evaluation.bootstrap import MIN_POSITIVES, interval, resample
 from psl.evaluation.config import DEFAULT_RESAMPLES
 from psl.evaluation.labels import Labels
 from psl.evaluation.metrics import Metrics
 from psl.evaluation.score_tables import ScoreTable
+from psl.evaluation.student import CONFIDENCE
 
 BOUNDS = {"d_prime": (-math.inf, math.inf)}
 """Of metrics that are not in [0, 1]."""
