@@ -94,16 +94,21 @@ def on_disk(
 
 
 def print_memory(args: argparse.Namespace) -> None:
-    """A line for each number of clips."""
+    """A row for each number of clips."""
+    print(
+        f"| Clips, {args.classes} classes | Scores on disk, GB | Peak of the process, "
+        f"MB | Metrics, s of a core | {args.resamples} resamples, s of a core |"
+    )
+    print("|---" * 5 + "|")
     for num_clips in args.memory:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             given = (num_clips, args.classes, args.resamples, args.folder)
             of_metrics, of_bootstrap, peak = pool.apply(on_disk, given)
+        size = 4 * num_clips * args.classes / 1e9
         print(
-            f"{num_clips} clips of {args.classes} classes on disk "
-            f"({4 * num_clips * args.classes / 1e9:.1f} GB): peak of the process "
-            f"{peak / 1e6:.0f} MB; metrics {of_metrics:.1f} s, {args.resamples} "
-            f"resamples {of_bootstrap:.1f} s of a core"
+            f"| {num_clips:,} | {size:.2f} | {peak / 1e6:.0f} | {of_metrics:.1f} "
+            f"| {of_bootstrap:.1f} |",
+            flush=True,
         )
 
 
