@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> None:
-    """Evaluate a checkpoint and write the results. Collective."""
+    """Evaluate a checkpoint, leave the job and write the results. Collective."""
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> None:
             of_segments = found.sum_over_ranks()
             in_time = measure_segments(segments, of_segments, shared.of_audio)
         collectives.from_main(lambda: _check_finite(scores, index, what))
+        launch.leave_job(accelerator)  # nobody waits while rank 0 measures
         if scores is not None:
             summary = _measure_and_write(
                 config, index, shared, scores, references, in_time
@@ -144,6 +145,4 @@ def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
 
 def run_evaluation(config: EvaluateConfig) -> None:
     """Join the job and evaluate. Collective."""
-    accelerator = launch.join_job()
-    evaluate(config, accelerator)
-    launch.leave_job(accelerator)
+    evaluate(config, launch.join_job())

@@ -26,6 +26,7 @@ from psl.evaluation.score_tables import ScoreTable, SomeClips
 from psl.evaluation.stored import open_scores, read_scores, write_table
 from shards.errors import ShardError
 from shards.system.exits import JobError
+from tests.jobs import SERVER, free_port
 
 NUM_CLIPS, NUM_CLASSES = 101, 7
 
@@ -213,6 +214,46 @@ def test_a_disk_that_fills_up_later_is_said_and_leaves_nothing(
     with pytest.raises(OSError, match="quota exceeded while writing .* of scores; "):
         evaluate.main(words)
     assert not list(tmp_path.iterdir())
+
+
+def _evaluate_without_space(rank: int, port: int, words: list[str], out: Path) -> None:
+    """One of two ranks; the disk of rank 0 fills up. What is raised goes to ``out``."""
+
+    def full(*given: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    if rank == 0:
+        os.pwrite = full
+    try:
+        evaluate.main(words)
+    except OSError as error:
+        out.write_text(str(error))
+
+
+def test_all_ranks_end_when_the_disk_of_the_first_is_full(
+    teacher: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """The others would wait for it until their time is up, on machines that cost."""
+    words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path}/out"]
+    told = [tmp_path / "0.txt", tmp_path / "1.txt"]
+    port = free_port()
+    ranks = [
+        SERVER.Process(target=_evaluate_without_space, args=(rank, port, words, path))
+        for rank, path in enumerate(told)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(200)
+        process.kill()
+    for path in told:
+        assert (
+            "No space left on device while writing 0.0 GB of scores" in path.read_text()
+        )
+    assert sorted(tmp_path.iterdir()) == told
 
 
 def test_clips_without_scores_are_refused(tmp_path: Path) -> None:
