@@ -35,7 +35,9 @@ class Results:
     def tables(self, file: str) -> list[str]:
         """FILE.TABLE of each table of a file."""
         stored = self.stored(file)
-        names = list(stored.tables) + (list(REAL_TABLES) if stored.real else [])
+        names = list(stored.tables)
+        if stored.real:
+            names += [name for name, lines in REAL_TABLES.items() if lines(stored.real)]
         found = [f"{file}.{name}" for name in names]
         return found + [t for t in LAYOUTS if stored.systems and _file(t) == file]
 
