@@ -12,7 +12,7 @@ from torch import Tensor
 from psl.detection.config import EventsConfig
 from psl.detection.events import Events, ScoredClip
 from psl.evaluation.opened import open_model
-from psl.evaluation.scoring import score_clips
+from psl.evaluation.scoring import visit_clips
 from psl.evaluation.true_events import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import Checkpoint
@@ -60,7 +60,7 @@ def score_frames(
             events = truth.get(row, NO_EVENTS)
             clips[place] = ScoredClip(index.key(row), scores, edges, events)
 
-    score_clips(
+    visit_clips(
         opened.model,
         index,
         accelerator,

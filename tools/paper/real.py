@@ -29,7 +29,7 @@ from tools.paper.real_job import (
     system_steps,
     teacher_steps,
 )
-from tools.paper.real_results import fill_page, write_results
+from tools.paper.real_results import write_results
 from tools.paper.steps import Chain, Step
 
 
@@ -83,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "--page",
         type=Path,
         metavar="MD",
-        help="also put the tables between the marks of this page, and the pictures "
-        "into the folder images next to it",
+        help="also put the tables between the marks of this page, the pictures into "
+        "the folder images next to it, and the numbers into results",
     )
     return parser
 
@@ -167,9 +167,7 @@ def report(job: RealJob, page: Path | None) -> None:
     """Write and print the tables, and draw the pictures."""
     from tools.paper.real_pictures import draw_pictures  # loads matplotlib and torch
 
-    text = write_results(job)
-    if page is not None:
-        fill_page(page, text)
+    text = write_results(job, page)
     draw_pictures(job, job.root if page is None else page.parent / "images")
     print(text)
 

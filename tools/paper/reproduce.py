@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from shards.system.files import write_atomic
 from tools.paper import real
 from tools.paper.mini_chain import PROFILES, Profile, data_steps, teacher_steps
 from tools.paper.numbers import TABLES, Row, Table
-from tools.paper.results import Summary, paper_table, summarise
+from tools.paper.results import Summary, paper_table, summarise, with_dev
 from tools.paper.steps import (
     Chain,
     Step,
@@ -30,6 +29,7 @@ from tools.paper.steps import (
     num_processes,
     train_step,
 )
+from tools.results.stored import measured_now, write_stored
 
 CONFIGS = Path("configs")
 AUDIOSET = Profile(
@@ -185,15 +185,17 @@ def _data_words(job: Reproduction, row: Row) -> list[str]:
 
 def read_results(job: Reproduction) -> Summary:
     """What is there of the table, of every row and seed that was ever run."""
-    metrics: dict[str, list[str]] = {}
+    found: dict[str, list[Path]] = {}
     folders = {row: job.run_dir(row, 0).name for row in job.table.rows}
     for row, folder in folders.items():
-        found = job.profile.root.glob(f"seed*/{folder}/eval/metrics.json")
-        by_seed = sorted(found, key=lambda path: int(path.parts[-4][4:]))
-        metrics[row] = [path.read_text(encoding="utf-8") for path in by_seed]
+        paths = job.profile.root.glob(f"seed*/{folder}/eval/metrics.json")
+        found[row] = sorted(paths, key=lambda path: int(path.parts[-4][4:]))
     teacher = job.profile.root / "teacher" / "eval" / "metrics.json"
-    metrics["teacher"] = [teacher.read_text("utf-8")] if teacher.exists() else []
-    return summarise({system: texts for system, texts in metrics.items() if texts})
+    found["teacher"] = [teacher] if teacher.exists() else []
+    texts = {row: [path.read_text("utf-8") for path in found[row]] for row in found}
+    summary = summarise({system: of for system, of in texts.items() if of})
+    runs = {row: [path.parents[1] for path in paths] for row, paths in found.items()}
+    return with_dev(summary, runs)
 
 
 def report(job: Reproduction) -> str:
@@ -204,10 +206,10 @@ def report(job: Reproduction) -> str:
     where = (
         f"{kind}, {len(evaluation.classes)} classes, {len(evaluation)} evaluation clips"
     )
-    text = paper_table(job.table, summary, where)
+    text = paper_table(job.name, summary, where)
     write_atomic(job.profile.root / f"{job.name}{job.suffix}.md", text)
-    values = json.dumps(summary, indent=1)
-    write_atomic(job.profile.root / f"{job.name}{job.suffix}.json", values + "\n")
+    stored = measured_now(systems=summary)
+    write_stored(job.profile.root / f"{job.name}{job.suffix}.json", stored)
     return text
 
 

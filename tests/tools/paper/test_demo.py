@@ -49,7 +49,7 @@ def test_the_demo_runs_to_its_report_and_skips_what_is_done(
     table = json.loads((root / "table.json").read_text())
     assert list(table) == ["teacher", "baseline", "psl_10s", "psl_5s", "psl_2s"]
     assert all(0 < value < 100 for value in table.values())
-    seeds = json.loads((root / "table_seeds.json").read_text())
+    seeds = json.loads((root / "table_seeds.json").read_text())["systems"]
     assert len(seeds["psl_2s"]["values"]) == 1
     pictures = {path.name for path in (root / "report").glob("*.png")}
     assert pictures == {"table.png", "curves.png", "clip.png"}
@@ -70,8 +70,12 @@ def test_table_2_takes_over_what_the_demonstration_trained(
     words = ["--profile", "smoke", "--rows", "baseline,psl_2s", "--jobs", "2"]
     output = run_tool(folder, "tools.paper.reproduce", "table2", *words)
     assert output.count("done already") == 12 and "python -m" not in output
-    table = json.loads((folder / "runs" / "smoke" / "table2.json").read_text())
-    demo = json.loads((folder / "runs" / "smoke" / "table_seeds.json").read_text())
+    table = json.loads((folder / "runs" / "smoke" / "table2.json").read_text())[
+        "systems"
+    ]
+    demo = json.loads((folder / "runs" / "smoke" / "table_seeds.json").read_text())[
+        "systems"
+    ]
     # psl_10s and psl_5s, too: a table shows all that is there
     assert {name: row["values"] for name, row in table.items()} == {
         name: row["values"] for name, row in demo.items()
