@@ -62,6 +62,9 @@ class Events:
         return Events(self.label[own], self.onset[own], self.offset[own])
 
 
+NO_EVENTS = Events.of([])
+
+
 @dataclass(frozen=True)
 class ScoredClip:
     """One clip: what a model says, and what is true."""

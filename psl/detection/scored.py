@@ -1,4 +1,4 @@
-"""The frames of a dataset's clips, with their true events where these are known.
+"""The frames of a dataset's clips by a model, with their true events where known.
 
 Owns how frame probabilities get their place in time.
 """
@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from psl.detection.config import EventsConfig
-from psl.detection.events import Events, ScoredClip
+from psl.detection.events import NO_EVENTS, Events, ScoredClip
+from psl.detection.truth import events_by_row
+from psl.evaluation.frames import frame_edges
 from psl.evaluation.opened import open_model
 from psl.evaluation.scoring import score_clips
 from psl.evaluation.true_events import open_events
@@ -18,8 +20,6 @@ from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import Checkpoint
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
-
-NO_EVENTS = Events.of([])
 
 
 def score_frames(
@@ -72,18 +72,6 @@ def score_frames(
     return [clips[place] for place in range(len(rows))], shared.classes
 
 
-def frame_edges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """[T + 1] float64, in samples: where frames from ``starts`` to ``stops`` [T] part.
-
-    Windows that overlap stand for what is nearest to their middles.
-    """
-    parts = starts[1:].astype(np.float64)
-    if (stops[:-1] > starts[1:]).any():
-        middles = (starts + stops) / 2
-        parts = (middles[:-1] + middles[1:]) / 2
-    return np.concatenate([[0.0], parts, stops[-1:]])
-
-
 def _read_truth(
     config: EventsConfig, index: Index, strong: str | None, of_audio: list[int]
 ) -> tuple[dict[int, Events], np.ndarray]:
@@ -94,18 +82,5 @@ def _read_truth(
     if strong is None:
         return {}, np.arange(len(index))
     found = open_events(strong, index, config.max_left_out)
-    rate = index.properties["sample_rate"]
-    column = {audio: place for place, audio in enumerate(of_audio)}
-    rows: dict[int, list[tuple[int, float, float]]] = {}
-    for row, start, stop, label in zip(
-        found.row.tolist(),
-        found.start.tolist(),
-        found.stop.tolist(),
-        found.label.tolist(),
-        strict=True,
-    ):
-        if label in column:
-            event = (column[label], start / rate, stop / rate)
-            rows.setdefault(row, []).append(event)
-    events = {row: Events.of(listed).joined() for row, listed in rows.items()}
-    return events, np.flatnonzero(found.covered)
+    truth = events_by_row(found, of_audio, index.properties["sample_rate"])
+    return truth, np.flatnonzero(found.covered)

@@ -21,7 +21,13 @@ from psl.evaluation.opened import open_model
 from psl.evaluation.references import open_references, weak_labels
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.scoring import score_clips
-from psl.evaluation.segments import Segments, SegmentScores, measure_segments
+from psl.evaluation.segment_scores import SegmentScores
+from psl.evaluation.segments import (
+    SEGMENT_SECONDS,
+    Segments,
+    default_overlap,
+    measure_segments,
+)
 from psl.evaluation.stored import StoredScores, write_scores
 from psl.evaluation.true_events import open_events
 from psl.evaluation.windows import frame_bounds
@@ -107,9 +113,9 @@ def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
     """The segments of the clips of ``index`` that the strong CSV names, if any."""
     if config.strong is None:
         return None
-    seconds = config.segment_seconds or 1.0
+    seconds = config.segment_seconds or SEGMENT_SECONDS
     events = open_events(config.strong, index, config.max_left_out)
-    overlap = config.min_overlap or min(0.25, seconds / 4)
+    overlap = config.min_overlap or default_overlap(seconds)
     return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 
 

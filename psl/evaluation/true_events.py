@@ -70,6 +70,20 @@ class Events:
         """Where the events of clips ``first`` to ``past`` stand."""
         return slice(*np.searchsorted(self.row, [first, past]).tolist())
 
+    def only(self, rows: np.ndarray) -> Events:
+        """As if the CSV named no other clips than ``rows``."""
+        covered = np.zeros_like(self.covered)
+        covered[rows] = self.covered[rows]
+        kept = covered[self.row]
+        return replace(
+            self,
+            row=self.row[kept],
+            start=self.start[kept],
+            stop=self.stop[kept],
+            label=self.label[kept],
+            covered=covered,
+        )
+
     def with_ancestors(self, implied: np.ndarray) -> Events:
         """With an event of each class that a class implies, by ``implied`` [C, C]."""
         event, label = np.nonzero(implied[self.label])

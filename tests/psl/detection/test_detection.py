@@ -17,7 +17,7 @@ from psl.detection.events import Events, ScoredClip
 from psl.detection.f1 import count_events, count_segments
 from psl.detection.psds import PSDS1, PSDS2, psds
 from psl.detection.rules_file import read_rules, to_json
-from psl.detection.scored import frame_edges
+from psl.evaluation.frames import frame_edges
 from psl.evaluation.true_events import read_events
 from shards.errors import ShardError
 from shards.format.classes import Classes
