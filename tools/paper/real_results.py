@@ -13,8 +13,8 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.system.files import write_atomic
+from tools.paper.events import events_table
 from tools.paper.numbers import TABLES, TEACHER
-from tools.paper.real_events import events_table
 from tools.paper.real_job import ALL, CHUNKS, SYSTEMS, RealJob
 from tools.paper.spread import described, interval
 
@@ -40,7 +40,6 @@ NUM_RESAMPLES = 1000
 ORDER = tuple(SYSTEMS)
 Values = dict[int, dict[str, float]]
 """By seed, the measures in percent."""
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def read_values(job: RealJob) -> dict[str, Values]:
@@ -234,28 +233,12 @@ def render(job: RealJob) -> str:
     if others:
         lines += ["Variants of PSL-2s:", ""]
         lines += [*system_table(values, ["psl_2s", *others]), ""]
-    if events := events_table(job):
+    if events := events_table(job.events):
         lines += ["Events in time, found and measured by psl.events:", "", *events, ""]
     if quality := quality_table(job):
         title = "The teacher's labels of the training scenes against the true events:"
         lines += [title, "", *quality, ""]
     return "\n".join(lines)
-
-
-def fill_page(page: Path, text: str) -> None:
-    """Replace what is between the two marks in ``page``.
-
-    Raises ShardError unless the page has each of them once, in order.
-    """
-    old = page.read_text(encoding="utf-8")
-    if [old.count(BEGIN), old.count(END)] != [1, 1] or old.index(BEGIN) > old.index(
-        END
-    ):
-        raise ShardError(f"{page}: expected one line {BEGIN} and below it one {END}")
-    before, rest = old.split(BEGIN)
-    write_atomic(
-        page, f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
-    )
 
 
 def write_results(job: RealJob) -> str:

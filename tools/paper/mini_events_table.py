@@ -1,0 +1,166 @@
+"""The table of events in time on the miniature AudioSet, from what the commands left.
+
+Owns which rows there are, the arithmetic over seeds, and the Markdown. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from shards.errors import ShardError
+from shards.system.files import write_atomic
+from tools.paper.events import (
+    FORMS,
+    MEASURES,
+    EventsJob,
+    header,
+    read_measures,
+    read_seeds,
+    row,
+)
+from tools.paper.numbers import TABLES
+from tools.paper.spread import interval
+
+ROWS = ("baseline", "psl_10s", "psl_5s", "psl_2s")
+CHUNKS = (10, 5, 2)
+"""Lengths of the chunks whose labels are measured, s."""
+SEGMENTS = "segments"
+"""Folder of psl.evaluate's numbers, in that of psl.events."""
+COLUMNS = {
+    "psds1": MEASURES["psds1"],
+    "psds2": MEASURES["psds2"],
+    "segment_mAP": "1-s segment mAP %",
+    "segment_f1_macro": MEASURES["segment_f1_macro"],
+    "event_f1_macro": MEASURES["event_f1_macro"],
+}
+KINDS = {
+    "coarse": ("events", "", "Frames of 0.64 s"),
+    "fine": ("events", "_fine", "Frames of 0.16 s"),
+    "windows": ("events_fine", "", f"{FORMS['events_fine'].title}"),
+}
+"""Folder in a run, what the run's name ends in, and words for it."""
+BY_SEED = dict[int, dict[str, float]]
+Found = Mapping[tuple[str, str], BY_SEED]
+"""By kind and system."""
+
+
+def events_job(root: Path, data: Path) -> EventsJob:
+    """What is measured of a mini set in ``data`` and its runs in ``root``."""
+    titles = {name: TABLES["table2"].rows[name].title for name in ROWS}
+    shards = data / "shards"
+    return EventsJob(root, shards / "eval", shards / "dev", data / "strong.csv", titles)
+
+
+def read_values(job: EventsJob) -> dict[tuple[str, str], BY_SEED]:
+    """The measures of each kind and system, of seeds that have all of them."""
+    found = {}
+    for kind, (folder, suffix, _) in KINDS.items():
+        for name in ROWS:
+            system = f"{name}{suffix}"
+            events = read_seeds(job, system, folder, tuple(MEASURES))
+            seeds = {
+                seed: values | segments
+                for seed, values in events.items()
+                if (segments := _segments(job.root / f"seed{seed}/{system}/{folder}"))
+            }
+            if seeds:
+                found[kind, name] = seeds
+    return found
+
+
+def _segments(folder: Path) -> dict[str, float] | None:
+    """What psl.evaluate says of segments, in percent."""
+    path = folder / SEGMENTS / "metrics.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {"segment_mAP": 100 * found["segments"]["mAP"]}
+
+
+def teacher_rows(job: EventsJob) -> list[str]:
+    """The teacher over time, and its labels."""
+    lines = []
+    for folder, form in FORMS.items():
+        path = job.root / "teacher" / folder
+        values = read_measures(path / "metrics.json", tuple(MEASURES))
+        segments = _segments(path)
+        if values is not None and segments is not None:
+            title = KINDS["coarse"][2] if folder == "events" else form.title
+            lines.append(row("Teacher", title, [values | segments], tuple(COLUMNS)))
+    for seconds in CHUNKS:
+        path = job.root / f"labels_eval_{seconds}s" / "report" / "report.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))["in_time"]
+            values = {name: 100 * found[name] for name in COLUMNS}
+            title = f"Labels of {seconds}-s chunks"
+            lines.append(row("Teacher", title, [values], tuple(COLUMNS)))
+    return lines
+
+
+def difference_rows(found: Found) -> list[str]:
+    """What one system or kind has more than another, paired by seed."""
+    pairs = []
+    for kind in KINDS:
+        ways = [*zip(ROWS[1:], ROWS, strict=False), (ROWS[-1], ROWS[0])]
+        pairs += [((kind, one), (kind, two)) for one, two in ways]
+    pairs += [(("fine", name), ("coarse", name)) for name in ROWS]
+    lines = []
+    for one, two in pairs:
+        both = sorted(found.get(one, {}).keys() & found.get(two, {}).keys())
+        if not both:
+            continue
+        cells = []
+        for measure in COLUMNS:
+            gaps = [found[one][s][measure] - found[two][s][measure] for s in both]
+            limits = interval(gaps)
+            more = "" if limits is None else " ({:+.1f} to {:+.1f})".format(*limits)
+            cells.append(f"{fmean(gaps):+.1f}{more}")
+        scored, titles = KINDS[one[0]][2], [_title(name) for _, name in (one, two)]
+        what = f"{titles[0]} minus {titles[1]}"
+        if one[0] != two[0]:
+            what, scored = titles[0], f"{scored} minus {KINDS[two[0]][2].lower()}"
+        lines.append(f"| {what} | {scored} | {' | '.join(cells)} | {len(both)} |")
+    return lines
+
+
+def _title(name: str) -> str:
+    return TABLES["table2"].rows[name].title
+
+
+def render(job: EventsJob) -> str:
+    """All that was measured, in Markdown. ShardError if no student was."""
+    found = read_values(job)
+    if not found:
+        raise ShardError(
+            f"{job.root}: no measured student in it; run this without --report first"
+        )
+    lines = [
+        "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
+        "Student's t).",
+        "",
+        *header(COLUMNS),
+    ]
+    for (kind, name), seeds in found.items():
+        values = tuple(seeds.values())
+        lines.append(row(_title(name), KINDS[kind][2], values, tuple(COLUMNS)))
+    lines += teacher_rows(job)
+    if differences := difference_rows(found):
+        head = header(COLUMNS)
+        head[0] = head[0].replace("System", "Difference")
+        lines += ["", "Differences, paired by seed, with the same interval:", ""]
+        lines += [*head, *differences]
+    return "\n".join([*lines, ""])
+
+
+def write_results(job: EventsJob) -> str:
+    """Write ROOT/EVENTS.md and EVENTS.json; the Markdown."""
+    text = render(job)
+    write_atomic(job.root / "EVENTS.md", text)
+    values = {
+        f"{kind} {name}": seeds for (kind, name), seeds in read_values(job).items()
+    }
+    write_atomic(job.root / "EVENTS.json", json.dumps(values, indent=1) + "\n")
+    return text
