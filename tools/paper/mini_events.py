@@ -57,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         default=",".join(ROWS),
         help="students, of %(default)s (default: all)",
     )
+    add(
+        "--frames",
+        choices=("both", "coarse", "fine"),
+        default="both",
+        help="students with frames of 0.64 s (coarse), of 0.16 s, or both (default)",
+    )
     add("--jobs", type=int, default=2, help="students at a time (default 2)")
     add("--print", action="store_true", help="show the commands and run none of them")
     add("--report", action="store_true", help="run nothing: the table of what is there")
@@ -81,7 +87,8 @@ def _jobs(
     if args.jobs < 1:
         parser.error("--jobs: expected 1 or more")
     job = Reproduction("table2", profile, rows, tuple(map(int, seeds)), None)
-    return [job, dataclasses.replace(job, fine=True)]
+    kinds = {"coarse": [False], "fine": [True], "both": [False, True]}[args.frames]
+    return [dataclasses.replace(job, fine=fine) for fine in kinds]
 
 
 def measure_steps(

@@ -103,6 +103,16 @@ def test_finer_students_differ_in_their_frames_alone(
         assert same == fine
 
 
+@pytest.mark.parametrize(("frames", "end"), [("coarse", "2s"), ("fine", "2s_fine")])
+def test_one_kind_of_frames_can_be_made_alone(
+    tools: ModuleType, capsys: pytest.CaptureFixture[str], frames: str, end: str
+) -> None:
+    """Whoever has no time for both would get neither."""
+    words = ("--rows", "psl_2s", "--seeds", "1", "--frames", frames)
+    runs = [c.run_dir for m, c in commands(tools, capsys, *words) if m == "psl.train"]
+    assert runs == ["r/teacher", f"r/seed1/psl_{end}"]
+
+
 def test_labels_have_the_rules_of_their_teacher_in_such_windows(
     tools: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
