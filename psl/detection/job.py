@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,6 +24,8 @@ from psl.distributed import launch
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
+
+_log = logging.getLogger(__name__)
 
 
 def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, object]:
@@ -85,7 +88,15 @@ def _rules(
             "pack both with one class list"
         )
     rules = fit_rules(clips, len(classes), measure=config.fit_for, base=base)
-    return rules, {"fitted_to": config.fit_audio, "for": config.fit_for}
+    has_events = {label for clip in clips for label in clip.truth.label.tolist()}
+    unfitted = [mid for c, mid in enumerate(classes.mids) if c not in has_events]
+    if unfitted:
+        _log.warning(
+            "%s: no event of %d of %d classes, such as %s; their rules are not fitted",
+            *(config.fit_strong, len(unfitted), len(classes), unfitted[0]),
+        )
+    how = {"fitted_to": config.fit_audio, "for": config.fit_for}
+    return rules, {**how, "not_fitted": unfitted}
 
 
 def _table(

@@ -76,10 +76,11 @@ def measure(clips: Sequence[ScoredClip], rules: Sequence[Rule]) -> Measured:
 
     Raises ValueError if there is no clip or no true event, or a probability is NaN.
     """
+    psds1 = psds(clips, PSDS1)
     labels = np.concatenate([clip.truth.label for clip in clips])
     frames = np.concatenate([np.diff(clip.edges) for clip in clips])
     return Measured(
-        psds1=psds(clips, PSDS1),
+        psds1=psds1,
         psds2=psds(clips, PSDS2),
         event_f1=count(clips, rules, "event").f1,
         segment_f1=count(clips, rules, "segment").f1,

@@ -15,7 +15,7 @@ from psl.detection.truth import events_by_row
 from psl.evaluation.frames import frame_edges
 from psl.evaluation.opened import open_model
 from psl.evaluation.scoring import score_clips
-from psl.evaluation.true_events import open_events
+from psl.evaluation.strong import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import Checkpoint
 from shards.format.classes import Classes
@@ -57,6 +57,11 @@ def score_frames(
         probs = frame_probs[:, : len(starts), shared.of_audio].cpu().numpy()
         for place, scores in zip(places.tolist(), probs, strict=True):
             row = int(rows[place])
+            if not np.isfinite(scores).all():
+                raise ValueError(
+                    f"{checkpoint.folder} on {index.place(row)}: a probability is not "
+                    "finite; the model is broken"
+                )
             events = truth.get(row, NO_EVENTS)
             clips[place] = ScoredClip(index.key(row), scores, edges, events)
 
@@ -81,6 +86,6 @@ def _read_truth(
     """
     if strong is None:
         return {}, np.arange(len(index))
-    found = open_events(strong, index, config.max_left_out)
+    found = open_events(strong, index, config.max_left_out, of_audio)
     truth = events_by_row(found, of_audio, index.properties["sample_rate"])
     return truth, np.flatnonzero(found.covered)

@@ -29,7 +29,7 @@ from psl.evaluation.segments import (
     measure_segments,
 )
 from psl.evaluation.stored import StoredScores, write_scores
-from psl.evaluation.true_events import open_events
+from psl.evaluation.strong import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import load_checkpoint
 from shards.format.index import Index, open_index
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         batch_size=config.batch_size,
     )
     shared = opened.shared
-    segments, found = _open_segments(config, index), None
+    segments, found = _open_segments(config, index, shared.of_audio), None
     if segments is not None:
         bounds = functools.partial(frame_bounds, opened.framed)
         found = SegmentScores(segments, bounds, accelerator.device)
@@ -66,13 +66,13 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         loader=config.loader,
         on_frames=found.add if found else lambda places, probs: None,
     )
-    in_time = None
-    if segments is not None and found is not None:
-        in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
     targets = weak_labels(index)
     if len(shared.classes) < len(index.classes):
         scores, targets = scores[:, shared.of_audio], targets[:, shared.of_audio]
     _check_finite(scores, index, what)
+    in_time = None
+    if segments is not None and found is not None:
+        in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
     metrics = evaluate_scores(targets, scores)
     if accelerator.is_main_process:
         measured = measure(
@@ -109,12 +109,17 @@ def _check_finite(scores: np.ndarray, index: Index, what: str) -> None:
         )
 
 
-def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
-    """The segments of the clips of ``index`` that the strong CSV names, if any."""
+def _open_segments(
+    config: EvaluateConfig, index: Index, columns: list[int]
+) -> Segments | None:
+    """The segments of the clips of ``index`` that the strong CSV names, if any.
+
+    Classes ``columns`` are measured.
+    """
     if config.strong is None:
         return None
     seconds = config.segment_seconds or SEGMENT_SECONDS
-    events = open_events(config.strong, index, config.max_left_out)
+    events = open_events(config.strong, index, config.max_left_out, columns)
     overlap = config.min_overlap or default_overlap(seconds)
     return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 

@@ -219,6 +219,34 @@ def test_events_of_clips_without_labels_are_said_to_measure_nothing(
     assert "## Events in time\n\nNo clip with labels has a true event" in summary
 
 
+@pytest.mark.parametrize(
+    "event", [("clip0_0", 5.0, 6.0, "/m/low"), ("clip0_0", 0.0, 1.0, "/m/new")]
+)
+def test_events_that_may_all_be_left_out_leave_a_report_without_them(
+    dataset: Path, tmp_path: Path, event: tuple[str, float, float, str]
+) -> None:
+    """A mean of nothing would be a NaN, which no JSON reader takes."""
+    audio = open_index(dataset, kind="audio")
+    labels = write_labels(tmp_path / "labels", audio, PROBS)
+    strong = write_events(tmp_path / "strong.csv", [event])
+    words = ["--strong", str(strong), "--max-left-out", "1", "--no-pictures"]
+    report = make_report(labels, dataset, tmp_path / "out", *words)
+    assert report["in_time"] is None and report["events"]["used"] == 0
+    assert "nan" not in (tmp_path / "out" / "report.md").read_text().lower()
+
+
+def test_one_clip_of_one_class_has_every_number(dataset: Path, tmp_path: Path) -> None:
+    """Whoever annotated a single clip would meet a crash, or a NaN."""
+    audio = open_index(dataset, kind="audio")
+    labels = open_index(write_labels(tmp_path / "labels", audio, PROBS), kind="labels")
+    strong = write_events(tmp_path / "strong.csv", EVENTS[:1])
+    found = measured(audio, labels, strong, 8000)
+    assert found is not None
+    values = found.summary()
+    assert (values["num_clips"], values["num_classes"], values["psds1"]) == (1, 1, 1.0)
+    assert all(math.isfinite(value) for value in values.values())
+
+
 def test_labels_and_their_teacher_in_windows_have_the_same_numbers(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
