@@ -212,7 +212,7 @@ def make_report(study: Study) -> dict[str, Any]:
     classes, columns = study.audio.classes, quality.per_class(seen, settings.threshold)
     if study.in_time is not None:
         report["in_time"] = study.in_time.summary() | {"rules": settings.rules}
-        columns |= study.in_time.per_class()
+        columns |= study.in_time.measured.columns()
     report["per_class"] = [
         {"mid": classes.mids[c], "name": classes.names[c]}
         | {name: plain(values[c]) for name, values in columns.items()}

@@ -1,4 +1,4 @@
-"""What each system knows about when: PSDS and F1 of events, by psl.events.
+"""What each system knows about when: PSDS, F1 and segment mAP, by psl.events.
 
 Owns these steps and their table, for any set. Thresholds and filters are fitted on dev,
 class by class; PSDS needs none.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.errors import ShardError
 from tools.paper.spread import described
 from tools.paper.steps import Step, python
 
@@ -21,7 +22,7 @@ class Form:
 
     title: str
     words: tuple[str, ...] = ()
-    """Keys of psl.events and psl.evaluate."""
+    """Keys of psl.events."""
 
 
 FORMS = {
@@ -34,6 +35,7 @@ FORMS = {
 MEASURES = {
     "psds1": "PSDS1 %",
     "psds2": "PSDS2 %",
+    "segment_mAP": "1-s segment mAP %",
     "segment_f1_macro": "1-s segment F1 %",
     "event_f1_macro": "Event F1 %",
 }
@@ -103,51 +105,57 @@ def _step(
     return Step(f"events of {name}, {out.name}", command, out / "metrics.json")
 
 
-def read_measures(path: Path, names: Sequence[str]) -> dict[str, float] | None:
-    """The measures ``names`` of a metrics.json in percent; None if there is none."""
+def read_measures(path: Path) -> dict[str, float] | None:
+    """The measures of a metrics.json in percent; None if there is none.
+
+    Raises ShardError for one that lacks a measure.
+    """
     if not path.exists():
         return None
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {name: 100 * found[name] for name in names}
+    if missing := [name for name in MEASURES if found.get(name) is None]:
+        raise ShardError(
+            f"{path}: no {missing[0]}, as an earlier version wrote it; remove it to "
+            "measure again"
+        )
+    return {name: 100 * found[name] for name in MEASURES}
 
 
-def read_seeds(
-    job: EventsJob, system: str, folder: str, names: Sequence[str]
-) -> dict[int, dict[str, float]]:
+def read_seeds(job: EventsJob, system: str, folder: str) -> dict[int, Values]:
     """The same of every seed of a system that was ever run to its end."""
     found = {}
     for path in job.root.glob(f"seed*/{system}/{folder}/metrics.json"):
-        seed, values = path.parts[-4].removeprefix("seed"), read_measures(path, names)
+        seed, values = path.parts[-4].removeprefix("seed"), read_measures(path)
         if seed.isdecimal() and values is not None:
             found[int(seed)] = values
     return dict(sorted(found.items()))
 
 
-def header(measures: Mapping[str, str]) -> list[str]:
+def header() -> list[str]:
     """The first two lines of a table."""
     return [
-        f"| System | Scored | {' | '.join(measures.values())} | Seeds |",
-        f"|---{'|---' * (len(measures) + 2)}|",
+        f"| System | Scored | {' | '.join(MEASURES.values())} | Seeds |",
+        f"|---{'|---' * (len(MEASURES) + 2)}|",
     ]
 
 
-def row(title: str, scored: str, seeds: Sequence[Values], names: Sequence[str]) -> str:
+def row(title: str, scored: str, seeds: Sequence[Values]) -> str:
     """A line of a table: mean, spread and interval of each measure over ``seeds``."""
-    cells = [described([values[name] for values in seeds]) for name in names]
+    cells = [described([values[name] for values in seeds]) for name in MEASURES]
     return f"| {title} | {scored} | {' | '.join(cells)} | {len(seeds)} |"
 
 
 def events_table(job: EventsJob) -> list[str]:
     """A row for each system and form; nothing if no events were measured."""
-    lines = header(MEASURES)
+    lines = header()
     for folder, form in FORMS.items():
         for name, title in job.titles.items():
-            seeds = read_seeds(job, name, folder, tuple(MEASURES))
+            seeds = read_seeds(job, name, folder)
             if seeds:
                 found = tuple(seeds.values())
-                lines.append(row(title, form.title, found, tuple(MEASURES)))
+                lines.append(row(title, form.title, found))
         path = job.root / "teacher" / folder / "metrics.json"
-        teacher = read_measures(path, tuple(MEASURES))
+        teacher = read_measures(path)
         if teacher is not None:
             cells = [
                 "-" if name in OF_RULES else f"{teacher[name]:.1f}" for name in MEASURES

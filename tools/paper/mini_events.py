@@ -21,13 +21,7 @@ from pathlib import Path
 from shards.system.exits import run_main
 from tools.paper.events import FORMS, EventsJob, Form, events_step
 from tools.paper.mini_chain import PROFILES, Profile
-from tools.paper.mini_events_table import (
-    CHUNKS,
-    ROWS,
-    SEGMENTS,
-    events_job,
-    write_results,
-)
+from tools.paper.mini_events_table import CHUNKS, ROWS, events_job, write_results
 from tools.paper.page import fill_page
 from tools.paper.recipes import Reproduction, lanes, preparation
 from tools.paper.steps import Chain, Step, label_step, python
@@ -91,22 +85,6 @@ def _jobs(
     return [dataclasses.replace(job, fine=fine) for fine in kinds]
 
 
-def measure_steps(
-    job: EventsJob, name: str, checkpoint: Path, out: Path, form: Form
-) -> list[Step]:
-    """psl.events and psl.evaluate of one checkpoint in one form."""
-    command = python(
-        *("-m", "psl.evaluate", f"checkpoint={checkpoint}", f"out={out}/{SEGMENTS}"),
-        *(f"audio={job.audio}", f"strong={job.strong}", *form.words),
-        *("bootstrap=0", "store_scores=false"),
-    )
-    result = out / SEGMENTS / "metrics.json"
-    return [
-        events_step(job, name, checkpoint, out, form),
-        Step(f"segments of {name}, {out.name}", command, result),
-    ]
-
-
 def teacher_steps(profile: Profile, job: EventsJob) -> list[Step]:
     """Measure the teacher, and its labels of the clips that are measured.
 
@@ -114,7 +92,7 @@ def teacher_steps(profile: Profile, job: EventsJob) -> list[Step]:
     """
     teacher, steps = profile.root / "teacher", []
     for folder, form in FORMS.items():
-        steps += measure_steps(job, "teacher", teacher, teacher / folder, form)
+        steps.append(events_step(job, "teacher", teacher, teacher / folder, form))
     for seconds in CHUNKS:
         labels = profile.root / f"labels_eval_{seconds}s"
         fitted = teacher / f"events_{seconds}s"
@@ -143,7 +121,8 @@ def student_lanes(jobs: Sequence[Reproduction], events: EventsJob) -> list[list[
             run_dir = job.run_dir(row, seed)
             name = f"seed{seed}/{run_dir.name}"
             for folder, form in forms:
-                lane += measure_steps(events, name, run_dir, run_dir / folder, form)
+                out = run_dir / folder
+                lane.append(events_step(events, name, run_dir, out, form))
             found.append(lane)
     return found
 

@@ -16,6 +16,7 @@ from tools.paper.events import (
     FORMS,
     MEASURES,
     EventsJob,
+    Values,
     header,
     read_measures,
     read_seeds,
@@ -27,22 +28,13 @@ from tools.paper.spread import interval
 ROWS = ("baseline", "psl_10s", "psl_5s", "psl_2s")
 CHUNKS = (10, 5, 2)
 """Lengths of the chunks whose labels are measured, s."""
-SEGMENTS = "segments"
-"""Folder of psl.evaluate's numbers, in that of psl.events."""
-COLUMNS = {
-    "psds1": MEASURES["psds1"],
-    "psds2": MEASURES["psds2"],
-    "segment_mAP": "1-s segment mAP %",
-    "segment_f1_macro": MEASURES["segment_f1_macro"],
-    "event_f1_macro": MEASURES["event_f1_macro"],
-}
 KINDS = {
     "coarse": ("events", "", "Frames of 0.64 s"),
     "fine": ("events", "_fine", "Frames of 0.16 s"),
     "windows": ("events_fine", "", f"{FORMS['events_fine'].title}"),
 }
 """Folder in a run, what the run's name ends in, and words for it."""
-BY_SEED = dict[int, dict[str, float]]
+BY_SEED = dict[int, Values]
 Found = Mapping[tuple[str, str], BY_SEED]
 """By kind and system."""
 
@@ -55,48 +47,30 @@ def events_job(root: Path, data: Path) -> EventsJob:
 
 
 def read_values(job: EventsJob) -> dict[tuple[str, str], BY_SEED]:
-    """The measures of each kind and system, of seeds that have all of them."""
+    """The measures of each kind and system, of every seed that has them."""
     found = {}
     for kind, (folder, suffix, _) in KINDS.items():
         for name in ROWS:
-            system = f"{name}{suffix}"
-            events = read_seeds(job, system, folder, tuple(MEASURES))
-            seeds = {
-                seed: values | segments
-                for seed, values in events.items()
-                if (segments := _segments(job.root / f"seed{seed}/{system}/{folder}"))
-            }
-            if seeds:
+            if seeds := read_seeds(job, f"{name}{suffix}", folder):
                 found[kind, name] = seeds
     return found
-
-
-def _segments(folder: Path) -> dict[str, float] | None:
-    """What psl.evaluate says of segments, in percent."""
-    path = folder / SEGMENTS / "metrics.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {"segment_mAP": 100 * found["segments"]["mAP"]}
 
 
 def teacher_rows(job: EventsJob) -> list[str]:
     """The teacher over time, and its labels."""
     lines = []
     for folder, form in FORMS.items():
-        path = job.root / "teacher" / folder
-        values = read_measures(path / "metrics.json", tuple(MEASURES))
-        segments = _segments(path)
-        if values is not None and segments is not None:
+        values = read_measures(job.root / "teacher" / folder / "metrics.json")
+        if values is not None:
             title = KINDS["coarse"][2] if folder == "events" else form.title
-            lines.append(row("Teacher", title, [values | segments], tuple(COLUMNS)))
+            lines.append(row("Teacher", title, [values]))
     for seconds in CHUNKS:
         path = job.root / f"labels_eval_{seconds}s" / "report" / "report.json"
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))["in_time"]
-            values = {name: 100 * found[name] for name in COLUMNS}
+            values = {name: 100 * found[name] for name in MEASURES}
             title = f"Labels of {seconds}-s chunks"
-            lines.append(row("Teacher", title, [values], tuple(COLUMNS)))
+            lines.append(row("Teacher", title, [values]))
     return lines
 
 
@@ -113,7 +87,7 @@ def difference_rows(found: Found) -> list[str]:
         if not both:
             continue
         cells = []
-        for measure in COLUMNS:
+        for measure in MEASURES:
             gaps = [found[one][s][measure] - found[two][s][measure] for s in both]
             limits = interval(gaps)
             more = "" if limits is None else " ({:+.1f} to {:+.1f})".format(*limits)
@@ -141,14 +115,14 @@ def render(job: EventsJob) -> str:
         "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
         "Student's t).",
         "",
-        *header(COLUMNS),
+        *header(),
     ]
     for (kind, name), seeds in found.items():
         values = tuple(seeds.values())
-        lines.append(row(_title(name), KINDS[kind][2], values, tuple(COLUMNS)))
+        lines.append(row(_title(name), KINDS[kind][2], values))
     lines += teacher_rows(job)
     if differences := difference_rows(found):
-        head = header(COLUMNS)
+        head = header()
         head[0] = head[0].replace("System", "Difference")
         lines += ["", "Differences, paired by seed, with the same interval:", ""]
         lines += [*head, *differences]

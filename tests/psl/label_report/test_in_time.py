@@ -98,7 +98,7 @@ def test_psds_of_labels_is_what_the_reference_says(number: int, tmp_path: Path) 
     case = json.loads(CASES.read_text())[number]
     found = measured(*write_case(tmp_path, case), CHUNK)
     assert found is not None
-    columns, values = found.per_class(), found.summary()
+    columns, values = found.measured.columns(), found.summary()
     for name in ("psds1", "psds2"):
         assert values[name] == pytest.approx(case[name], abs=1e-6)
         np.testing.assert_allclose(columns[name], case[f"{name}_classes"], atol=1e-6)
@@ -176,8 +176,8 @@ def test_a_limit_of_clips_takes_them_evenly(dataset: Path, tmp_path: Path) -> No
     strong = write_events(tmp_path / "strong.csv", rows)
     found = measured(audio, labels, strong, 8000, max_clips=4)
     assert found is not None and found.num_candidates == 24
-    assert found.events.num_clips == found.segments.num_clips == 4
-    assert found.events.num_events.tolist() == [4, 4, 0]
+    assert found.measured.num_clips == found.measured.segments.num_clips == 4
+    assert found.measured.num_events.tolist() == [4, 4, 0]
 
 
 def test_a_rest_without_a_chunk_belongs_to_the_last_one(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_a_rest_without_a_chunk_belongs_to_the_last_one(tmp_path: Path) -> None:
         opened.append(open_index(tmp_path / kind, kind=kind))
     strong = write_events(tmp_path / "s.tsv", [("a_0", 0.0, 1.0, "/m/a")])
     found = measured(opened[0], opened[1], strong, RATE)
-    assert found is not None and found.events.psds1.value == 1.0
+    assert found is not None and found.measured.psds1.value == 1.0
     # frames of 1 and 1.4 s
-    assert found.events.frame_seconds == pytest.approx(1.2)
+    assert found.measured.frame_seconds == pytest.approx(1.2)
     late = write_events(tmp_path / "l.tsv", [("a_0", 2.1, 2.4, "/m/a")])
     assert measured(opened[0], opened[1], late, RATE) is None  # in no segment
 
@@ -268,7 +268,9 @@ def test_labels_and_their_teacher_in_windows_have_the_same_numbers(
         capsys.readouterr()
         main([*words, f"out={tmp_path}/out", *more])
         expected.append(json.loads(capsys.readouterr().out))
-    said = expected[0] | {"segment_mAP": expected[1]["segments"]["mAP"]}
+    said, by_evaluate = expected
+    segment_map = by_evaluate["segments"]["mAP"]
+    assert said["segment_mAP"] == pytest.approx(segment_map, abs=1e-6)
     more = ["--strong", str(strong), "--threshold", threshold, "--no-pictures"]
     label_report.main([str(labels), *more])
     found = json.loads((labels / "report" / "report.json").read_text())["in_time"]

@@ -68,9 +68,9 @@ def test_every_command_is_a_configuration_that_its_module_takes(
         "tools.mini.audioset": 1,
         "shards.pack": 4,
         "psl.train": 1 + 2 * 8,
-        # clips; segments of frames and of windows, of finer frames alone
-        "psl.evaluate": 1 + 2 + 2 * (8 + 8 + 4),
+        "psl.evaluate": 1 + 2 * 8,
         "psl.label": 3 + 3,
+        # frames and windows, of finer frames alone
         "psl.events": 2 + 3 + 2 * (8 + 4),
         "psl.label_report": 3,
     }
@@ -136,11 +136,10 @@ def write(path: Path, **values: Any) -> None:
 
 
 def write_run(run: Path, folder: str, psds1: float, segment_map: float) -> None:
-    """What psl.events and psl.evaluate leave of one student."""
+    """What psl.events leaves of one student."""
     shared = {"psds2": 0.4, "segment_f1_macro": 0.25, "event_f1_macro": 0.125}
-    write(run / folder / "metrics.json", psds1=psds1, **shared)
-    segments = {"mAP": segment_map}
-    write(run / folder / "segments" / "metrics.json", segments=segments)
+    found = {**shared, "psds1": psds1, "segment_mAP": segment_map}
+    write(run / folder / "metrics.json", **found)
 
 
 def test_the_table_has_means_intervals_and_paired_differences(
@@ -199,6 +198,15 @@ def test_a_wrong_word_is_refused_before_anything_runs(
     """The teacher would be trained before the typing error is found."""
     with pytest.raises(SystemExit):
         tools.main(["events", *more])
+
+
+def test_numbers_of_an_earlier_version_are_refused(
+    tools: ModuleType, tmp_path: Path
+) -> None:
+    """A row would be missing from the table, and nobody would know why."""
+    write(tmp_path / "seed0" / "psl_2s" / "events" / "metrics.json", psds1=0.5)
+    with pytest.raises(ShardError, match="metrics.json: no psds2, as an earlier versi"):
+        tools.main(["events", "--root", str(tmp_path), "--report"])
 
 
 def test_a_report_of_nothing_is_refused(tools: ModuleType, tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_events_have_a_row_for_each_system_and_way_of_scoring(tmp_path: Path) ->
         folder = tmp_path / name / "events_fine"
         folder.mkdir(parents=True)
         found = {"psds1": psds1, "psds2": 0.4, "segment_f1_macro": 0.25}
+        found["segment_mAP"] = 0.75
         text = json.dumps({**found, "event_f1_macro": 0.125})
         (folder / "metrics.json").write_text(text)
     rows = events.events_table(job.events)[2:]
@@ -225,7 +226,7 @@ def test_events_have_a_row_for_each_system_and_way_of_scoring(tmp_path: Path) ->
         "| 25.0 ± 0.0 (25.0 to 25.0) | 12.5 ± 0.0 (12.5 to 12.5) | 2 |"
     )
     assert rows[1] == (
-        "| Teacher | 1-s windows, 0.25 s apart | 50.0 | 40.0 | - | - | - |"
+        "| Teacher | 1-s windows, 0.25 s apart | 50.0 | 40.0 | 75.0 | - | - | - |"
     )
 
 
