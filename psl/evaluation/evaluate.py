@@ -23,15 +23,17 @@ from psl.evaluation.references import References, open_references, weak_labels
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.scoring import scores_on_disk
+from psl.evaluation.segment_scores import SegmentScores
 from psl.evaluation.segments import (
+    SEGMENT_SECONDS,
     SegmentMetrics,
     Segments,
-    SegmentScores,
+    default_overlap,
     measure_segments,
 )
 from psl.evaluation.shared_classes import SharedClasses
 from psl.evaluation.stored import write_table
-from psl.evaluation.true_events import open_events
+from psl.evaluation.strong import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import load_checkpoint
 from shards.format.index import Index, open_index
@@ -55,7 +57,7 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> None:
         batch_size=config.batch_size,
     )
     shared = opened.shared
-    segments, found = _open_segments(config, index), None
+    segments, found = _open_segments(config, index, shared.of_audio), None
     if segments is not None:
         bounds = functools.partial(frame_bounds, opened.framed)
         found = SegmentScores(segments, bounds, accelerator.device)
@@ -133,13 +135,18 @@ def _check_finite(scores: ScoreTable | None, index: Index, what: str) -> None:
         )
 
 
-def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
-    """The segments of the clips of ``index`` that the strong CSV names, if any."""
+def _open_segments(
+    config: EvaluateConfig, index: Index, columns: list[int]
+) -> Segments | None:
+    """The segments of the clips of ``index`` that the strong CSV names, if any.
+
+    Classes ``columns`` are measured.
+    """
     if config.strong is None:
         return None
-    seconds = config.segment_seconds or 1.0
-    events = open_events(config.strong, index, config.max_left_out)
-    overlap = config.min_overlap or min(0.25, seconds / 4)
+    seconds = config.segment_seconds or SEGMENT_SECONDS
+    events = open_events(config.strong, index, config.max_left_out, columns)
+    overlap = config.min_overlap or default_overlap(seconds)
     return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 
 

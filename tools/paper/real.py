@@ -18,7 +18,7 @@ from pathlib import Path
 from psl.teachers.config import TeacherConfig, kind_of
 from shards.errors import ShardError
 from shards.system.exits import run_main
-from tools.paper.real_events import student_steps, teacher_step
+from tools.paper.events import student_steps, teacher_step
 from tools.paper.real_job import (
     ALL,
     SYSTEMS,
@@ -133,14 +133,15 @@ def lanes(job: RealJob) -> list[list[Step]]:
     students = [
         [
             *system_steps(job, system, seed),
-            *student_steps(job, f"seed{seed}/{system}", job.run_dir(system, seed)),
+            *student_steps(job.events, f"seed{seed}/{system}"),
         ]
         for seed in job.seeds
         for system in reversed(job.rows)  # those with the most chunks take longest
     ]
     teacher = teacher_steps(job)
     if teacher:
-        teacher.append(teacher_step(job))
+        audio = job.shards("eval_for_teacher")
+        teacher.append(teacher_step(job.events, job.teacher, audio))
     return [steps for steps in [teacher, *students] if steps]
 
 

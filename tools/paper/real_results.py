@@ -12,7 +12,8 @@ from typing import Any
 
 from shards.errors import ShardError
 from shards.system.files import write_atomic
-from tools.paper.real_events import events_table
+from tools.paper.events import events_table
+from tools.paper.page import fill_page
 from tools.paper.real_job import ALL, CHUNKS, RealJob
 from tools.paper.real_tables import MEASURES, OF_CLIPS, ORDER, PAGE, Real, Seeds, render
 from tools.results.stored import measured_now, write_stored
@@ -20,7 +21,6 @@ from tools.results.stored import measured_now, write_stored
 NUM_RESAMPLES = 1000
 Values = dict[str, Seeds]
 """By system."""
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def read_values(job: RealJob) -> Values:
@@ -134,25 +134,9 @@ def collect(job: RealJob) -> Real:
         "values": values,
         "chance": chance(job),
         "differences": _differences(job, values),
-        "events": events_table(job),
+        "events": events_table(job.events),
         "quality": _quality(job),
     }
-
-
-def fill_page(page: Path, text: str) -> None:
-    """Replace what is between the two marks in ``page``.
-
-    Raises ShardError unless the page has each of them once, in order.
-    """
-    old = page.read_text(encoding="utf-8")
-    if [old.count(BEGIN), old.count(END)] != [1, 1] or old.index(BEGIN) > old.index(
-        END
-    ):
-        raise ShardError(f"{page}: expected one line {BEGIN} and below it one {END}")
-    before, rest = old.split(BEGIN)
-    write_atomic(
-        page, f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
-    )
 
 
 def write_results(job: RealJob, page: Path | None) -> str:

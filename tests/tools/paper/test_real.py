@@ -218,24 +218,25 @@ def test_the_report_has_means_spreads_intervals_and_paired_differences(
 
 def test_events_have_a_row_for_each_system_and_way_of_scoring(tmp_path: Path) -> None:
     """A mean over other seeds, or the teacher's F1 without rules, would be believed."""
-    events = importlib.import_module("tools.paper.real_events")
+    events = importlib.import_module("tools.paper.events")
     job = importlib.import_module("tools.paper.real_job").RealJob(
         *(tmp_path, tmp_path, tmp_path, "t", None, (0, 1), ("psl_2s",), 1.0, None)
     )
-    assert events.events_table(job) == []
+    assert events.events_table(job.events) == []
     for name, psds1 in (("seed0/psl_2s", 0.1), ("seed1/psl_2s", 0.2), ("teacher", 0.5)):
         folder = tmp_path / name / "events_fine"
         folder.mkdir(parents=True)
         found = {"psds1": psds1, "psds2": 0.4, "segment_f1_macro": 0.25}
+        found["segment_mAP"] = 0.75
         text = json.dumps({**found, "event_f1_macro": 0.125})
         (folder / "metrics.json").write_text(text)
-    rows = events.events_table(job)[2:]
+    rows = events.events_table(job.events)[2:]
     assert rows[0].startswith("| PSL-2s | 1-s windows, 0.25 s apart | 15.0 ± 7.1 (")
     assert rows[0].endswith(
         "| 25.0 ± 0.0 (25.0 to 25.0) | 12.5 ± 0.0 (12.5 to 12.5) | 2 |"
     )
     assert rows[1] == (
-        "| Teacher | 1-s windows, 0.25 s apart | 50.0 | 40.0 | - | - | - |"
+        "| Teacher | 1-s windows, 0.25 s apart | 50.0 | 40.0 | 75.0 | - | - | - |"
     )
 
 
