@@ -17,7 +17,7 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
-from tools.paper.real_results import BEGIN, END
+from tools.paper.page import BEGIN, END
 from tools.paper.real_tables import PAGE, render
 from tools.results.pages import problems, rewritten, tables_of
 from tools.results.tables import Results
