@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from psl.data.augment import WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
@@ -20,6 +21,7 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
 from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
 from psl.data.corrections import CorrectedLabels, with_corrections
+from psl.data.device_labels import DeviceLabels
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
 from psl.data.loader import cache_share, open_cache, read_windows
 from psl.data.views import choose_views
@@ -53,6 +55,8 @@ class TrainingData:
     """What people said of the clips; None for nothing."""
     wave_augment: WaveAugment | None = None
     """What is done to the samples of each example; None for nothing."""
+    device_labels: DeviceLabels | None = None
+    """The labels on the device that trains; None to read them from their shards."""
 
     @staticmethod
     def open(
@@ -138,6 +142,25 @@ class TrainingData:
         rate = self.audio.index.properties["sample_rate"]
         wave_augment = WaveAugment.from_config(config, seed=seed, sample_rate=rate)
         return dataclasses.replace(self, wave_augment=wave_augment)
+
+    def with_labels_on(self, device: torch.device) -> TrainingData:
+        """The same with all labels on ``device``.
+
+        Raises ValueError if there are none, or they do not fit; ShardError if one is
+        damaged.
+        """
+        if self.labels is None:
+            raise ValueError(
+                "data.labels_on_device has no effect without stored labels; name label "
+                "folders in data.labels, or leave it out"
+            )
+        if self.corrected is not None:
+            raise ValueError(
+                "data.labels_on_device: data.corrections changes labels on the host; "
+                "set data.labels_on_device=false"
+            )
+        labels = DeviceLabels.read(self.labels, device)
+        return dataclasses.replace(self, device_labels=labels)
 
     def plan(
         self,
@@ -290,8 +313,26 @@ class TrainingData:
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),
-            targets=to_device(self._targets(rows, chunks, views, bounds), device),
+            targets=self._targets_on(device, rows, chunks, views, bounds),
         )
+
+    def _targets_on(
+        self,
+        device: torch.device,
+        rows: np.ndarray,
+        chunks: np.ndarray,
+        views: np.ndarray,
+        bounds: tuple[np.ndarray, np.ndarray],
+    ) -> Tensor:
+        """[B, C] float32."""
+        if self.device_labels is None:
+            return to_device(self._targets(rows, chunks, views, bounds), device)
+        pseudo = self.device_labels.gather(rows, chunks, views)
+        if self.alpha == 1:  # the weak labels would count for nothing
+            return pseudo
+        index = self.audio.index
+        weak = index.table.weak_targets(rows, len(index.classes))
+        return mix_targets(pseudo, to_device(weak, device), self.alpha)
 
     def _targets(
         self,
