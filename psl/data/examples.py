@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
 from psl.data.corrections import CorrectedLabels, with_corrections
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
 from psl.data.loader import cache_share, open_cache, read_windows
+from psl.data.transcode import copying, keep_decoded
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
@@ -110,8 +112,10 @@ class TrainingData:
         corrected = None
         if corrections is not None:
             audio, corrected = with_corrections(audio, corrections)
+        reader = MemberReader(with_ancestors(audio, ontology), cache)
+        keep_decoded(reader, chunking, loader)
         return TrainingData(
-            audio=MemberReader(with_ancestors(audio, ontology), cache),
+            audio=reader,
             corrected=corrected,
             labels=labels,
             chunking=chunking,
@@ -181,18 +185,29 @@ class TrainingData:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """``plan.steps``, with remote shards fetched a window ahead.
 
-        Raises ValueError if the cache cannot hold a window.
+        Meanwhile clips are decoded for later, if they are to be kept. Raises ValueError
+        if the cache cannot hold a window.
         """
         steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
-        if not self.is_remote:
+        if not self.is_remote and self.audio.copies is None:
             yield from steps
             return
         needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
-        with Prefetcher(self._readers, cache_share(self.loader)) as prefetcher:
-            self._check_window(prefetcher, needed(epoch, start))
+        with (
+            Prefetcher(self._readers, cache_share(self.loader)) as prefetcher,
+            copying(self.audio, self.loader) as copier,
+        ):
+            if self.is_remote:
+                self._check_window(prefetcher, needed(epoch, start))
             for step, chunks in enumerate(steps, start=start):
                 if step == start or step % plan.window_steps == 0:
                     prefetcher.want(_two_windows(plan, needed, epoch, step))
+                    if self.is_remote:
+                        copier.want(_two_windows(plan, needed, epoch, step))
+                    elif step == start:  # what is needed first, then all others
+                        first = _two_windows(plan, needed, epoch, step)
+                        others = range(len(self.audio.index.shards))
+                        copier.want(itertools.chain(first, others))
                 yield chunks
 
     def check_cache(self, plan: Plan, *, rank: int, world_size: int) -> None:

@@ -39,7 +39,7 @@ from tools.bench.contenders import (
     make_audio,
 )
 from tools.bench.peers import table as peers
-from tools.bench.peers.compare import as_json, compare
+from tools.bench.peers.compare import Result, as_json, compare
 from tools.bench.peers.task import PEERS
 
 MAX_TRIED = 10
@@ -188,19 +188,24 @@ def _version(package: str) -> str:
 
 def compare_peers(audio: Audio, args: argparse.Namespace, load_before: float) -> None:
     """Print the tables of the comparison with other libraries, and keep the rest."""
+
+    def save(results: list[Result]) -> None:
+        where = circumstances(load_before, [peer.package for peer in PEERS])
+        found = {"circumstances": where, "results": as_json(results)}
+        if args.out:
+            write_atomic(args.out, json.dumps(found, indent=1))
+
     results = compare(
         audio.folder,
         batch=BATCH_SIZE,
         rounds=args.rounds,
         seconds=args.seconds,
         num_batches=min(MAX_TRIED, len(audio.chunk_bounds) // BATCH_SIZE // 2),
+        save=save,
     )
-    where = circumstances(load_before, [peer.package for peer in PEERS])
-    print(where, "", *peers.speed_table(results), sep="\n")
+    print(circumstances(load_before, [peer.package for peer in PEERS]))
+    print("", *peers.speed_table(results), sep="\n")
     print("", *peers.trial_table(results), sep="\n")
-    if args.out:
-        found = {"circumstances": where, "results": as_json(results)}
-        write_atomic(args.out, json.dumps(found, indent=1))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

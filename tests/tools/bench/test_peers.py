@@ -74,8 +74,12 @@ def test_verdicts_come_from_processes_that_stopped_and_went_on(audio: Path) -> N
     """We would print what a library claims of itself, or what we claim of ours."""
     trials = Trials(audio, batch=32, seconds=0)
     by_name = {peer.name: peer for peer in PEERS}
-    assert trials.resume(by_name["ours"], 2) == "exact, from its state"
-    assert trials.other_world(by_name["HDF5"], 2).startswith("another: ")
+    whole = trials.whole(by_name["ours"], 4)
+    assert trials.resume(by_name["ours"], whole) == "exact, from its state"
+    assert trials.other_world(by_name["ours"], whole) == "the same"
+    whole[1], whole[2] = whole[2], whole[1]
+    told = trials.resume(by_name["ours"], whole)
+    assert told.startswith("from its state batch 1 after the resume is another")
 
 
 def test_a_failing_way_is_told_with_its_last_words(audio: Path) -> None:

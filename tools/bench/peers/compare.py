@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,16 @@ class Trials:
         found: dict[str, float] = self.run(peer, "speed", *words)
         return found
 
-    def resume(self, peer: Peer, num_batches: int) -> str:
-        """What becomes of a run that ends after ``num_batches`` and is continued."""
-        count = ["--count", str(num_batches)]
-        whole = self.run(peer, "digests", "--count", str(2 * num_batches))["batches"]
-        expected = whole[num_batches:]
+    def whole(self, peer: Peer, num_batches: int) -> Batches:
+        """The first batches of a run of one rank that nobody ends."""
+        answer = self.run(peer, "digests", "--count", str(num_batches))
+        found: Batches = answer["batches"]
+        return found
+
+    def resume(self, peer: Peer, whole: Batches) -> str:
+        """What becomes of a run that ends in the middle of ``whole`` and goes on."""
+        num_batches = len(whole) // 2
+        count, expected = ["--count", str(num_batches)], whole[num_batches:]
         with tempfile.TemporaryDirectory() as folder:
             state = ["--state", f"{folder}/state", *count]
             told = "no state"
@@ -81,10 +86,10 @@ class Trials:
             return f"{told}; exact by reading again from the start"
         return f"{told}; read again, {_difference(again['batches'], expected)}"
 
-    def other_world(self, peer: Peer, num_batches: int) -> str:
+    def other_world(self, peer: Peer, whole: Batches) -> str:
         """Whether 2 ranks see the global batches that 1 sees."""
-        words = ["digests", "--count", str(num_batches)]
-        alone = self.run(peer, *words)["batches"]
+        alone = whole[: len(whole) // 2]
+        words = ["digests", "--count", str(len(alone))]
         shares = [answer["batches"] for answer in self._run_ranks(peer, words, 2)]
         together: Batches = [sum(parts, []) for parts in zip(*shares, strict=True)]
         if list(map(sorted, together)) == list(map(sorted, alone)):
@@ -152,11 +157,18 @@ class Trials:
 
 
 def compare(
-    audio: Path, *, batch: int, rounds: int, seconds: float, num_batches: int
+    audio: Path,
+    *,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    num_batches: int,
+    save: Callable[[list[Result]], object],
 ) -> list[Result]:
     """All ways: their trials, then rounds in which they take turns.
 
     A way whose package is missing, or that fails, keeps its place and says so.
+    ``save`` gets what there is after the trials of each way and after each round.
     """
     trials = Trials(audio, batch=batch, seconds=seconds)
     results = {peer.name: Result(peer.name, peer.holds) for peer in PEERS}
@@ -168,15 +180,18 @@ def compare(
         print(f"{peer.name}: trials", file=sys.stderr)
         try:
             trials.prepare(peer)
-            result.resume = trials.resume(peer, num_batches)
-            result.other_world = trials.other_world(peer, num_batches)
+            whole = trials.whole(peer, 2 * num_batches)
+            result.resume = trials.resume(peer, whole)
+            result.other_world = trials.other_world(peer, whole)
         except RuntimeError as error:
             result.problem = str(error)
+        save(list(results.values()))
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for peer in PEERS:
             if is_installed(peer):
                 _take_turn(trials, peer, results[peer.name])
+        save(list(results.values()))
     return list(results.values())
 
 
