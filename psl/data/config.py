@@ -39,6 +39,10 @@ class LoaderConfig:
     """wav keeps the clips of FLAC, Opus and source shards decoded in the same folder,
     also those of local datasets, as far as they fit: training then decodes each once.
     The samples are the same. null decodes them every time."""
+    readahead_gb: float | None = Field(default=None, ge=0, le=1e9)
+    """Local shards that training asks the kernel to read before they are needed, 1e9
+    bytes a process; null for a quarter of the memory that is available at the start,
+    shared by the processes of the machine, 0 for none."""
 
     def check_no_transcode(self, what: str) -> None:
         """ValueError if decoded clips are to be kept for a job that reads each once."""

@@ -111,6 +111,11 @@ class PcmCopies:
             self._view(shard)
         return shard in self._there
 
+    def file(self, shard: int) -> tuple[Path, int]:
+        """Path and bytes of the copy of a shard, whether it is there or not."""
+        record = self._records[shard]
+        return self._cache.folder / record.sha256, record.num_bytes
+
     def pcm_bytes(
         self, rows: np.ndarray, starts: np.ndarray, stops: np.ndarray
     ) -> list[np.ndarray | None]:

@@ -86,6 +86,15 @@ class MemberReader:
         with self.cache.file(place, self._remote[place]) as path:
             yield path
 
+    def file_read(self, shard: int) -> tuple[Path, int] | None:
+        """Path and bytes of the file that a shard is read from; None if remote."""
+        if self.copies is not None and self.copies.is_there(shard):
+            return self.copies.file(shard)
+        place = self.index.places[shard]
+        if place in self._remote:
+            return None
+        return Path(place), self.index.shards[shard].num_bytes
+
     def fetch(self, shard: int, stop: threading.Event) -> bool:
         """Have a shard on local disk; False if the cache has no room for it now.
 

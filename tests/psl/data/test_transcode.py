@@ -49,13 +49,12 @@ def epoch_of(data: TrainingData, epoch: int) -> list[bytes]:
 def wait_for_copies(data: TrainingData) -> None:
     """Until the threads of an unfinished epoch have made a copy of each shard."""
     steps = data.steps(data.plan(8, seed=3), 0, start=0, rank=0, world_size=1)
-    next(steps)
     copies, deadline = data.audio.copies, time.monotonic() + 60
     assert copies is not None
-    while not all(map(copies.is_there, range(3))):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    steps.close()
+    for _ in steps:
+        while not all(map(copies.is_there, range(3))):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_training_sees_the_same_batches_and_decodes_no_clip_twice(
