@@ -49,12 +49,13 @@ def keep_decoded(
 def copying(reader: MemberReader, loader: LoaderConfig) -> Iterator[ShardThreads]:
     """Threads that make copies of the shards they are told to want.
 
-    Half as many as those that make batches, which decode what has no copy yet.
+    Half as many as those that make batches, which decode what has no copy yet. At the
+    end of the block they complete the copy that they are at: an epoch may take less.
     """
     copies = reader.copies
 
-    def make(shard: int, stop: threading.Event) -> bool:
-        reader.make_copy(shard, stop)
+    def make(shard: int, _: threading.Event) -> bool:
+        reader.make_copy(shard)
         return True
 
     threads = (loader.threads or default_threads()) + 1

@@ -17,7 +17,6 @@ import hashlib
 import logging
 import mmap
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -145,7 +144,7 @@ class PcmCopies:
             found.append(None if data is None else data[one:other])
         return found
 
-    def make(self, shard: int, decode: Decode, stop: threading.Event) -> None:
+    def make(self, shard: int, decode: Decode) -> None:
         """Have a copy of a shard, if it is to have one and there is room.
 
         Does nothing where another process is making it. What fails is counted and
@@ -154,7 +153,7 @@ class PcmCopies:
         if not self._wanted[shard] or shard in self._failed or self.is_there(shard):
             return
         try:
-            if self._make(shard, decode, stop):
+            if self._make(shard, decode):
                 self._there.add(shard)
                 self.num_made += 1
         except (OSError, JobError, ShardError) as error:
@@ -167,7 +166,7 @@ class PcmCopies:
                     error,
                 )
 
-    def _make(self, shard: int, decode: Decode, stop: threading.Event) -> bool:
+    def _make(self, shard: int, decode: Decode) -> bool:
         cache, record = self._cache, self._records[shard]
         folder, seconds = cache.folder, cache.room_seconds
         path = part_path(folder, record.sha256, record.num_bytes)
@@ -185,30 +184,25 @@ class PcmCopies:
             done = False
             try:
                 with naming_write(path, "to the cache"):
-                    done = self._fill(part, shard, decode, stop)
-                if done:
-                    with locked(folder, seconds):
-                        os.fchmod(part.fileno(), shared_mode(folder) & 0o444)
-                        os.replace(path, folder / record.sha256)
-                        try_lock(part, shared=True)
-                    sync_folder(folder)
-                    self._checked.note(part, record)
+                    self._fill(part, shard, decode)
+                with locked(folder, seconds):
+                    os.fchmod(part.fileno(), shared_mode(folder) & 0o444)
+                    os.replace(path, folder / record.sha256)
+                    try_lock(part, shared=True)
+                    done = True
+                sync_folder(folder)
+                self._checked.note(part, record)
             finally:
                 if not done:
                     with locked(folder, seconds):
                         path.unlink(missing_ok=True)
-        return done
+        return True
 
-    def _fill(
-        self, part: BinaryIO, shard: int, decode: Decode, stop: threading.Event
-    ) -> bool:
-        """Write a copy; False if told to stop."""
+    def _fill(self, part: BinaryIO, shard: int, decode: Decode) -> None:
         part.seek(0)
         part.truncate()  # what a killed process has left
         digest = hashlib.sha256()
         for row, start, end in self._pieces(shard):
-            if stop.is_set():
-                return False
             samples = decode(row, start, end).astype("<i2", copy=False).tobytes()
             digest.update(samples)
             part.write(samples)
@@ -216,7 +210,6 @@ class PcmCopies:
         part.flush()
         os.fsync(part.fileno())
         assert part.tell() == self._records[shard].num_bytes
-        return True
 
     def _pieces(self, shard: int) -> Iterator[tuple[int, int, int]]:
         """Row, first and past-the-last sample of what a copy holds, in its order."""

@@ -147,10 +147,10 @@ class MemberReader:
             for piece, place in zip(kept, places, strict=True)
         ]
 
-    def make_copy(self, shard: int, stop: threading.Event) -> None:
+    def make_copy(self, shard: int) -> None:
         """Have the clips of a shard decoded in ``copies``, as far as it can be."""
         if self.copies is not None:
-            self.copies.make(shard, self.samples, stop)
+            self.copies.make(shard, self.samples)
 
     def _are_bare_wav(self, rows: np.ndarray) -> bool:
         """Whether the samples of all ``rows`` lie in local shards where the index says.

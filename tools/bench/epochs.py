@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from time import process_time
 
 import torch
 
@@ -36,10 +37,11 @@ WAYS: dict[str, tuple[str, bool, dict[str, object]]] = {
     "wav, cold": ("wav", True, {}),
     "wav, cold, no readahead": ("wav", True, {"readahead_gb": 0.0}),
     "flac": ("flac", False, {}),
-    "flac, transcode, first epoch": ("flac", False, {"transcode": "wav"}),
-    "flac, transcode, second epoch": ("flac", False, {"transcode": "wav"}),
+    "flac, transcode": ("flac", False, {"transcode": "wav"}),
 }
 """Codec, whether cold, and the keys of loader."""
+EPOCHS = {"flac": 3, "flac, transcode": 3}
+"""Epochs in the process, if more than one."""
 
 
 def drop(folder: Path) -> None:
@@ -50,45 +52,52 @@ def drop(folder: Path) -> None:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def epoch(folder: Path, batch: int, loader: LoaderConfig) -> dict[str, float]:
-    """Seconds to the first batch and of the epoch, CPU seconds, and chunks."""
-    device, num_chunks, first = torch.device("cpu"), 0, 0.0
-    begin, cpu = time.perf_counter(), time.process_time()
+def epochs(
+    folder: Path, batch: int, loader: LoaderConfig, num: int
+) -> list[dict[str, float]]:
+    """Of each epoch seconds to the first batch and in all, CPU seconds, and chunks."""
+    begin, cpu, found = time.perf_counter(), process_time(), []
     data = TrainingData.open(
         [str(folder)], None, chunk_seconds=CHUNK_SECONDS, alpha=1.0, loader=loader
     )
-    plan = data.plan(batch, SEED)
-    steps = data.steps(plan, 0, start=0, rank=0, world_size=1)
-    for made in fetch_ahead(lambda step: data.batch(*step, device), steps, loader):
-        first = first or time.perf_counter() - begin
-        num_chunks += len(made.pcm)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "first": first,
-        "seconds": time.perf_counter() - begin,
-        "cpu": time.process_time() - cpu,
-        "chunks": num_chunks,
-        "blocks_read": usage.ru_inblock,
-    }
+    plan, device = data.plan(batch, SEED), torch.device("cpu")
+    for number in range(num):
+        num_chunks, first = 0, 0.0
+        steps = data.steps(plan, number, start=0, rank=0, world_size=1)
+        for made in fetch_ahead(lambda step: data.batch(*step, device), steps, loader):
+            first = first or time.perf_counter() - begin
+            num_chunks += len(made.pcm)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        found.append(
+            {
+                "first": first,
+                "seconds": time.perf_counter() - begin,
+                "cpu": process_time() - cpu,
+                "chunks": num_chunks,
+                "blocks_read": usage.ru_inblock,
+            }
+        )
+        begin, cpu = time.perf_counter(), process_time()
+    return found
 
 
-def turn(name: str, folder: Path, batch: int, threads: int) -> dict[str, float]:
-    """One epoch of one way, in a process of its own."""
+def turn(name: str, folder: Path, batch: int, threads: int) -> list[dict[str, float]]:
+    """The epochs of one way, in a process of its own."""
     codec, cold, keys = WAYS[name]
     cache = folder / "cache"
-    if name.endswith("first epoch"):
-        shutil.rmtree(cache, ignore_errors=True)
+    shutil.rmtree(cache, ignore_errors=True)
     if cold:
         drop(folder / codec)
     words = {"threads": threads, "cache": str(cache), **keys}
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench.epochs", "--one", json.dumps(words)]
-        + ["--folder", str(folder / codec), "--batch", str(batch)],
+        + ["--folder", str(folder / codec), "--batch", str(batch)]
+        + ["--epochs", str(EPOCHS.get(name, 1))],
         capture_output=True,
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -123,6 +132,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=int, default=32, help="chunks of a batch (default 32)")
     add("--threads", type=int, default=2, help="loader.threads (default 2)")
     add("--only", nargs="*", choices=list(WAYS), help="these ways alone")
+    add("--epochs", type=int, default=1, help=argparse.SUPPRESS)
     add("--one", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -133,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if args.one:
         loader = LoaderConfig(**json.loads(args.one))
-        print(json.dumps(epoch(args.folder, args.batch, loader)))
+        print(json.dumps(epochs(args.folder, args.batch, loader, args.epochs)))
         return
     make_audio(args.folder, source=None, num_clips=args.clips, codecs=("wav", "flac"))
     ways = args.only or list(WAYS)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    found: dict[str, list[dict[str, float]]] = {}
     for _ in range(args.rounds):
         for name in ways:
-            found[name].append(turn(name, args.folder, args.batch, args.threads))
+            turns = turn(name, args.folder, args.batch, args.threads)
+            for number, one in enumerate(turns, start=1):
+                told = f"{name}, epoch {number}" if len(turns) > 1 else name
+                found.setdefault(told, []).append(one)
     print(f"`python {shlex.join(sys.orig_argv[1:])}`, load {os.getloadavg()[0]:.1f}\n")
     print(*table(found), sep="\n")
 

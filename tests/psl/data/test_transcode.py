@@ -103,3 +103,18 @@ def test_jobs_that_read_each_clip_once_refuse_to_keep_them() -> None:
         parse(EvaluateConfig, {**audio, "out": "o"}, where="evaluate")
     with pytest.raises(Exception, match="detecting events reads each once"):
         parse(EventsConfig, {**audio, "out": "o"}, where="events")
+
+
+def test_copies_get_done_where_an_epoch_takes_less_than_a_copy(
+    flac: Path, tmp_path: Path
+) -> None:
+    """A small dataset would be decoded for ever, and copied half in every epoch."""
+    data = opened(flac, transcode="wav", cache=str(tmp_path / "cache"))
+    assert data.audio.copies is not None
+    deadline = time.monotonic() + 60
+    while not all(map(data.audio.copies.is_there, range(3))):
+        steps = data.steps(data.plan(8, seed=3), 0, start=0, rank=0, world_size=1)
+        next(steps)
+        time.sleep(0.02)
+        del steps  # the epoch is over
+        assert time.monotonic() < deadline

@@ -92,7 +92,7 @@ def opened(index: Index, folder: Path, budget: int = 10**6) -> MemberReader:
 
 def make_all(reader: MemberReader) -> None:
     for shard in range(3):
-        reader.make_copy(shard, RUNNING)
+        reader.make_copy(shard)
 
 
 def every_chunk(reader: MemberReader) -> list[bytes]:
@@ -167,7 +167,7 @@ def test_copies_stay_within_their_budget_and_are_always_of_the_same_shards(
     """Copies that push each other out would be made again every epoch."""
     reader = opened(flac, tmp_path, budget=SHARD_BYTES + 10)
     for shard in (2, 1, 0):
-        reader.make_copy(shard, RUNNING)
+        reader.make_copy(shard)
     assert [path.stat().st_size for path in copies_in(tmp_path)] == [SHARD_BYTES]
     assert reader.copies is not None and reader.copies.is_there(0)
     assert (reader.copies.num_wanted, reader.copies.num_failed) == (1, 0)
@@ -177,16 +177,16 @@ def test_a_copy_does_not_push_out_what_is_in_use(flac: Index, tmp_path: Path) ->
     """The folder would grow beyond the limit that the user set."""
     reader = MemberReader(flac, ShardCache(tmp_path, SHARD_BYTES + 10, room_seconds=1))
     reader.copies = PcmCopies(flac, reader.cache, CHUNKING, 10**6)
-    reader.make_copy(0, RUNNING)
+    reader.make_copy(0)
     rows, starts = np.array([0]), np.array([0])
     held = reader.pcm_bytes(rows, starts, starts + CHUNK)
-    reader.make_copy(1, RUNNING)
+    reader.make_copy(1)
     assert (
         len(copies_in(tmp_path)) == 1 and held[0].tobytes() == clip(0)[:CHUNK].tobytes()
     )
     reader.cache.drop_idle()
     del held
-    reader.make_copy(1, RUNNING)
+    reader.make_copy(1)
     (left,) = copies_in(tmp_path)
     assert left.stat().st_size == 2 * (1000 + 16000) + 32
     assert every_chunk(reader) == every_chunk(MemberReader(flac))
