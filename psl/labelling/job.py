@@ -85,6 +85,7 @@ def open_work(config: LabelConfig) -> Work:
 
     Raises ShardError or ValueError if teacher and audio do not fit each other.
     """
+    config.loader.check_no_transcode("labelling")
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
