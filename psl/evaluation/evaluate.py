@@ -6,7 +6,6 @@ Owns exactly-once scoring at any world size, and what is measured.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from typing import Any
 
@@ -41,8 +40,11 @@ from shards.format.index import Index, open_index
 _log = logging.getLogger(__name__)
 
 
-def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> None:
-    """Evaluate a checkpoint, leave the job and write the results. Collective."""
+def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any] | None:
+    """Evaluate a checkpoint, leave the job and write the results. Collective.
+
+    What metrics.json holds; None on other ranks than 0.
+    """
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")
@@ -72,21 +74,20 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> None:
         loader=config.loader,
         on_frames=found.add if found else lambda places, probs: None,
     ) as scores:
+        collectives.from_main(lambda: _check_finite(scores, index, what))
         in_time = None
         if segments is not None and found is not None:
             of_segments = found.sum_over_ranks()
             in_time = measure_segments(segments, of_segments, shared.of_audio)
-        collectives.from_main(lambda: _check_finite(scores, index, what))
         launch.leave_job(accelerator)  # nobody waits while rank 0 measures
-        if scores is not None:
-            summary = _measure_and_write(
-                config, index, shared, scores, references, in_time
-            )
-            if len(shared.classes) < len(index.classes):
-                names = ", ".join(shared.classes.names)
-                number = len(shared.classes)
-                _log.info("%s: %d classes in common: %s", what, number, names)
-            print(json.dumps(summary, allow_nan=False))
+        if scores is None:
+            return None
+        summary = _measure_and_write(config, index, shared, scores, references, in_time)
+        if len(shared.classes) < len(index.classes):
+            names = ", ".join(shared.classes.names)
+            number = len(shared.classes)
+            _log.info("%s: %d classes in common: %s", what, number, names)
+        return summary
 
 
 def _measure_and_write(
@@ -150,6 +151,6 @@ def _open_segments(
     return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 
 
-def run_evaluation(config: EvaluateConfig) -> None:
+def run_evaluation(config: EvaluateConfig) -> dict[str, Any] | None:
     """Join the job and evaluate. Collective."""
-    evaluate(config, launch.join_job())
+    return evaluate(config, launch.join_job())

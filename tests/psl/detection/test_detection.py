@@ -262,7 +262,7 @@ def test_a_run_finds_events_and_says_how_well(
     words = [f"checkpoint={tmp_path / 'run'}", f"audio={dataset}", f"out={out}"]
     words += [f"strong={strong}", f"fit_audio={dataset}", f"fit_strong={strong}"]
     capsys.readouterr()
-    command.main(words)
+    command.main([*words, "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said == json.loads((out / "metrics.json").read_text())
     assert said["num_events"] == said["num_clips"] == len(index) == 24

@@ -147,7 +147,7 @@ def test_one_clip_of_one_class_has_every_number(
     index = open_index(dataset, kind="audio")
     strong.write_text(f"{HEADER}{index.key(3)}\t0.5\t1.5\t{MIDS[0]}\n")
     for main in (events.main, evaluate.main):
-        main(words(teacher, dataset, tmp_path / "out", strong))
+        main([*words(teacher, dataset, tmp_path / "out", strong), "--json"])
         text = capsys.readouterr().out
         assert "NaN" not in text and "Infinity" not in text
         found = json.loads(text)
