@@ -27,9 +27,9 @@ class LoaderConfig:
 
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads per process that read and decode; null for the number of cores, at most
-    8."""
+    16."""
     prefetch: int = Field(default=8, ge=1, le=10_000)
-    """Batches fetched ahead."""
+    """Batches fetched ahead; one for each thread if that is more."""
     cache: str | None = None
     """Folder for shards of datasets at a URL, shared by all processes that name it;
     null for psl/shards in the user's cache folder. Best on a local disk."""

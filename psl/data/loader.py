@@ -90,11 +90,13 @@ def fetch_ahead(
     An exception in ``make`` is raised here, when its result is due.
     """
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(config.threads or default_threads()) as pool:
+    threads = config.threads or default_threads()
+    ahead = max(config.prefetch, threads)
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(make, item))
-                if len(pending) > config.prefetch:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -32,9 +32,16 @@ def splits_weights(accelerator: Accelerator) -> bool:
     return zero.stage_of(accelerator.state.deepspeed_plugin.deepspeed_config) == 3
 
 
+MAX_THREADS = 16
+"""Loader threads that are started without being asked for. Decoding a chunk of FLAC
+holds the interpreter's lock for 6 to 16 % of its time (docs/data_speed.md), so about so
+many threads at once are all that it lets run; more do no harm."""
+
+
 def default_threads() -> int:
-    """Loader threads: the cores this process can count on, at most 8."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) // num_local_processes()))
+    """Loader threads: the cores this process can count on, at most MAX_THREADS."""
+    cores = len(os.sched_getaffinity(0)) // num_local_processes()
+    return max(1, min(MAX_THREADS, cores))
 
 
 def num_local_processes() -> int:
