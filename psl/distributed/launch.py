@@ -26,12 +26,10 @@ from accelerate.utils import (
 from psl.distributed import runtime, zero
 from psl.distributed.collectives import wait_for_all
 from psl.distributed.config import Precision, Strategy
-from psl.distributed.runtime import is_deepspeed, rank_and_world_size
+from psl.distributed.runtime import is_deepspeed, leave_hangs_to_us, rank_and_world_size
 from shards.system.exits import JobError
 
 ZERO_STRATEGIES: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
-FLIGHT_RECORDS = "2000"
-"""Collectives that nccl's flight recorder keeps, for psl/job/hang.py."""
 GROUP_SECONDS = 120.0
 """Added to the timeout of the process group, so that slow starts do not fail."""
 
@@ -112,7 +110,8 @@ def join_job(
     handlers: list[KwargsHandler] = []
     if "LOCAL_RANK" in os.environ:  # alone, naming a backend makes accelerate fail
         backend = "nccl" if cuda else "gloo"
-        os.environ.setdefault("TORCH_NCCL_TRACE_BUFFER_SIZE", FLIGHT_RECORDS)
+        if cuda:
+            leave_hangs_to_us()
         timeout = timedelta(seconds=2 * timeout_seconds + GROUP_SECONDS)
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     plugin = _deepspeed_plugin(strategy) if strategy != "ddp" else None

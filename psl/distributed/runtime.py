@@ -19,6 +19,11 @@ from torch import nn
 from psl.distributed import zero
 from psl.distributed.environment import rank_and_world_size as rank_and_world_size
 
+FLIGHT_RECORDS = "2000"
+"""Collectives that nccl's flight recorder keeps, for psl/job/hang.py."""
+_OLD_RECORDER = "TORCH_NCCL_TRACE_BUFFER_SIZE"
+"""Name of TORCH_FR_BUFFER_SIZE before torch 2.9."""
+
 
 def is_deepspeed(accelerator: Accelerator) -> bool:
     """Whether DeepSpeed holds the optimizer's state, a part of it on each rank."""
@@ -73,6 +78,23 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def leave_hangs_to_us() -> None:
+    """Keep nccl's own threads from ending this process; before its group is made.
+
+    By default they abort it when a peer is gone, or seems to hang, maybe before
+    psl/job/watchdog.py has said which rank is at fault and written status.json. What
+    the user has set stays; torchrun, which sets error handling to 1 for everybody
+    (torch 2.13), is no user.
+    """
+    name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+    of_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get(name) == "1"
+    if of_torchrun or name not in os.environ:
+        os.environ[name] = "0"
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")
+    if _OLD_RECORDER not in os.environ:  # still read, and with precedence
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", FLIGHT_RECORDS)
 
 
 def rendezvous_store() -> Any:

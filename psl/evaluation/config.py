@@ -8,6 +8,7 @@ from pydantic import Field
 
 from psl.config import BatchSize, CountOrZero, Seconds, Share, config
 from psl.data.config import LoaderConfig
+from psl.distributed.config import ArithmeticConfig
 
 DEFAULT_RESAMPLES = 1000
 """Of the clips, for 95 % intervals."""
@@ -63,6 +64,7 @@ class EvaluateConfig:
     """Write scores.npz, which psl.compare reads: 4 bytes for each clip and class."""
     batch_size: BatchSize = 32
     """Clips scored at a time by each process."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig()
     loader: LoaderConfig = LoaderConfig()
 
     def __post_init__(self) -> None:

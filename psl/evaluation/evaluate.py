@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from psl.data.checks import check_has_labels
 from psl.distributed import collectives, launch
+from psl.distributed.arithmetic import choose_arithmetic
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
@@ -153,4 +154,5 @@ def _open_segments(
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, Any] | None:
     """Join the job and evaluate. Collective."""
+    choose_arithmetic(config.arithmetic)
     return evaluate(config, launch.join_job())

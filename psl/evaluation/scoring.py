@@ -15,6 +15,7 @@ from psl.data.batch import to_device, to_waveform
 from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
+from psl.distributed.arithmetic import without_trials
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.score_file import ScoreFile
 from shards.dataset.reader import MemberReader
@@ -34,6 +35,7 @@ OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
 
 
+@without_trials()
 def score_clips(
     model: nn.Module,
     index: Index,

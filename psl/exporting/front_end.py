@@ -1,9 +1,10 @@
 """The front ends in plain operations: reshapes, matrix products, logarithms.
 
 What every runtime of ONNX has, a browser's too, and several times faster than a Fourier
-transform by one matrix. Owns no numbers: windows and mel bands are those of
-psl/features. The Fourier transform is taken in two steps of small matrices (Cooley and
-Tukey 1965), whose sums are short, so that rounding is as small as an FFT's.
+transform by one matrix. Owns the cutting of frames and their Fourier transform; all
+else is what psl/features computes. The transform is taken in two steps of small
+matrices (Cooley and Tukey 1965), whose sums are short, so that rounding is as small as
+an FFT's.
 """
 
 from __future__ import annotations
@@ -20,104 +21,74 @@ from psl.features.config import (
     PreemphasisMelConfig,
     SlaneyLogMelConfig,
 )
-from psl.features.fbank import PREEMPHASIS as FBANK_PREEMPHASIS
-from psl.features.preemphasis_mel import FLOOR, PREEMPHASIS, SCALE, SHIFT
-
-_DB_FLOOR = 1e-10
-"""Of torchaudio's AmplitudeToDB."""
+from psl.features.fbank import Fbank
+from psl.features.log_mel import MelSpectrogram
+from psl.features.preemphasis_mel import PreemphasisMel
 
 
-def plain_front_end(config: Any, theirs: nn.Module) -> nn.Module:
+def plain_front_end(config: Any, theirs: Any) -> nn.Module:
     """A module that computes what ``theirs``, the front end of ``config``, computes.
 
-    Waveforms [B, N] or [B, 1, N] -> [B, 1, F, T] float32, N of ``shortest_samples`` or
-    more.
+    Waveforms [B, N] -> [B, 1, F, T] float32, N of ``shortest_samples`` or more.
     """
-    if isinstance(config, LogMelConfig):
-        return _DecibelMel(config, theirs, config.top_db, config.mean_db, config.std_db)
-    if isinstance(config, SlaneyLogMelConfig):
-        return _DecibelMel(config, theirs, None, 0.0, 1.0)
+    if isinstance(config, LogMelConfig | SlaneyLogMelConfig):
+        mel, decibels = theirs
+        power = _CentredPower(mel.spectrogram.window, config.n_fft, config.hop_length)
+        return nn.Sequential(
+            MelSpectrogram(power, _PlainMelScale(mel.mel_scale.fb)), decibels
+        )
     if isinstance(config, PreemphasisMelConfig):
-        return _PreemphasisMel(config, theirs)
+        return _PlainPreemphasisMel(config, theirs)
     if isinstance(config, FbankConfig):
-        return _Fbank(config, theirs)
+        return _PlainFbank(config, theirs)
     raise ValueError(f"no plain front end for {type(config).__name__}")
 
 
-class _DecibelMel(nn.Module):
-    """torchaudio's MelSpectrogram and AmplitudeToDB, normalised."""
+class _PlainMelScale(nn.Module):
+    """[B, T, n_fft / 2 + 1] to [B, T, F] by one matrix for all examples."""
 
-    banks: Tensor
+    fb: Tensor
 
-    def __init__(
-        self,
-        config: LogMelConfig | SlaneyLogMelConfig,
-        theirs: Any,
-        top_db: float | None,
-        mean_db: float,
-        std_db: float,
-    ) -> None:
+    def __init__(self, bands: Tensor) -> None:
         super().__init__()
-        self.register_buffer("banks", theirs[0].mel_scale.fb.clone())
-        self.power = _CentredPower(
-            theirs[0].spectrogram.window, config.n_fft, config.hop_length
-        )
-        self._top_db, self._mean_db, self._std_db = top_db, mean_db, std_db
+        self.register_buffer("fb", bands)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        mel = self.power(waveform.flatten(1)) @ self.banks
-        db = mel.clamp(min=_DB_FLOOR).log() * (10 / math.log(10))
-        if self._top_db is not None:
-            db = torch.maximum(db, db.amax(dim=(1, 2), keepdim=True) - self._top_db)
-        return ((db - self._mean_db) / self._std_db).transpose(1, 2).unsqueeze(1)
+    def forward(self, power: Tensor) -> Tensor:
+        return power @ self.fb
 
 
-class _PreemphasisMel(nn.Module):
+class _PlainPreemphasisMel(nn.Module):
     """EfficientAT's."""
 
-    banks: Tensor
-
-    def __init__(self, config: PreemphasisMelConfig, theirs: Any) -> None:
+    def __init__(self, config: PreemphasisMelConfig, theirs: PreemphasisMel) -> None:
         super().__init__()
-        self.register_buffer("banks", theirs.banks.T.contiguous())
+        self._theirs = theirs
         left = (config.n_fft - config.window_samples) // 2  # as torch.stft has it
         right = config.n_fft - config.window_samples - left
         window = nn.functional.pad(theirs.window, (left, right))
         self.power = _CentredPower(window, config.n_fft, config.hop_length)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
-        mel = self.power(emphasised) @ self.banks
-        return (((mel + FLOOR).log() + SHIFT) / SCALE).transpose(1, 2).unsqueeze(1)
+        power = self.power(self._theirs.emphasised(waveform))
+        return self._theirs.scaled_log(power.transpose(1, 2))
 
 
-class _Fbank(nn.Module):
+class _PlainFbank(nn.Module):
     """Kaldi's, without centring."""
 
-    banks: Tensor
-    window: Tensor
-
-    def __init__(self, config: FbankConfig, theirs: Any) -> None:
+    def __init__(self, config: FbankConfig, theirs: Fbank) -> None:
         super().__init__()
-        self._config = config
-        n_fft = 2 * (len(theirs.banks) - 1)
-        self.register_buffer("banks", theirs.banks.clone())
-        self.register_buffer("window", theirs.window.clone())
-        self._padding = n_fft - config.window_samples
-        self.fourier = _Power(n_fft)
+        self._config, self._theirs = config, theirs
+        self._padding = theirs.n_fft - config.window_samples
+        self.fourier = _Power(theirs.n_fft)
 
     def forward(self, waveform: Tensor) -> Tensor:
         size, hop = self._config.window_samples, self._config.hop_samples
         frames = cut_frames(waveform, size, hop, (waveform.shape[1] - size) // hop + 1)
-        frames = frames - frames.mean(dim=2, keepdim=True)
-        before = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
-        frames = (frames - FBANK_PREEMPHASIS * before) * self.window
+        frames = self._theirs.emphasised(frames)
         # not by pad, after which a trace takes the number of frames for a constant
         frames = torch.cat([frames, 0 * frames[:, :, : self._padding]], dim=2)
-        power = self.fourier(frames)
-        log_mel = (power @ self.banks).clamp(min=torch.finfo(torch.float32).eps).log()
-        normal = (log_mel - self._config.mean) / (2 * self._config.std)
-        return normal.transpose(1, 2).unsqueeze(1)
+        return self._theirs.normalised_log(self.fourier(frames))
 
 
 class _CentredPower(nn.Module):

@@ -89,9 +89,6 @@ def samples_of(config: Any, num_frames: int) -> int:
 def features_of(model: nn.Module, waveform: Tensor) -> Tensor:
     """Features [B, 1, F, T] that the model's own front end makes of [B, N]."""
     front_end: Any = model.front_end
-    config: Any = model.config
-    if isinstance(config.front_end, LogMelConfig | SlaneyLogMelConfig):
-        waveform = waveform.unsqueeze(1)
     with torch.no_grad():
         features: Tensor = front_end(waveform)
     return features

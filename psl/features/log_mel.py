@@ -1,6 +1,8 @@
-"""Waveform [B, N] -> log-mel [B, 1, F, T].
+"""Waveform [B, N] -> log-mel [B, 1, F, T]: window, STFT, mel product, decibels.
 
-Owns the features. An example's features never depend on its batch.
+Owns the features; an example's never depend on its batch. The same bits as
+torchaudio's MelSpectrogram and AmplitudeToDB, in which torch.compile breaks the graph
+(torchaudio 2.11 asks torch.jit for the type of an argument: 5 breaks, 2026-11-29).
 """
 
 from __future__ import annotations
@@ -8,19 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from psl.features._torchaudio import torchaudio
 from psl.features.config import LogMelConfig, SlaneyLogMelConfig
+from psl.features.mel_tables import mel_bands
 
-
-class _Normalise(nn.Module):
-    """(x - mean_db) / std_db; holds no state."""
-
-    def __init__(self, mean_db: float, std_db: float) -> None:
-        super().__init__()
-        self.mean_db, self.std_db = mean_db, std_db
-
-    def forward(self, log_mel: Tensor) -> Tensor:
-        return (log_mel - self.mean_db) / self.std_db
+DECIBEL_FLOOR = 1e-10
+"""Least power whose logarithm is taken, as in torchaudio's AmplitudeToDB."""
 
 
 def float_samples(waveform: Tensor) -> Tensor:
@@ -37,44 +31,94 @@ def float_samples(waveform: Tensor) -> Tensor:
     return waveform.float()
 
 
-def log_mel(config: LogMelConfig) -> nn.Sequential:
-    """A module from waveforms [B, 1, N] in [-1, 1] to log-mel [B, 1, F, T], dB.
+class MelSpectrogram(nn.Module):
+    """Waveforms [B, N] to power in mel bands [B, T, F].
 
-    Its buffers are named as upstream's, ``0.spectrogram.window`` and
-    ``0.mel_scale.fb``. The channel axis makes AmplitudeToDB take ``top_db`` per
-    example; upstream gives it [B, F, T], which takes it per batch.
+    Its buffers are named as upstream's, ``spectrogram.window`` and ``mel_scale.fb``.
     """
-    with torch.device("cpu"):  # tables, to be had also for a model on meta
-        return nn.Sequential(
-            torchaudio.transforms.MelSpectrogram(
-                sample_rate=config.sample_rate,
-                n_fft=config.n_fft,
-                hop_length=config.hop_length,
-                n_mels=config.n_mels,
-                f_min=config.f_min,
-                f_max=config.f_max,
-            ),
-            torchaudio.transforms.AmplitudeToDB(top_db=config.top_db),
-            _Normalise(config.mean_db, config.std_db),
-        )
+
+    def __init__(self, spectrogram: nn.Module, mel_scale: nn.Module) -> None:
+        """Of waveforms to power [B, T, n_fft / 2 + 1], and of that to mel bands."""
+        super().__init__()
+        self.spectrogram, self.mel_scale = spectrogram, mel_scale
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """[B, N] float32 in [-1, 1] to [B, T, F]."""
+        mel: Tensor = self.mel_scale(self.spectrogram(waveform))
+        return mel
 
 
-def slaney_log_mel(config: SlaneyLogMelConfig) -> nn.Sequential:
-    """A module from waveforms [B, 1, N] in [-1, 1] to log-mel [B, 1, F, T], dB.
+class _Spectrogram(nn.Module):
+    """Waveforms [B, N] to power [B, T, n_fft / 2 + 1].
 
-    Slaney's mel scale and norm, as librosa has them; no floor but 1e-10.
+    Frame t is centred at sample t * hop; the ends of the waveform are reflected.
     """
-    with torch.device("cpu"):  # tables, to be had also for a model on meta
-        return nn.Sequential(
-            torchaudio.transforms.MelSpectrogram(
-                sample_rate=config.sample_rate,
-                n_fft=config.n_fft,
-                hop_length=config.hop_length,
-                n_mels=config.n_mels,
-                f_min=config.f_min,
-                f_max=config.f_max,
-                norm="slaney",
-                mel_scale="slaney",
-            ),
-            torchaudio.transforms.AmplitudeToDB(top_db=None),
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        self._n_fft, self._hop_length = n_fft, hop_length
+        with torch.device("cpu"):  # tables, to be had also for a model on meta
+            self.register_buffer("window", torch.hann_window(n_fft))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        spectrum = torch.stft(
+            waveform,
+            self._n_fft,
+            hop_length=self._hop_length,
+            window=self.window,
+            return_complex=True,
         )
+        return spectrum.abs().square().transpose(1, 2)
+
+
+class _MelScale(nn.Module):
+    """[B, T, n_fft / 2 + 1] to [B, T, F]."""
+
+    fb: Tensor
+
+    def __init__(self, bands: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("fb", bands)
+
+    def forward(self, power: Tensor) -> Tensor:
+        # one product for each example, or its sums would depend on the batch's size
+        return torch.bmm(power, self.fb.expand(len(power), -1, -1))
+
+
+class Decibels(nn.Module):
+    """Power in mel bands [B, T, F] to log-mel [B, 1, F, T], dB; holds no state."""
+
+    def __init__(
+        self, top_db: float | None = None, mean_db: float = 0.0, std_db: float = 1.0
+    ) -> None:
+        """``top_db`` below an example's loudest value is the floor; None for none.
+
+        Upstream takes the loudest value of a batch. The result is (dB - ``mean_db``) /
+        ``std_db``.
+        """
+        super().__init__()
+        self._top_db, self._mean_db, self._std_db = top_db, mean_db, std_db
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """[B, T, F] to [B, 1, F, T]."""
+        decibels = 10 * mel.clamp(min=DECIBEL_FLOOR).log10()
+        if self._top_db is not None:
+            floor = decibels.amax(dim=(1, 2), keepdim=True) - self._top_db
+            decibels = torch.maximum(decibels, floor)
+        normal = (decibels - self._mean_db) / self._std_db
+        return normal.transpose(1, 2).unsqueeze(1)
+
+
+def log_mel(config: LogMelConfig | SlaneyLogMelConfig) -> nn.Sequential:
+    """A module from waveforms [B, N] in [-1, 1], N > n_fft / 2, to [B, 1, F, T], dB.
+
+    The front end of PANNs has no floor but 1e-10, and no normalisation.
+    """
+    mel = MelSpectrogram(
+        _Spectrogram(config.n_fft, config.hop_length), _MelScale(mel_bands(config))
+    )
+    if isinstance(config, SlaneyLogMelConfig):
+        return nn.Sequential(mel, Decibels())
+    return nn.Sequential(mel, Decibels(config.top_db, config.mean_db, config.std_db))

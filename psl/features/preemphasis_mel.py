@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from psl.features._torchaudio import import_kaldi
 from psl.features.config import PreemphasisMelConfig
+from psl.features.mel_tables import kaldi_bands
 
-PREEMPHASIS = 0.97
-FLOOR, SHIFT, SCALE = 1e-5, 4.5, 5.0
+_PREEMPHASIS = 0.97
+_FLOOR, _SHIFT, _SCALE = 1e-5, 4.5, 5.0
 """Of the logarithm: (log(mel + floor) + shift) / scale."""
 
 
@@ -31,33 +31,36 @@ class PreemphasisMel(nn.Module):
                 f"n_fft {config.n_fft}; expected at most that"
             )
         self._config = config
+        banks = kaldi_bands(
+            config.n_mels,
+            config.n_fft,
+            sample_rate=config.sample_rate,
+            f_min=config.f_min,
+            f_max=config.f_max,
+        )
         with torch.device("cpu"):  # tables, to be had also for a model on meta
-            banks, _ = import_kaldi().get_mel_banks(
-                config.n_mels,
-                config.n_fft,
-                float(config.sample_rate),
-                config.f_min,
-                config.f_max,
-                100.0,
-                -500.0,
-                1.0,
-            )
             window = torch.hann_window(config.window_samples, periodic=False)
-        # the bands end below the Nyquist frequency, whose bin is missing
-        self.register_buffer("banks", nn.functional.pad(banks, (0, 1)), False)
+        self.register_buffer("banks", banks, False)
         self.register_buffer("window", window, False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveforms [B, N] in [-1, 1], N > n_fft / 2, to [B, 1, F, T] float32."""
         config = self._config
-        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
         spectrum = torch.stft(
-            emphasised,
+            self.emphasised(waveform),
             config.n_fft,
             hop_length=config.hop_length,
             win_length=config.window_samples,
             window=self.window,
             return_complex=True,
         )
-        mel = self.banks @ spectrum.abs().square()
-        return ((mel + FLOOR).log() + SHIFT).unsqueeze(1) / SCALE
+        return self.scaled_log(spectrum.abs().square())
+
+    def emphasised(self, waveform: Tensor) -> Tensor:
+        """Waveforms [B, N] to [B, N - 1], high frequencies raised."""
+        return waveform[:, 1:] - _PREEMPHASIS * waveform[:, :-1]
+
+    def scaled_log(self, power: Tensor) -> Tensor:
+        """Power [B, n_fft / 2 + 1, T] to features [B, 1, F, T]."""
+        mel = self.banks @ power
+        return ((mel + _FLOOR).log() + _SHIFT).unsqueeze(1) / _SCALE

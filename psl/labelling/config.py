@@ -10,7 +10,7 @@ from psl.config import BatchSize, Seconds, Share, config
 from psl.data.config import AugmentConfig, LoaderConfig
 from psl.data.labels import LabelLayout
 from psl.data.views import Augmentation
-from psl.distributed.config import Precision
+from psl.distributed.config import ArithmeticConfig, Precision
 from psl.labelling.hearing import Fill, Hearing, hearing_of
 from psl.teachers.config import TeacherList
 from shards.format.chunking import Chunking
@@ -51,7 +51,9 @@ class LabelConfig:
     """Chunks the teacher sees at a time; the same for all processes, as it decides how
     the last bit is rounded."""
     precision: Precision = "no"
-    """Autocast type of the teacher; no for none (float32; TF32 on some GPUs)."""
+    """Autocast type of the teacher; no for none (float32, of which arithmetic says
+    how a GPU computes it)."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig()
     compile: bool = False
     """Compile the teacher with torch.compile; slow to start."""
     calibration: str | None = None

@@ -24,6 +24,7 @@ from psl.data.batch import Prepared
 from psl.data.labels import LabelLayout
 from psl.data.loader import cache_share, open_cache
 from psl.distributed import runtime
+from psl.distributed.arithmetic import choose_arithmetic
 from psl.job.stop import StopRequest, name_of
 from psl.labelling import progress
 from psl.labelling.calibration_file import DIGITS, Calibration, read_calibration
@@ -86,6 +87,7 @@ def open_work(config: LabelConfig) -> Work:
     Raises ShardError or ValueError if teacher and audio do not fit each other.
     """
     config.loader.check_no_transcode("labelling")
+    choose_arithmetic(config.arithmetic)
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
     teacher = load_teacher(config.teacher, index, cache=cache)
@@ -185,6 +187,7 @@ def _builder(
             "batch_size": config.batch_size,  # other sizes round otherwise
             "precision": config.precision,
             "compile": config.compile,
+            **({} if config.arithmetic.tf32 else {"tf32": False}),
             **_heard(config),
             **({"calibration": calibration.provenance} if calibration else {}),
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from psl.features.log_mel import float_samples, slaney_log_mel
+from psl.features.log_mel import float_samples, log_mel
 from psl.features.masks import SpecAugment, counted
 from psl.models.config import Cnn14Config
 from psl.models.convolutional import at_least
@@ -24,7 +24,7 @@ class Cnn14(nn.Module):
     def __init__(self, config: Cnn14Config, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        self.front_end = slaney_log_mel(config.front_end)
+        self.front_end = log_mel(config.front_end)
         self.spec_augment: nn.Module = SpecAugment(config.front_end)
         self.bn0 = nn.BatchNorm1d(config.front_end.n_mels)
         channels = [1, *(max(8, round(c * config.width)) for c in _CHANNELS)]
@@ -49,8 +49,8 @@ class Cnn14(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
-        features = at_least(self.spec_augment(log_mel, num_samples), _STRIDE)
+            mel = self.front_end(float_samples(waveform))
+        features = at_least(self.spec_augment(mel, num_samples), _STRIDE)
         embedding = self._embed(features)
         num_frames = None if num_samples is None else self.num_frames(num_samples)
         if self.config.pooling == "clip":

@@ -76,7 +76,7 @@ class ConvTagger(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform))
         features = at_least(self.spec_augment(log_mel, num_samples), STRIDE)
         maps = self.backbone(features).last_hidden_state
         embedding = maps.mean(dim=2).transpose(1, 2)

@@ -50,7 +50,7 @@ class MobileNetV2(nn.Module):
         clip_probs.
         """
         with torch.autocast(waveform.device.type, enabled=False):
-            log_mel = self.front_end(float_samples(waveform).unsqueeze(1))
+            log_mel = self.front_end(float_samples(waveform))
             log_mel = self.spec_augment(log_mel, num_samples)
         embedding = self.features(log_mel).mean(dim=2).transpose(1, 2)
         frame_probs = self.classifier(embedding).float().sigmoid()
@@ -107,7 +107,7 @@ def _conv_norm(
             bias=False,
         ),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU6(inplace=True),
+        nn.ReLU6(),  # in place, autograd would keep a copy of its input
     )
 
 

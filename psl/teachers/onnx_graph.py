@@ -23,7 +23,7 @@ from psl.features.config import (
     SlaneyLogMelConfig,
 )
 from psl.features.fbank import Fbank
-from psl.features.log_mel import log_mel, slaney_log_mel
+from psl.features.log_mel import log_mel
 from psl.features.preemphasis_mel import PreemphasisMel
 from psl.teachers.config import Activation, OnnxConfig, TeacherConfig
 from psl.teachers.member import Member, match_stated
@@ -39,7 +39,7 @@ MIN_SECONDS = 0.1
 _BESIDE = (".yaml", ".yml", ".json")
 _FRONT_ENDS: dict[str, tuple[type, Any]] = {
     "log_mel": (LogMelConfig, log_mel),
-    "slaney_log_mel": (SlaneyLogMelConfig, slaney_log_mel),
+    "slaney_log_mel": (SlaneyLogMelConfig, log_mel),
     "fbank": (FbankConfig, Fbank),
     "preemphasis_mel": (PreemphasisMelConfig, PreemphasisMel),
 }
@@ -310,6 +310,4 @@ def _front_end(declared: OnnxConfig, where: str) -> Any:
             f"{where}: front_end.sample_rate is {config.sample_rate}, but sample_rate "
             f"{declared.sample_rate}; leave the former out"
         )
-    if name in ("log_mel", "slaney_log_mel"):
-        return nn.Sequential(nn.Unflatten(1, (1, -1)), build(config))
     return build(config)

@@ -15,6 +15,7 @@ from psl.config import parse
 from psl.config_values import read_yaml
 from psl.data.validation import open_validation
 from psl.distributed import launch
+from psl.distributed.arithmetic import choose_arithmetic
 from psl.distributed.collectives import from_main
 from psl.training.averages import average_best, describe_average
 from psl.training.config import AverageConfig, TrainConfig
@@ -29,6 +30,7 @@ from shards.format.ontology import with_ancestors
 def average_run(config: AverageConfig, accelerator: Accelerator) -> Average:
     """Average the best checkpoints of a finished run. Collective."""
     result, newest, train_config = from_main(lambda: _read_run(config.run))
+    choose_arithmetic(train_config.arithmetic)
     data = train_config.data
     audio = with_ancestors(open_indexes(data.audio, kind="audio"), data.ontology)
     valid = open_validation(

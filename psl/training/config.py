@@ -11,7 +11,7 @@ from pydantic import Field
 
 from psl.config import BatchSize, Count, CountOrZero, Seconds, Share, config
 from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
-from psl.distributed.config import Precision, Strategy
+from psl.distributed.config import ArithmeticConfig, Precision, Strategy
 from psl.job.config import AttemptConfig
 from psl.models.config import MobileNetV2Config, ModelConfig
 from psl.teachers.config import TeacherList
@@ -174,8 +174,9 @@ class TrainConfig:
     """How many of the best checkpoints to average at the end; the average is then the
     run's result. At most keep_best; null for the best one alone."""
     precision: Precision | None = None
-    """Autocast type of the forward pass; no for none (float32; TF32 on some GPUs); null
-    for what accelerate launch says, or else no."""
+    """Autocast type of the forward pass; no for none (float32, of which arithmetic
+    says how a GPU computes it); null for what accelerate launch says, or else no."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig()
     strategy: Strategy | None = None
     """What is split among the processes: ddp nothing; zero1 the optimizer's state,
     zero2 also the gradients, zero3 also the weights, all three by DeepSpeed; null for

@@ -45,6 +45,7 @@ ON_RESUME: dict[str, Rule] = {
     "keep_best": "free",
     "average_best": "free",
     "precision": "consent",
+    "arithmetic": "consent",
     "strategy": "free",
     "seed": "fixed",
     "log_every": "free",

@@ -18,6 +18,7 @@ from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
 from psl.data.validation import Validation
 from psl.distributed import collectives, runtime, zero
+from psl.distributed.arithmetic import choose_arithmetic
 from psl.job.attempt import Attempt
 from psl.models.families import build_from_config
 from psl.teachers.named import checkpoint_of
@@ -110,6 +111,7 @@ def open_run(
     Collective. Raises ValueError, ShardError or JobError, on all ranks, if something
     does not fit or cannot be read.
     """
+    choose_arithmetic(config.arithmetic)
     parts = open_parts(config, accelerator)
     valid, plan, schedule = parts.valid, parts.plan, parts.schedule
     data = parts.data

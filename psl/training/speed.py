@@ -197,9 +197,10 @@ def work_of(
     num_samples = round(config.data.chunk_seconds * sample_rate)
     cost = step_cost(config.model, num_classes, num_samples, device)
     peak = config.peak_tflops
-    if peak is None and device.type == "cuda":
+    bf16 = config.precision == "bf16"
+    if peak is None and device.type == "cuda" and (bf16 or config.arithmetic.tf32):
         name = torch.cuda.get_device_name(device)
-        peak = peak_tflops(name, bf16=config.precision == "bf16")
+        peak = peak_tflops(name, bf16=bf16)
     return Work(
         chunks=config.chunks_per_step,
         flops=cost.flops_per_chunk * config.chunks_per_step / num_processes,

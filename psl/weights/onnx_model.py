@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from psl.features.config import FbankConfig, LogMelConfig, SlaneyLogMelConfig
 from psl.features.fbank import Fbank
-from psl.features.log_mel import log_mel, slaney_log_mel
+from psl.features.log_mel import log_mel
 from psl.features.preemphasis_mel import PreemphasisMel
 from psl.weights.onnx_file import Description, OnnxFile
 
@@ -105,8 +105,6 @@ def _front_end(found: Description) -> Any:
     if found.input == "waveform":
         return None
     config = found.model.front_end
-    if isinstance(config, LogMelConfig):
-        return nn.Sequential(nn.Unflatten(1, (1, -1)), log_mel(config))
-    if isinstance(config, SlaneyLogMelConfig):
-        return nn.Sequential(nn.Unflatten(1, (1, -1)), slaney_log_mel(config))
+    if isinstance(config, LogMelConfig | SlaneyLogMelConfig):
+        return log_mel(config)
     return Fbank(config) if isinstance(config, FbankConfig) else PreemphasisMel(config)

@@ -11,7 +11,6 @@ import argparse
 import configparser
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shlex
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.system.exits import EXIT_FAILED, EXIT_UNAVAILABLE
+from shards.system.files import write_atomic
+from tools.gpu import table
 from tools.gpu.runner import REPOSITORY, Check, Skipped, StepFailed
 from tools.gpu.steps import STEPS, Step, with_needs
 
@@ -70,7 +71,10 @@ def run_steps(check: Check, chosen: Sequence[Step], report: Report) -> None:
                 raise Skipped(f"needs {', '.join(unmet)}, which did not pass")
             if check.deadline - start < SECONDS_NEEDED:
                 raise Skipped("no time left; give it more with --minutes")
-            entry = {"outcome": "passed", "figures": step.run(check)}
+            entry = {
+                "outcome": "passed",
+                "figures": step.run(check.within(step.seconds)),
+            }
         except Skipped as reason:
             entry = {"outcome": "skipped", "reason": str(reason)}
         except StepFailed as reason:
@@ -85,7 +89,7 @@ class Report:
 
     def __init__(self, out: Path | None, facts: dict[str, Any]) -> None:
         self._out = out
-        self._content = {**facts, "steps": {}}
+        self._content: dict[str, Any] = {**facts, "steps": {}}
         self._write()
 
     @property
@@ -106,11 +110,14 @@ class Report:
         self._write()
 
     def _write(self) -> None:
-        """The JSON as it stands, whole at any time."""
+        """JSON and Markdown as they stand, whole at any time."""
         if self._out is not None:
-            aside = self._out.with_name(f".{self._out.name}.tmp")
-            aside.write_text(json.dumps(self._content, indent=1) + "\n")
-            os.replace(aside, self._out)
+            write_atomic(self._out, json.dumps(self._content, indent=1) + "\n")
+            write_atomic(self._out.with_suffix(".md"), self.page())
+
+    def page(self) -> str:
+        """All of it as Markdown."""
+        return table.report(self._content)
 
 
 def _versions() -> dict[str, str | None]:
@@ -149,7 +156,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=names, metavar="STEP", help="and what they need")
     add("--minutes", type=float, default=9.0, help="begin no step after (default 9)")
     add("--work", type=Path, help="folder to keep runs and logs in; else a temporary")
-    add("--out", type=Path, help="JSON to write")
+    add("--out", type=Path, help="JSON to write; beside it goes the same as Markdown")
     return parser.parse_args(argv)
 
 
@@ -173,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_UNAVAILABLE
         facts = {
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": f"python {shlex.join(sys.orig_argv[1:])}",
             "device": args.device,
             "versions": _versions(),
             "machine": check.facts,
@@ -180,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(facts), flush=True)
         report = Report(args.out, facts)
         run_steps(check, with_needs(args.only), report)
+        print(f"\n{report.page()}")
     return EXIT_FAILED if report.num_failed else 0
 
 

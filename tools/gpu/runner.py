@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +23,6 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEARNING_RATE = 1e-4
 """Small, so that a difference of one step does not grow in the next."""
-COMMAND_SECONDS = 300.0
-"""Longest time of one command."""
 
 
 class Skipped(Exception):
@@ -46,13 +44,17 @@ class Size:
     batch_size: int
     model: Mapping[str, Any]
     bf16_tolerance: float
-    """As FULL_TOLERANCE of tools/gpu/steps.py."""
+    """As FULL_TOLERANCE of tools/gpu/chain.py."""
     speed_clips: int
     """Clips of 10 s to measure with."""
     speed_batches: tuple[int, ...]
     speed_precisions: tuple[str, ...]
     speed_chunks: int
     """Chunks of 2 s that a measurement takes."""
+    speed_rounds: int
+    """Rounds in which kinds of steps take turns."""
+    fed_steps: int
+    """Steps over which the growth of memory is measured."""
 
 
 SIZES = {
@@ -68,6 +70,8 @@ SIZES = {
         speed_batches=(32, 256),
         speed_precisions=("no", "bf16"),
         speed_chunks=15360,
+        speed_rounds=5,
+        fed_steps=500,
     ),
     "cpu": Size(  # shows that the tool works
         num_classes=4,
@@ -87,6 +91,8 @@ SIZES = {
         speed_batches=(8,),
         speed_precisions=("no",),
         speed_chunks=32,
+        speed_rounds=1,
+        fed_steps=3,
     ),
 }
 
@@ -108,6 +114,10 @@ class Check:
         check = Check(device, folder, deadline, {})
         facts = check.measure("facts", {})
         return Check(device, folder, deadline, facts)
+
+    def within(self, seconds: float) -> Check:
+        """The same, with a deadline in so many seconds if that is sooner."""
+        return replace(self, deadline=min(self.deadline, time.monotonic() + seconds))
 
     @property
     def size(self) -> Size:
@@ -134,7 +144,7 @@ class Check:
         log = self.folder / "logs" / f"{name}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *map(str, words)]
-        limit = min(COMMAND_SECONDS, max(1.0, self.deadline - time.monotonic()))
+        limit = max(1.0, self.deadline - time.monotonic())
         with open(log, "w", encoding="utf-8") as stream:
             stream.write(shlex.join(command) + "\n")
             stream.flush()
@@ -161,6 +171,7 @@ class Check:
         launcher: Sequence[str] = (),
         succeeds: bool = True,
         variables: Mapping[str, str] = MappingProxyType({}),
+        timeout_seconds: int = 60,
     ) -> dict[int, float]:
         """``psl.train`` one epoch of the clips into ``name``; the loss of each step."""
         size = self.size
@@ -172,7 +183,7 @@ class Check:
             f"model={json.dumps(dict(size.model))}",
             f"global_batch_size={size.batch_size}",
             *("epochs=1", "log_every=1", f"optim.learning_rate={LEARNING_RATE}"),
-            "attempt.timeout_seconds=60",
+            f"attempt.timeout_seconds={timeout_seconds}",
         ]
         command = [*launcher, "-m", "psl.train", *values, *words]
         self.run(name, command, succeeds=succeeds, variables=variables)

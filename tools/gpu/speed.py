@@ -6,14 +6,20 @@ OUT are JSON. Measures the product's own loops, data included.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import itertools
 import json
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 
 from psl.config import parse
@@ -22,13 +28,19 @@ from psl.distributed import launch, runtime
 from psl.job.attempt import Attempt
 from psl.labelling import job
 from psl.labelling.config import LabelConfig
+from psl.labelling.store import write_labels
 from psl.labelling.worker import ShardWorker
 from psl.training.config import TrainConfig
-from psl.training.run import open_run
+from psl.training.optim import build_optimizer
+from psl.training.run import Run, open_run
+from psl.training.step import Stepper
 from shards.format.index import open_index
 from tools.bench.scaling import endless, make_dataset
+from tools.gpu import rounds
 
 WARM_UP_STEPS = 20
+CHUNKS_PER_CLIP = 5
+"""Of 10 s in 2 s."""
 RESIDENT_STEPS = 20
 """Steps on a batch that is there already."""
 
@@ -66,8 +78,20 @@ def _driver() -> str | None:
     return result.stdout.split("\n")[0].strip() or None
 
 
-def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
-    """Figures of ``num_steps`` steps, after a few to warm up."""
+def make_data(folder: str, num_clips: int, num_classes: int) -> dict[str, Any]:
+    """Audio, and a dense label for each chunk of 2 s; how fast they were written."""
+    start, audio = time.perf_counter(), Path(folder)
+    make_dataset(audio, num_clips, num_classes=num_classes)
+    index, rng = open_index(audio, kind="audio"), np.random.default_rng(0)
+    shape = (CHUNKS_PER_CLIP, num_classes)
+    labels = {index.key(row): rng.random(shape) for row in range(len(index))}
+    write_labels(audio.parent / "labels", audio, labels, chunk_seconds=2.0)
+    return {"clips_per_second": num_clips / (time.perf_counter() - start)}
+
+
+@contextlib.contextmanager
+def opened(config: TrainConfig) -> Iterator[tuple[Run, Any]]:
+    """A run of the product and its state, from the first step on."""
     with Attempt(config.run_dir, config.attempt, str) as attempt:
         accelerator = launch.join_job(
             precision=config.precision, global_batch_size=config.chunks_per_step
@@ -75,34 +99,88 @@ def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
         attempt.join(accelerator)
         run, state = open_run(config, accelerator, attempt)
         run.step.model.train()
-        fetched = WaitMeter(endless(run, state))
-
-        def steps(number: int, batch: Any = None) -> float:
-            start = time.perf_counter()
-            for step in range(number):
-                with_batch = batch if batch is not None else next(fetched)
-                run.step(with_batch, step + 1, learning_rate=1e-4, stop=False)
-            _wait_for_device()
-            return time.perf_counter() - start
-
-        steps(min(WARM_UP_STEPS, num_steps))
-        before = fetched.waited_seconds
-        seconds = steps(num_steps)
-        waited = fetched.waited_seconds - before
-        resident = steps(RESIDENT_STEPS, next(fetched)) / RESIDENT_STEPS
+        yield run, state
         run.log.close()
         attempt.leave()
         launch.leave_job(accelerator)
+
+
+def stepping(step: Stepper, batches: Callable[[], Any]) -> rounds.Kind:
+    """The product's step on what ``batches`` gives."""
+    numbers = itertools.count(1)
+    return lambda: step(batches(), next(numbers), learning_rate=1e-4, stop=False)
+
+
+def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
+    """Figures of ``num_steps`` steps, after a few to warm up."""
+    with opened(config) as (run, state):
+        fetched = WaitMeter(endless(run, state))
+        step = stepping(run.step, lambda: next(fetched))
+        _repeat(step, min(WARM_UP_STEPS, num_steps))
+        before, memory = fetched.waited_seconds, _resident_mb()
+        seconds = _repeat(step, num_steps)
+        waited = fetched.waited_seconds - before
+        growth, batch = _resident_mb() - memory, next(fetched)
+        resident = _repeat(stepping(run.step, lambda: batch), RESIDENT_STEPS)
+    chunks = config.chunks_per_step
     return {
-        "chunks_per_second": round(num_steps * config.chunks_per_step / seconds, 1),
-        "without_loader": round(config.chunks_per_step / resident, 1),
+        "chunks_per_second": round(num_steps * chunks / seconds, 1),
+        "without_loader": round(RESIDENT_STEPS * chunks / resident, 1),
         "wait_share": round(waited / seconds, 4),
+        "growth_mb": round(growth, 1),
         "peak_gb": _peak_gb(),
     }
 
 
+def _repeat(step: rounds.Kind, number: int) -> float:
+    """Seconds that ``number`` steps take."""
+    start = time.perf_counter()
+    for _ in range(number):
+        step()
+    rounds.wait_for_device()
+    return time.perf_counter() - start
+
+
+def compare_product(config: TrainConfig, task: dict[str, Any]) -> dict[str, Any]:
+    """The product's step on one batch, beside the bare step."""
+    chunks, steps = config.chunks_per_step, task["steps"]
+    plain = rounds.BareStep(config.model, task["num_classes"], chunks)
+    with opened(config) as (run, state):
+        batch = next(iter(endless(run, state)))
+        product = stepping(run.step, lambda: batch)
+        kinds: dict[str, rounds.Kind] = {"product": product, "bare": plain}
+        if config.cuda_graph:
+            graph = rounds.BareStep(config.model, task["num_classes"], chunks)
+            kinds["bare graph"] = graph.as_graph()
+        else:
+            at_once = _read_at_once(config, run)
+            kinds["verdict read at once"] = stepping(at_once, lambda: batch)
+        found = rounds.in_turn(kinds, rounds=task["rounds"], steps=steps, chunks=chunks)
+        activity = rounds.activity(product, steps)
+    others = [name for name in kinds if name != "product"]
+    ratios = {f"product / {o}": rounds.ratio(found, "product", o) for o in others}
+    return {**rounds.speeds_of(found), **ratios, **activity}
+
+
+def _read_at_once(config: TrainConfig, run: Run) -> Stepper:
+    """The product's step, if the host waited for the verdict of each."""
+    model = copy.deepcopy(run.bare_model).train()
+    fused = run.accelerator.device.type == "cuda"
+    return Stepper(
+        run.accelerator,
+        model,
+        build_optimizer(model, config.optim, fused=fused),
+        seed=config.seed,
+        precision=config.precision,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        accumulation_steps=config.accumulation_steps,
+        nonfinite=config.nonfinite,
+        compile_model=config.compile,
+    )
+
+
 def time_labelling(config: LabelConfig) -> dict[str, Any]:
-    """Figures of psl.label, from its first claim on."""
+    """Figures of psl.label, from its first claim on, and of its teacher alone."""
     workers: list[ShardWorker] = []
     start = 0.0
 
@@ -112,12 +190,20 @@ def time_labelling(config: LabelConfig) -> dict[str, Any]:
         start = time.perf_counter()
         return workers[-1]
 
+    work = job.open_work(config)
     with mock.patch.object(job, "ShardWorker", made):
-        job.label(config)
+        job.label_shards(config, work)
     seconds = time.perf_counter() - start
     num_chunks = _num_chunks(Path(config.out))
+    shape = (config.batch_size, rounds.NUM_SAMPLES)
+    waveform = 0.1 * torch.randn(shape, device=work.device)
+    lengths = torch.full((config.batch_size,), rounds.NUM_SAMPLES, device=work.device)
+    bare = _repeat(lambda: work.score(waveform, lengths, None), RESIDENT_STEPS)
+    bare_speed = RESIDENT_STEPS * config.batch_size / bare
     return {
         "chunks_per_second": round(num_chunks / seconds, 1),
+        "bare": round(bare_speed, 1),
+        "of_bare": round(num_chunks / seconds / bare_speed, 4),
         "wait_share": round(sum(w.waited_seconds for w in workers) / seconds, 4),
         "chunks": num_chunks,
         "peak_gb": _peak_gb(),
@@ -129,9 +215,10 @@ def _num_chunks(folder: Path) -> int:
     return int(open_index(str(folder), kind="labels").table.count.sum())
 
 
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _resident_mb() -> float:
+    """Memory of this process that is in RAM, 1e6 bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def _peak_gb() -> float | None:
@@ -141,22 +228,28 @@ def _peak_gb() -> float | None:
     return round(torch.cuda.max_memory_allocated() / 1e9, 3)
 
 
+def _train_config(task: dict[str, Any]) -> TrainConfig:
+    return parse(TrainConfig, task["config"], where="gpu_speed")
+
+
+MEASUREMENTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "facts": lambda task: facts(),
+    "data": lambda task: make_data(**task),
+    "train": lambda task: time_training(_train_config(task), task["num_steps"]),
+    "product": lambda task: compare_product(_train_config(task), task),
+    "bare": rounds.compare_bare,
+    "published": rounds.compare_published,
+    "arithmetic": rounds.compare_arithmetic,
+    "compile": rounds.compare_compiled,
+    "ratios": lambda task: rounds.ratios_of(**task),
+    "label": lambda task: time_labelling(parse(LabelConfig, task, where="gpu_speed")),
+}
+
+
 def main() -> None:
     """``tools/gpu/speed.py WHAT TASK OUT``."""
     what, task, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
-    if what == "facts":
-        found = facts()
-    elif what == "data":
-        start = time.perf_counter()
-        folder = Path(task["folder"])
-        make_dataset(folder, task["num_clips"], num_classes=task["num_classes"])
-        found = {"clips_per_second": task["num_clips"] / (time.perf_counter() - start)}
-    elif what == "train":
-        config = parse(TrainConfig, task["config"], where="gpu_speed")
-        found = time_training(config, task["num_steps"])
-    else:
-        found = time_labelling(parse(LabelConfig, task, where="gpu_speed"))
-    out.write_text(json.dumps(found))
+    out.write_text(json.dumps(MEASUREMENTS[what](task)))
 
 
 if __name__ == "__main__":

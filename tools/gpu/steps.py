@@ -1,278 +1,16 @@
-"""The steps of tools/gpu/check.py: each the product's own commands and what to expect.
+"""The steps of tools/gpu/check.py: their order, their time, and what each needs.
 
-Owns the audio (square waves, so that chunks differ and no package is needed to make
-them), the tolerances, and the order.
+What they do is in tools/gpu/chain.py and tools/gpu/speeds.py.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import time
-import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tools.gpu.runner import (
-    REPOSITORY,
-    WITHOUT_GPU,
-    Check,
-    Size,
-    Skipped,
-    StepFailed,
-    compare,
-)
-
-RATE = 16000
-FULL_TOLERANCE = 0.005
-"""Largest difference of a step's loss over that loss, from the plain float32 run (on a
-GPU its convolutions are TF32, with 10 bits after the point). On a CPU, in 8 steps of
-the full-size model, another memory layout made 0.0004 (2026-11-23)."""
-SAVE_EVERY, KILLED_AT = 3, 8
-"""Steps; of the run that is killed, between checkpoints and when."""
-
-
-def _plain(check: Check) -> dict[int, float]:
-    """The losses of the step "train"."""
-    return {
-        int(step): loss
-        for step, loss in json.loads((check.folder / "plain.json").read_text()).items()
-    }
-
-
-def pack(check: Check) -> dict[str, Any]:
-    """WAV files of square waves -> shards, by shards.pack."""
-    size, source = check.size, check.folder / "source"
-    (source / "wav").mkdir(parents=True)
-    segments = ["# segments"]
-    for number in range(size.num_clips):
-        _write_wave(source / "wav" / f"clip{number}.wav", number, size)
-        label = number % size.num_classes
-        segments.append(f'clip{number}, 0.0, {size.clip_seconds}.0, "/m/{label}"')
-    (source / "segments.csv").write_text("\n".join(segments) + "\n")
-    classes = [f'{c},/m/{c},"Class {c}"' for c in range(size.num_classes)]
-    header = "index,mid,display_name"
-    (source / "classes.csv").write_text("\n".join([header, *classes]) + "\n")
-    words: list[str | Path] = ["-m", "shards.pack", "--audio", source / "wav"]
-    words += ["--segments", source / "segments.csv", "--workers", "2"]
-    words += ["--class-labels", source / "classes.csv"]
-    words += ["--clips-per-shard", "8", "--out", check.folder / "audio"]
-    check.run("pack", words)
-    return {"clips": size.num_clips}
-
-
-def _write_wave(path: Path, number: int, size: Size) -> None:
-    """Each second has a pitch and a loudness of its own."""
-    with wave.open(str(path), "wb") as stream:
-        stream.setnchannels(1)
-        stream.setsampwidth(2)
-        stream.setframerate(RATE)
-        for second in range(size.clip_seconds):
-            half = 4 + (7 * number + 3 * second) % 61
-            level = 1000 + 997 * (5 * number + second) % 20000
-            up, down = (
-                (sign * level).to_bytes(2, "little", signed=True) for sign in (1, -1)
-            )
-            period = up * half + down * half
-            stream.writeframes((period * (RATE // (2 * half) + 1))[: 2 * RATE])
-
-
-def train(check: Check) -> dict[str, Any]:
-    """The teacher, in plain float32; what other runs are compared with."""
-    losses = check.train("plain")
-    (check.folder / "plain.json").write_text(json.dumps(losses))
-    return {"losses": list(losses.values())}
-
-
-def label(check: Check) -> dict[str, Any]:
-    """Pseudo labels, by psl.label."""
-    check.run("label", [*("-m", "psl.label"), *_label_words(check, "labels")])
-    return {}
-
-
-def _label_words(check: Check, out: str) -> list[str]:
-    return [
-        f"teacher={check.folder / 'plain'}",
-        f"audio={check.folder / 'audio'}",
-        f"out={check.folder / out}",
-        f"chunk_seconds={check.size.chunk_seconds}",
-    ]
-
-
-def student(check: Check) -> dict[str, Any]:
-    """A student from those labels."""
-    losses = check.train("student", f"data.labels=[{check.folder / 'labels'}]")
-    return {"losses": list(losses.values())}
-
-
-def evaluate(check: Check) -> dict[str, Any]:
-    """Metrics of the student, by psl.evaluate."""
-    out = check.folder / "eval"
-    words = [f"checkpoint={check.folder / 'student'}", f"out={out}"]
-    words.append(f"audio={check.folder / 'audio'}")
-    check.run("evaluate", ["-m", "psl.evaluate", *words])
-    metrics = json.loads((out / "metrics.json").read_text())
-    if metrics["num_clips"] != check.size.num_clips:
-        raise StepFailed(f"scored {metrics['num_clips']} of {check.size.num_clips}")
-    return metrics
-
-
-def cpu(check: Check) -> dict[str, Any]:
-    """The same losses on the CPU: what reached the GPU is what was read."""
-    if check.device == "cpu":
-        raise Skipped("--device cpu: there is no other device to compare with")
-    losses = check.train("on_cpu", variables=WITHOUT_GPU)
-    return compare(losses, _plain(check), FULL_TOLERANCE)
-
-
-def bf16(check: Check) -> dict[str, Any]:
-    """precision=bf16."""
-    return compare(
-        _plain(check), check.train("bf16", "precision=bf16"), check.size.bf16_tolerance
-    )
-
-
-def compiled(check: Check) -> dict[str, Any]:
-    """compile=true."""
-    if check.device == "cpu":
-        raise Skipped("--device cpu: the C++ compiler takes minutes for the model")
-    return compare(
-        _plain(check), check.train("compiled", "compile=true"), FULL_TOLERANCE
-    )
-
-
-def compiled_bf16(check: Check) -> dict[str, Any]:
-    """compile=true with precision=bf16."""
-    if check.device == "cpu":
-        raise Skipped("--device cpu: the C++ compiler takes minutes for the model")
-    losses = check.train("compiled_bf16", "compile=true", "precision=bf16")
-    return compare(_plain(check), losses, check.size.bf16_tolerance)
-
-
-def ranks(check: Check) -> dict[str, Any]:
-    """Torchrun with a rank for each GPU (nccl), BatchNorm synchronised."""
-    number = _num_ranks(check)
-    launcher = check.torchrun(number)
-    if check.device == "cpu":  # torch synchronises BatchNorm on GPUs only
-        return {
-            "ranks": number,
-            "losses": [*check.train("ranks", launcher=launcher).values()],
-        }
-    losses = check.train("ranks", "sync_batch_norm=true", launcher=launcher)
-    return {"ranks": number, **compare(_plain(check), losses, FULL_TOLERANCE)}
-
-
-def _num_ranks(check: Check) -> int:
-    """As many as there are GPUs and the batch can be shared by."""
-    batch_size = check.size.batch_size
-    return max(
-        n
-        for n in range(1, check.num_devices + 1)
-        if n <= batch_size and not batch_size % n
-    )
-
-
-def resume(check: Check) -> dict[str, Any]:
-    """The last rank is killed; started again, the run ends with the same losses.
-
-    On a GPU two undisturbed runs may differ, too; how far is a figure.
-    """
-    number = _num_ranks(check) if check.device == "cuda" else 1
-    # without a launcher, which is slow to start, the plain run is the undisturbed one
-    launcher = check.torchrun(number) if check.device == "cuda" else []
-    words = [f"save_every={SAVE_EVERY}"]
-    fault = f"rank={number - 1},step={KILLED_AT},point=step,action=kill"
-    undisturbed = (
-        check.train("undisturbed", *words, launcher=launcher)
-        if launcher
-        else _plain(check)
-    )
-    start = time.monotonic()
-    check.train(
-        "killed",
-        *words,
-        launcher=launcher,
-        succeeds=False,
-        variables={"PSL_FAULT": fault},
-    )
-    seconds = time.monotonic() - start
-    losses = check.train("killed", *words, launcher=launcher)
-    same = [step for step, loss in losses.items() if loss == undisturbed[step]]
-    return {
-        "ranks": number,
-        "seconds_until_all_ended": round(seconds, 1),
-        "steps_bit_for_bit": len(same),
-        "steps": len(losses),
-        **compare(undisturbed, losses, FULL_TOLERANCE),
-    }
-
-
-def deepspeed(check: Check) -> dict[str, Any]:
-    """Every ZeRO stage that launch/accelerate has a file for."""
-    if check.device == "cpu":
-        raise Skipped("--device cpu: tests/launch/test_launchers.py does")
-    for package in ("deepspeed", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            raise Skipped(f"{package} is not installed")
-    number = _num_ranks(check)
-    found = {}
-    for path in sorted((REPOSITORY / "launch" / "accelerate").glob("zero?.yaml")):
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(path)]
-        launcher += ["--num_processes", str(number)]
-        losses = check.train(path.stem, launcher=launcher)
-        found[path.stem] = list(losses.values())
-    return {"ranks": number, "losses": found}
-
-
-def speed_data(check: Check) -> dict[str, Any]:
-    """Clips of 10 s to measure with."""
-    size = check.size
-    task = {"num_clips": size.speed_clips, "num_classes": size.num_classes}
-    return check.measure("data", {"folder": _speed_folder(check), **task})
-
-
-def _speed_folder(check: Check) -> str:
-    return str(check.folder / "speed")
-
-
-def train_speed(check: Check) -> dict[str, Any]:
-    """Chunks of 2 s per second in training, by batch size and precision."""
-    found = {}
-    for batch_size in check.size.speed_batches:
-        for precision in check.size.speed_precisions:
-            name = f"batch_{batch_size}_{precision}"
-            values = {
-                "run_dir": str(check.folder / "speed_runs" / name),
-                "data": {
-                    "audio": [_speed_folder(check)],
-                    "valid": _speed_folder(check),
-                    "chunk_seconds": 2.0,
-                },
-                "model": {**check.size.model, "dropout": 0.3},
-                "global_batch_size": batch_size,
-                "precision": precision,
-            }
-            num_steps = check.size.speed_chunks // batch_size
-            task = {"config": values, "num_steps": num_steps}
-            found[name] = check.measure("train", task, name)
-    return found
-
-
-def label_speed(check: Check) -> dict[str, Any]:
-    """Chunks of 2 s per second in labelling, by batch size."""
-    found = {}
-    for batch_size in check.size.speed_batches:
-        name = f"label_batch_{batch_size}"
-        task = {
-            "teacher": str(check.folder / "plain"),
-            "audio": _speed_folder(check),
-            "out": str(check.folder / name),
-            "batch_size": batch_size,
-        }
-        found[name] = check.measure("label", task, name)
-    return found
+from tools.gpu import chain, speeds
+from tools.gpu.runner import Check
 
 
 @dataclass(frozen=True)
@@ -282,25 +20,36 @@ class Step:
     name: str
     run: Callable[[Check], dict[str, Any]]
     """Gives figures; raises Skipped or StepFailed."""
+    seconds: float
+    """Most that it may take; what runs longer is ended, and has failed."""
     needs: tuple[str, ...] = ()
 
 
 STEPS = (
-    Step("pack", pack),
-    Step("train", train, ("pack",)),
-    Step("label", label, ("train",)),
-    Step("student", student, ("label",)),
-    Step("evaluate", evaluate, ("student",)),
-    Step("cpu", cpu, ("train",)),
-    Step("bf16", bf16, ("train",)),
-    Step("ranks", ranks, ("train",)),
-    Step("resume", resume, ("train",)),
-    Step("speed_data", speed_data),
-    Step("train_speed", train_speed, ("speed_data",)),
-    Step("label_speed", label_speed, ("speed_data", "train")),
-    Step("compiled", compiled, ("train",)),
-    Step("compiled_bf16", compiled_bf16, ("train",)),
-    Step("deepspeed", deepspeed, ("pack",)),
+    Step("pack", chain.pack, 60),
+    Step("train", chain.train, 120, ("pack",)),
+    Step("label", chain.label, 60, ("train",)),
+    Step("student", chain.student, 90, ("label",)),
+    Step("evaluate", chain.evaluate, 60, ("student",)),
+    Step("cpu", chain.cpu, 150, ("train",)),
+    Step("bf16", chain.bf16, 60, ("train",)),
+    Step("ranks", chain.ranks, 90, ("train",)),
+    Step("resume", chain.resume, 180, ("train",)),
+    Step("speed_data", speeds.speed_data, 60),
+    Step("bare", speeds.bare, 150),
+    Step("graph_losses", chain.graph_losses, 60, ("train",)),
+    Step("graph", speeds.graph, 90, ("speed_data",)),
+    Step("product", speeds.product, 90, ("speed_data",)),
+    Step("train_speed", speeds.train_speed, 120, ("speed_data",)),
+    Step("fed", speeds.fed, 120, ("speed_data",)),
+    Step("label_speed", speeds.label_speed, 90, ("speed_data", "train")),
+    Step("published", speeds.published, 90),
+    Step("bitwise", chain.bitwise, 120, ("train",)),
+    Step("arithmetic", speeds.deterministic_speed, 90),
+    Step("compile_speed", speeds.compile_speed, 240),
+    Step("compiled", chain.compiled, 240, ("train",)),
+    Step("compiled_bf16", chain.compiled_bf16, 240, ("train",)),
+    Step("deepspeed", chain.deepspeed, 240, ("pack",)),
 )
 """In the order they run: what matters most first, in case time runs out."""
 

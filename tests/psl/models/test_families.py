@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import psl
 from psl.config import keys_of, parse, to_yaml
 from psl.distributed import runtime
 from psl.features.config import FbankConfig
 from psl.features.fbank import Fbank
+from psl.features.masks import SpecAugment
 from psl.models.families import FAMILIES
 from psl.training.config import TrainConfig
 from tests.conftest import Run
@@ -64,6 +66,72 @@ def settled(name: str) -> Any:
     with torch.no_grad():
         model(0.1 * torch.randn(4, 64000))
     return model.eval()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_family_is_one_graph_of_torch_compile(name: str) -> None:
+    """compile=true would be slower than it need be; a CUDA graph would not be possible.
+
+    In training, with padding and with masks over the features.
+    """
+    torch.manual_seed(0)
+    model: Any = psl.build_model(name, num_classes=3, **TINY[name])
+    masks = {"time_masks": 1, "max_frames": 9, "frequency_masks": 1, "max_bands": 9}
+    model.spec_augment = SpecAugment(model.config.front_end, **masks)
+    waveform, lengths = 0.1 * torch.randn(2, 32000), torch.tensor([32000, 20000])
+    torch.compiler.reset()
+    compiled = torch.compile(model.train(), fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    clip_probs, frame_probs = compiled(waveform, lengths)
+    torch.manual_seed(1)
+    clip_expected, frame_expected = model(waveform, lengths)
+    torch.testing.assert_close(clip_probs, clip_expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(frame_probs, frame_expected, atol=1e-5, rtol=1e-4)
+
+
+class Clones(TorchDispatchMode):
+    """Counts the activations [B, D, F, T] that are copied."""
+
+    number = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default and result.dim() == 4:
+            self.number += 1
+        return result
+
+
+@pytest.mark.parametrize("name", sorted(TINY.keys() - {"ast"}))
+def test_no_activation_is_copied_for_the_backward_pass(name: str) -> None:
+    """Memory traffic on a GPU: ReLU6 in place has autograd copy each of its inputs.
+
+    AST, which copies its windows to cut them, has none in place.
+    """
+    model = psl.build_model(name, num_classes=3, **TINY[name]).train()
+    with Clones() as clones:
+        model(0.1 * torch.randn(2, 32000))
+    assert clones.number == 0
+
+
+def test_a_mobilenetv2_learns_the_same_as_with_relu6_in_place() -> None:
+    """Losses and gradients of runs that began before would not be those of now."""
+    torch.manual_seed(0)
+    model = psl.build_model("mobilenetv2", num_classes=3, **TINY["mobilenetv2"])
+    waveform = 0.1 * torch.randn(2, 32000)
+    found = []
+    for in_place in (False, True):
+        for module in model.modules():
+            if isinstance(module, torch.nn.ReLU6):
+                module.inplace = in_place
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss = model.train()(waveform)[0].log().mean()
+        loss.backward()
+        found.append([loss, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert found[0][1].any()
 
 
 @pytest.mark.parametrize("name", TINY)

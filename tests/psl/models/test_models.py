@@ -93,8 +93,8 @@ def test_scores_of_an_example_do_not_depend_on_its_batch(
 def test_the_db_floor_is_set_by_each_example_alone() -> None:
     """The same, at the features: the floor is 120 dB under the example's own peak."""
     features = log_mel(LogMelConfig())
-    silent_then_loud = torch.zeros(2, 1, 16000)
-    silent_then_loud[1] = torch.randn(1, 16000)
+    silent_then_loud = torch.zeros(2, 16000)
+    silent_then_loud[1] = torch.randn(16000)
     mel = features(silent_then_loud)
     assert mel.shape == (2, 1, 64, 101)
     torch.testing.assert_close(mel[0], torch.full((1, 64, 101), -100.0))
@@ -107,7 +107,7 @@ def test_a_pure_tone_lights_the_mel_band_of_its_frequency() -> None:
     (1000 mel) falls to band 22.
     """
     time = torch.arange(16000) / 16000
-    mel = log_mel(LogMelConfig())(torch.sin(2 * torch.pi * 1000 * time)[None, None])
+    mel = log_mel(LogMelConfig())(torch.sin(2 * torch.pi * 1000 * time)[None])
     assert mel[0, 0, :, 50].argmax() == 22
 
 
