@@ -26,6 +26,7 @@ T = TypeVar("T")
 WIDTH = 86
 HELP = ("--help", "-h")
 PRINT_CONFIG = "--print-config"
+JSON = "--json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Command:
     """The words of an example."""
     first: Sequence[str]
     """The keys that people set first; --help all shows the others, too."""
+    has_json: bool = False
+    """Whether --json makes it print JSON."""
+
+    def wants_json(self, argv: Sequence[str] | None) -> bool:
+        """Whether the words ``argv`` (None: of this process) ask for JSON."""
+        return self.has_json and JSON in (sys.argv[1:] if argv is None else argv)
 
 
 def from_command_line(cls: type[T], argv: Sequence[str] | None, command: Command) -> T:
@@ -50,6 +57,8 @@ def from_command_line(cls: type[T], argv: Sequence[str] | None, command: Command
     rank, world_size = rank_and_world_size()
     log.set_up(f"[rank {rank}] " if world_size > 1 else "")
     words = list(sys.argv[1:] if argv is None else argv)
+    if command.has_json:
+        words = [word for word in words if word != JSON]
     _log.debug("psl %s, %s, words %s", __version__, command.module, words)
     name = typed_name(command.module)
     if any(word in HELP for word in words):
@@ -58,7 +67,8 @@ def from_command_line(cls: type[T], argv: Sequence[str] | None, command: Command
     flags = [word for word in words if word.startswith("-") and word != PRINT_CONFIG]
     if flags:
         print(
-            f"{_usage(name)}\n{name}: error: {_about_flag(flags[0])}", file=sys.stderr
+            f"{_usage(name, command)}\n{name}: error: {_about_flag(flags[0])}",
+            file=sys.stderr,
         )
         sys.exit(EXIT_USAGE)
     given = [word for word in words if word != PRINT_CONFIG]
@@ -69,9 +79,10 @@ def from_command_line(cls: type[T], argv: Sequence[str] | None, command: Command
     return config
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, command: Command) -> str:
+    json = f"[{JSON}] " if command.has_json else ""
     return (
-        f"usage: {name} [CONFIG.yaml ...] [key=value ...] [{PRINT_CONFIG}] "
+        f"usage: {name} [CONFIG.yaml ...] [key=value ...] {json}[{PRINT_CONFIG}] "
         f"[{HELP[0]} [all]]"
     )
 
@@ -100,7 +111,9 @@ def render_help(cls: type, command: Command, *, everything: bool) -> str:
     )
     purpose = textwrap.fill(command.purpose, WIDTH)
     example = f"example:\n  {name} {command.example}"
-    return "\n\n".join((_usage(name), purpose, about, body, example))
+    if command.has_json:
+        about += f"\n{JSON} prints the results as one line of JSON."
+    return "\n\n".join((_usage(name, command), purpose, about, body, example))
 
 
 def _sections(keys: Sequence[Key]) -> Iterator[str]:

@@ -42,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from psl.teachers.named import check_model
 
     check_model(args.model)
-    import webbrowser
-
     from psl.serving.local import LocalServer
     from psl.tagger import load  # loads torch
     from psl.tagging.windows import Cut
@@ -52,10 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cut = Cut(args.window, args.hop)
     session = Session(load(args.model, device=args.device), args.model, cut)
     with LocalServer(session.routes, port=args.port, max_body=MAX_BYTES) as server:
-        print(f"{args.model}: {server.url}\nend with Ctrl-C", flush=True)
-        if not args.no_browser:
-            webbrowser.open(server.url)
-        server.wait()
+        message = f"{args.model}: {server.url}\nend with Ctrl-C"
+        server.show(message, in_browser=not args.no_browser)
 
 
 if __name__ == "__main__":

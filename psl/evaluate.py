@@ -6,6 +6,7 @@ configuration is accepted, so that --help and a wrong key are answered at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ COMMAND = Command(
     purpose="mAP, AUC, d', recall at 0.2 and AP per class of a checkpoint.",
     example="checkpoint=runs/student audio=data/eval out=runs/student/eval",
     first=("checkpoint", "audio", "out", "classes", "batch_size"),
+    has_json=True,
 )
 
 
@@ -29,9 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = checkpoint_of(config.checkpoint, config.loader.cache)
     config = replace(config, checkpoint=folder)
     end_with_launcher()
+    from psl.evaluation.described import described
     from psl.evaluation.evaluate import run_evaluation  # loads torch
 
-    run_evaluation(config)
+    summary = run_evaluation(config)
+    if summary is None:  # another rank says it
+        return
+    if COMMAND.wants_json(argv):
+        print(json.dumps(summary, allow_nan=False))
+    else:
+        print(f"{described(summary)}\n{config.out}: metrics.json, per_class.csv")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ COMMAND = Command(
     example="checkpoint=runs/student audio=data/eval strong=eval_strong.tsv "
     "out=runs/student/events",
     first=("checkpoint", "audio", "out", "strong", "fit_audio", "fit_strong"),
+    has_json=True,
 )
 
 
@@ -31,8 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = checkpoint_of(config.checkpoint, config.loader.cache)
     config = replace(config, checkpoint=folder)
     from psl.detection.job import run  # loads torch
+    from psl.evaluation.described import described_events
 
-    print(json.dumps(run(config), allow_nan=False))
+    summary = run(config)
+    if COMMAND.wants_json(argv):
+        print(json.dumps(summary, allow_nan=False))
+    else:
+        print(f"{described_events(summary)}\n{config.out}: events.tsv, metrics.json")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ Owns its words; psl/reporting/ reads and draws.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from shards.system.arguments import Parser
 from shards.system.exits import run_main, typed_name
@@ -33,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run folder, with the evaluations in it; RUN,EVALUATION for an out folder "
         "of psl.evaluate elsewhere; an evaluation alone",
     )
-    add("--out", type=Path, default=Path("report.html"), help="page (report.html)")
+    add("--out", type=Path, help="page (report.html; none with --json)")
     add(
         "--audio",
         metavar="DATASET",
@@ -46,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="labels to show over time (default: those the runs were trained on)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="print what the page says as one JSON object, without sounds and pictures",
     )
     return parser
 
@@ -61,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from shards.dataset.clips import open_dataset
     from shards.system.files import write_atomic
 
-    if args.out.is_dir():
-        raise ValueError(f"{args.out}: a folder; expected a file, such as report.html")
+    out = args.out or (None if args.json else Path("report.html"))
+    if out is not None and out.is_dir():
+        raise ValueError(f"{out}: a folder; expected a file, such as report.html")
     runs = read_runs(args.runs)
     audio = None if args.audio is None else open_dataset(args.audio)
     words = sys.argv[1:] if argv is None else argv
@@ -70,13 +78,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips = clips_of(runs, args.labels, audio)
     facts = facts_of(runs, command=command)
     facts["missing"] += clips.pop("missing")
-    page = render({**facts, **clips})
-    write_atomic(args.out, page)
-    num_evaluations = len(facts["evaluations"])
-    print(
-        f"{args.out}: {_count(len(runs), 'run')}, "
-        f"{_count(num_evaluations, 'evaluation')}, {len(page) / 1e6:.1f} MB"
-    )
+    line = ""
+    if out is not None:
+        page = render({**facts, **clips})
+        write_atomic(out, page)
+        line = (
+            f"{out}: {_count(len(runs), 'run')}, "
+            f"{_count(len(facts['evaluations']), 'evaluation')}, "
+            f"{len(page) / 1e6:.1f} MB"
+        )
+    print(_as_json({**facts, **clips}) if args.json else line)
+
+
+def _as_json(facts: dict[str, Any]) -> str:
+    """``facts`` without the sounds of clips."""
+    for clip in [*facts["timelines"], *facts["samples"]]:
+        del clip["sound"]
+    return json.dumps(facts, allow_nan=False, ensure_ascii=False)
 
 
 def _count(number: int, what: str) -> str:

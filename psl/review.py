@@ -205,21 +205,16 @@ def _serve(
     audio: AudioDataset,
     store: Store,
 ) -> None:
-    import webbrowser
-
     from psl.reviewing.session import Session
     from psl.serving.local import LocalServer
 
     session = Session(items, labels, audio, store)
     with LocalServer(session.routes, port=args.port) as server:
-        print(
+        server.show(
             f"{len(items)} chunks to look at: {server.url}\n"
             f"decisions go to {args.out}; end with Ctrl-C",
-            flush=True,
+            in_browser=not args.no_browser,
         )
-        if not args.no_browser:
-            webbrowser.open(server.url)
-        server.wait()
     print(f"{args.out}: {len(store.held())} decided or skipped")
 
 

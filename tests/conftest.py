@@ -36,7 +36,7 @@ TONES_HZ = (300.0, 1200.0, 4000.0)
 
 LONGEST_FIRST = (
     *("demo", "gpu_check", "zero", "slurm", "launchers", "ranks", "train", "faults"),
-    *("launch_files", "scaling", "bench_data", "two_machines", "label_job"),
+    *("blocks", "launch_files", "scaling", "bench_data", "two_machines", "label_job"),
     *("shard_faults", "plan", "config", "online", "resume"),
 )
 """Test files that take the longest; begun last, one would be run alone at the end."""

@@ -99,7 +99,7 @@ def start(
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / f"{time.monotonic_ns()}_{rank}.txt" for rank in range(ranks)]
-    port = _free_port()
+    port = free_port()
     processes = []
     for rank, output in enumerate(outputs):
         output.touch()
@@ -166,7 +166,8 @@ def _stay_in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.
     return module
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -27,14 +27,30 @@ class LoaderConfig:
 
     threads: int | None = Field(default=None, ge=1, le=1024)
     """Threads per process that read and decode; null for the number of cores, at most
-    8."""
+    16."""
     prefetch: int = Field(default=8, ge=1, le=10_000)
-    """Batches fetched ahead."""
+    """Batches fetched ahead; one for each thread if that is more."""
     cache: str | None = None
     """Folder for shards of datasets at a URL, shared by all processes that name it;
     null for psl/shards in the user's cache folder. Best on a local disk."""
     cache_gb: float = Field(default=DEFAULT_LIMIT_BYTES / 1e9, ge=1e-9, le=1e9)
     """Size of that folder at most, 1e9 bytes; least recently used shards make room."""
+    transcode: Literal["wav"] | None = None
+    """wav keeps the clips of FLAC, Opus and source shards decoded in the same folder,
+    also those of local datasets, as far as they fit: training then decodes each once.
+    The samples are the same. null decodes them every time."""
+    readahead_gb: float | None = Field(default=None, ge=0, le=1e9)
+    """Local shards that training asks the kernel to read before they are needed, 1e9
+    bytes a process; null for a quarter of the memory that is available at the start,
+    shared by the processes of the machine, 0 for none."""
+
+    def check_no_transcode(self, what: str) -> None:
+        """ValueError if decoded clips are to be kept for a job that reads each once."""
+        if self.transcode is not None:
+            raise ValueError(
+                f"loader.transcode = {self.transcode} keeps decoded clips for the next "
+                f"epoch, but {what} reads each once; leave it out"
+            )
 
 
 @config

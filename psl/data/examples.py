@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from psl.data.augment import WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
@@ -20,11 +22,14 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
 from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
 from psl.data.corrections import CorrectedLabels, with_corrections
+from psl.data.device_labels import DeviceLabels
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
-from psl.data.loader import cache_share, open_cache, read_windows
+from psl.data.loader import cache_share, open_cache, read_windows, readahead_bytes
+from psl.data.transcode import copying, keep_decoded
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
+from shards.dataset.readahead import Readahead
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
@@ -53,6 +58,8 @@ class TrainingData:
     """What people said of the clips; None for nothing."""
     wave_augment: WaveAugment | None = None
     """What is done to the samples of each example; None for nothing."""
+    device_labels: DeviceLabels | None = None
+    """The labels on the device that trains; None to read them from their shards."""
 
     @staticmethod
     def open(
@@ -110,8 +117,10 @@ class TrainingData:
         corrected = None
         if corrections is not None:
             audio, corrected = with_corrections(audio, corrections)
+        reader = MemberReader(with_ancestors(audio, ontology), cache)
+        keep_decoded(reader, chunking, loader)
         return TrainingData(
-            audio=MemberReader(with_ancestors(audio, ontology), cache),
+            audio=reader,
             corrected=corrected,
             labels=labels,
             chunking=chunking,
@@ -138,6 +147,25 @@ class TrainingData:
         rate = self.audio.index.properties["sample_rate"]
         wave_augment = WaveAugment.from_config(config, seed=seed, sample_rate=rate)
         return dataclasses.replace(self, wave_augment=wave_augment)
+
+    def with_labels_on(self, device: torch.device) -> TrainingData:
+        """The same with all labels on ``device``.
+
+        Raises ValueError if there are none, or they do not fit; ShardError if one is
+        damaged.
+        """
+        if self.labels is None:
+            raise ValueError(
+                "data.labels_on_device has no effect without stored labels; name label "
+                "folders in data.labels, or leave it out"
+            )
+        if self.corrected is not None:
+            raise ValueError(
+                "data.labels_on_device: data.corrections changes labels on the host; "
+                "set data.labels_on_device=false"
+            )
+        labels = DeviceLabels.read(self.labels, device)
+        return dataclasses.replace(self, device_labels=labels)
 
     def plan(
         self,
@@ -179,20 +207,34 @@ class TrainingData:
     def steps(
         self, plan: Plan, epoch: int, *, start: int, rank: int, world_size: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """``plan.steps``, with remote shards fetched a window ahead.
+        """``plan.steps``, with the shards of two windows made ready ahead.
 
-        Raises ValueError if the cache cannot hold a window.
+        Remote ones are fetched, local ones asked of the kernel, and clips decoded for
+        later, if they are to be kept. Raises ValueError if the cache cannot hold a
+        window.
         """
         steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
-        if not self.is_remote:
-            yield from steps
-            return
-        needed = functools.partial(plan.shards_needed, rank=rank, world_size=world_size)
-        with Prefetcher(self._readers, cache_share(self.loader)) as prefetcher:
-            self._check_window(prefetcher, needed(epoch, start))
+        needed, nearby = (
+            functools.partial(find, rank=rank, world_size=world_size)
+            for find in (plan.shards_needed, plan.shards_of_window)
+        )
+        with (
+            Prefetcher(self._readers, cache_share(self.loader)) as prefetcher,
+            copying(self.audio, self.loader) as copier,
+            Readahead(self._readers, readahead_bytes(self.loader)) as readahead,
+        ):
+            if self.is_remote:
+                self._check_window(prefetcher, needed(epoch, start))
             for step, chunks in enumerate(steps, start=start):
                 if step == start or step % plan.window_steps == 0:
                     prefetcher.want(_two_windows(plan, needed, epoch, step))
+                    readahead.want(_two_windows(plan, nearby, epoch, step))
+                    if self.is_remote:
+                        copier.want(_two_windows(plan, needed, epoch, step))
+                    elif step == start:  # what is needed first, then all others
+                        first = _two_windows(plan, nearby, epoch, step)
+                        others = range(len(self.audio.index.shards))
+                        copier.want(itertools.chain(first, others))
                 yield chunks
 
     def check_cache(self, plan: Plan, *, rank: int, world_size: int) -> None:
@@ -290,8 +332,26 @@ class TrainingData:
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),
-            targets=to_device(self._targets(rows, chunks, views, bounds), device),
+            targets=self._targets_on(device, rows, chunks, views, bounds),
         )
+
+    def _targets_on(
+        self,
+        device: torch.device,
+        rows: np.ndarray,
+        chunks: np.ndarray,
+        views: np.ndarray,
+        bounds: tuple[np.ndarray, np.ndarray],
+    ) -> Tensor:
+        """[B, C] float32."""
+        if self.device_labels is None:
+            return to_device(self._targets(rows, chunks, views, bounds), device)
+        pseudo = self.device_labels.gather(rows, chunks, views)
+        if self.alpha == 1:  # the weak labels would count for nothing
+            return pseudo
+        index = self.audio.index
+        weak = index.table.weak_targets(rows, len(index.classes))
+        return mix_targets(pseudo, to_device(weak, device), self.alpha)
 
     def _targets(
         self,

@@ -21,6 +21,7 @@ from psl.data.batch_memory import BatchMemory
 from psl.data.config import LoaderConfig
 from psl.distributed.runtime import default_threads, num_local_processes
 from shards.dataset.cache import ShardCache
+from shards.dataset.readahead import available_bytes
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 
@@ -37,6 +38,13 @@ def open_cache(config: LoaderConfig) -> ShardCache:
 def cache_share(config: LoaderConfig) -> int:
     """This process's share of the cache, bytes: all on this machine get as much."""
     return open_cache(config).limit_bytes // num_local_processes()
+
+
+def readahead_bytes(config: LoaderConfig) -> int:
+    """Bytes of local shards that this process may ask for ahead."""
+    if config.readahead_gb is not None:
+        return round(config.readahead_gb * 1e9)
+    return available_bytes() // 4 // num_local_processes()
 
 
 def read_chunks(
@@ -82,11 +90,13 @@ def fetch_ahead(
     An exception in ``make`` is raised here, when its result is due.
     """
     pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(config.threads or default_threads()) as pool:
+    threads = config.threads or default_threads()
+    ahead = max(config.prefetch, threads)
+    with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(make, item))
-                if len(pending) > config.prefetch:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

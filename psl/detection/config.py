@@ -65,6 +65,7 @@ class EventsConfig:
     loader: LoaderConfig = LoaderConfig()
 
     def __post_init__(self) -> None:
+        self.loader.check_no_transcode("detecting events")
         if (self.fit_audio is None) != (self.fit_strong is None):
             raise ValueError("fit_audio and fit_strong belong together; set both")
         if self.fit_audio is not None and self.rules is not None:

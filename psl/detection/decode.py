@@ -42,7 +42,10 @@ def decode(scores: np.ndarray, edges: np.ndarray, rules: Sequence[Rule]) -> Even
     if not np.isfinite(scores).all():
         raise ValueError("a probability is not finite; the model is broken")
     rows = []
-    for label, rule in enumerate(rules):
+    thresholds = np.array([rule.threshold for rule in rules], scores.dtype)
+    reached = scores.max(axis=0) >= thresholds  # no median is above the maximum
+    for label in np.flatnonzero(reached).tolist():
+        rule = rules[label]
         smooth = median_filter(scores[:, label], edges, rule.median_seconds)
         for onset, offset in _runs(smooth >= rule.threshold, edges, rule):
             rows.append((label, onset, offset))

@@ -62,6 +62,9 @@ class Events:
         return Events(self.label[own], self.onset[own], self.offset[own])
 
 
+NO_EVENTS = Events.of([])
+
+
 @dataclass(frozen=True)
 class ScoredClip:
     """One clip: what a model says, and what is true."""
@@ -73,3 +76,6 @@ class ScoredClip:
     """[T + 1] float64, s, ascending: frame t lies between edges t and t + 1."""
     truth: Events
     """Joined."""
+    segment_scores: np.ndarray
+    """[S, C] float32, mean of the frames in each 1-s segment, by the time they share
+    with it; no segment if nothing is known of the clip."""

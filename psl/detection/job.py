@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -24,15 +25,18 @@ from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
 
+_log = logging.getLogger(__name__)
+
 
 def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, object]:
     """Do what ``config`` says, and return what metrics.json holds."""
     if accelerator.num_processes > 1:
         raise ValueError("psl.events runs as one process; start it without a launcher")
     checkpoint = load_checkpoint(config.checkpoint)
-    clips, classes = score_frames(
+    scored = score_frames(
         config, checkpoint, accelerator, audio=config.audio, strong=config.strong
     )
+    clips, classes = scored.clips, scored.classes
     rules, how = _rules(config, checkpoint, accelerator, classes)
     found = [decode(clip.scores, clip.edges, rules) for clip in clips]
     summary: dict[str, object] = {
@@ -41,8 +45,8 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
     }
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    if config.strong is not None:
-        measured = measure(clips, rules)
+    if scored.segments is not None:
+        measured = measure(clips, rules, scored.segments)
         summary = {**measured.summary(), "num_found": summary["num_found"]}
         write_atomic(out / "per_class.csv", measured.per_class(classes))
         place = max(range(len(clips)), key=lambda n: len(clips[n].truth))
@@ -71,21 +75,29 @@ def _rules(
     )
     if config.fit_audio is None:
         return [base] * len(classes), {"given": True}
-    clips, fitted = score_frames(
+    fit = score_frames(
         config,
         checkpoint,
         accelerator,
         audio=config.fit_audio,
         strong=config.fit_strong,
     )
-    if fitted.mids != classes.mids:
+    if fit.classes.mids != classes.mids:
         raise ValueError(
             f"{config.fit_audio}: not the classes of {config.audio}: "
-            f"{class_difference(fitted.mids, classes.mids)}; "
+            f"{class_difference(fit.classes.mids, classes.mids)}; "
             "pack both with one class list"
         )
-    rules = fit_rules(clips, len(classes), measure=config.fit_for, base=base)
-    return rules, {"fitted_to": config.fit_audio, "for": config.fit_for}
+    rules = fit_rules(fit.clips, len(classes), measure=config.fit_for, base=base)
+    has_events = {label for clip in fit.clips for label in clip.truth.label.tolist()}
+    unfitted = [mid for c, mid in enumerate(classes.mids) if c not in has_events]
+    if unfitted:
+        _log.warning(
+            "%s: no event of %d of %d classes, such as %s; their rules are not fitted",
+            *(config.fit_strong, len(unfitted), len(classes), unfitted[0]),
+        )
+    how = {"fitted_to": config.fit_audio, "for": config.fit_for}
+    return rules, {**how, "not_fitted": unfitted}
 
 
 def _table(

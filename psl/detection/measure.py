@@ -17,6 +17,7 @@ import numpy as np
 from psl.detection.decode import Rule, count
 from psl.detection.events import ScoredClip
 from psl.detection.psds import PSDS1, PSDS2, Psds, psds
+from psl.evaluation.segments import SegmentMetrics, Segments, measure_segments
 from shards.format.classes import Classes
 
 VERSION = 1
@@ -32,6 +33,8 @@ class Measured:
     """[C], NaN for a class without a true event."""
     segment_f1: np.ndarray
     """[C], the same."""
+    segments: SegmentMetrics
+    """Average precision of 1-s segments, as psl.evaluate has it."""
     num_events: np.ndarray
     """[C] true events."""
     num_clips: int
@@ -46,20 +49,26 @@ class Measured:
             "psds2": self.psds2.value,
             "event_f1_macro": _mean(self.event_f1),
             "segment_f1_macro": _mean(self.segment_f1),
+            "segment_mAP": self.segments.summary()["mAP"],
             "num_clips": self.num_clips,
             "num_events": int(self.num_events.sum()),
             "num_classes": int((self.num_events > 0).sum()),
             "frame_seconds": self.frame_seconds,
         }
 
-    def per_class(self, classes: Classes) -> str:
-        """The content of per_class.csv, highest PSDS1 first."""
-        columns = {
+    def columns(self) -> dict[str, np.ndarray]:
+        """[C] of each class; NaN without a true event."""
+        return {
             "psds1": self.psds1.per_class,
             "psds2": self.psds2.per_class,
             "event_f1": self.event_f1,
             "segment_f1": self.segment_f1,
+            "segment_ap": self.segments.ap,
         }
+
+    def per_class(self, classes: Classes) -> str:
+        """The content of per_class.csv, highest PSDS1 first."""
+        columns = self.columns()
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["mid", "display_name", "num_events", *columns])
@@ -71,18 +80,27 @@ class Measured:
         return buffer.getvalue()
 
 
-def measure(clips: Sequence[ScoredClip], rules: Sequence[Rule]) -> Measured:
+def measure(
+    clips: Sequence[ScoredClip], rules: Sequence[Rule], segments: Segments
+) -> Measured:
     """Measure ``clips`` with their events by ``rules``, one for each class.
 
-    Raises ValueError if there is no clip or no true event, or a probability is NaN.
+    ``segments`` are those of the clips, in their order. Raises ValueError if there is
+    no clip, no true event or no true segment, or a probability is NaN.
     """
+    psds1 = psds(clips, PSDS1)
     labels = np.concatenate([clip.truth.label for clip in clips])
     frames = np.concatenate([np.diff(clip.edges) for clip in clips])
     return Measured(
-        psds1=psds(clips, PSDS1),
+        psds1=psds1,
         psds2=psds(clips, PSDS2),
         event_f1=count(clips, rules, "event").f1,
         segment_f1=count(clips, rules, "segment").f1,
+        segments=measure_segments(
+            segments,
+            np.concatenate([clip.segment_scores for clip in clips]),
+            list(range(len(rules))),
+        ),
         num_events=np.bincount(labels, minlength=len(rules)),
         num_clips=len(clips),
         frame_seconds=float(np.median(frames)),

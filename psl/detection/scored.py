@@ -1,25 +1,38 @@
-"""The frames of a dataset's clips, with their true events where these are known.
+"""The frames of a dataset's clips by a model, with their true events where known.
 
 Owns how frame probabilities get their place in time.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from accelerate import Accelerator
 from torch import Tensor
 
 from psl.detection.config import EventsConfig
-from psl.detection.events import Events, ScoredClip
+from psl.detection.events import ScoredClip
+from psl.detection.truth import Truth
 from psl.evaluation.opened import open_model
-from psl.evaluation.scoring import score_clips
-from psl.evaluation.true_events import open_events
+from psl.evaluation.scoring import visit_clips
+from psl.evaluation.segments import Segments
+from psl.evaluation.strong import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import Checkpoint
 from shards.format.classes import Classes
 from shards.format.index import Index, open_index
 
-NO_EVENTS = Events.of([])
+
+@dataclass(frozen=True)
+class Scored:
+    """Clips as a model hears them."""
+
+    clips: list[ScoredClip]
+    classes: Classes
+    """[C], those that are measured."""
+    segments: Segments | None
+    """Of all these clips; None if no truth is known."""
 
 
 def score_frames(
@@ -29,8 +42,8 @@ def score_frames(
     *,
     audio: str,
     strong: str | None,
-) -> tuple[list[ScoredClip], Classes]:
-    """The clips of ``audio`` that ``strong`` names, or all, and their classes [C].
+) -> Scored:
+    """The clips of ``audio`` that ``strong`` names, or all.
 
     In the order of the dataset. Raises ShardError or ValueError if the files cannot be
     read, or do not fit the checkpoint.
@@ -47,20 +60,22 @@ def score_frames(
     )
     shared = opened.shared
     truth, rows = _read_truth(config, index, strong, shared.of_audio)
-    rate = index.properties["sample_rate"]
     clips: dict[int, ScoredClip] = {}
 
     def keep(places: np.ndarray, frame_probs: Tensor) -> None:
         length = int(index.table.count[rows[places[0]]])
         starts, stops = frame_bounds(opened.framed, length)
-        edges = frame_edges(starts, stops) / rate
         probs = frame_probs[:, : len(starts), shared.of_audio].cpu().numpy()
         for place, scores in zip(places.tolist(), probs, strict=True):
             row = int(rows[place])
-            events = truth.get(row, NO_EVENTS)
-            clips[place] = ScoredClip(index.key(row), scores, edges, events)
+            if not np.isfinite(scores).all():
+                raise ValueError(
+                    f"{checkpoint.folder} on {index.place(row)}: a probability is not "
+                    "finite; the model is broken"
+                )
+            clips[place] = truth.clip(row, scores, starts, stops)
 
-    score_clips(
+    visit_clips(
         opened.model,
         index,
         accelerator,
@@ -69,43 +84,18 @@ def score_frames(
         rows=rows,
         on_frames=keep,
     )
-    return [clips[place] for place in range(len(rows))], shared.classes
-
-
-def frame_edges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """[T + 1] float64, in samples: where frames from ``starts`` to ``stops`` [T] part.
-
-    Windows that overlap stand for what is nearest to their middles.
-    """
-    parts = starts[1:].astype(np.float64)
-    if (stops[:-1] > starts[1:]).any():
-        middles = (starts + stops) / 2
-        parts = (middles[:-1] + middles[1:]) / 2
-    return np.concatenate([[0.0], parts, stops[-1:]])
+    in_order = [clips[place] for place in range(len(rows))]
+    return Scored(in_order, shared.classes, truth.segments)
 
 
 def _read_truth(
     config: EventsConfig, index: Index, strong: str | None, of_audio: list[int]
-) -> tuple[dict[int, Events], np.ndarray]:
-    """The true events of each row, in the classes ``of_audio``, and the rows to score.
+) -> tuple[Truth, np.ndarray]:
+    """What is true in the classes ``of_audio``, and the rows to score.
 
     Clips that the CSV does not name are not scored: nothing is known of them.
     """
     if strong is None:
-        return {}, np.arange(len(index))
-    found = open_events(strong, index, config.max_left_out)
-    rate = index.properties["sample_rate"]
-    column = {audio: place for place, audio in enumerate(of_audio)}
-    rows: dict[int, list[tuple[int, float, float]]] = {}
-    for row, start, stop, label in zip(
-        found.row.tolist(),
-        found.start.tolist(),
-        found.stop.tolist(),
-        found.label.tolist(),
-        strict=True,
-    ):
-        if label in column:
-            event = (column[label], start / rate, stop / rate)
-            rows.setdefault(row, []).append(event)
-    events = {row: Events.of(listed).joined() for row, listed in rows.items()}
-    return events, np.flatnonzero(found.covered)
+        return Truth(index, {}, None), np.arange(len(index))
+    found = open_events(strong, index, config.max_left_out, of_audio)
+    return Truth.of(found, index, of_audio), np.flatnonzero(found.covered)

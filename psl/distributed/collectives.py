@@ -33,6 +33,20 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather_on_main(tensor: Tensor) -> list[Tensor]:
+    """Every rank's ``tensor``, all of one shape, on rank 0; none elsewhere. Collective.
+
+    Which of them is whose, their order says.
+    """
+    if not dist.is_initialized():
+        return [tensor]
+    is_main = dist.get_rank() == 0
+    size = dist.get_world_size()
+    parts = [torch.empty_like(tensor) for _ in range(size)] if is_main else []
+    dist.gather(tensor, parts if is_main else None)
+    return parts
+
+
 def mean_over_ranks(tensors: Sequence[Tensor]) -> None:
     """Replace float32 ``tensors`` by their means over the ranks. Collective.
 

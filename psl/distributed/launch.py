@@ -23,7 +23,7 @@ from accelerate.utils import (
     is_deepspeed_available,
 )
 
-from psl.distributed import zero
+from psl.distributed import runtime, zero
 from psl.distributed.collectives import wait_for_all
 from psl.distributed.config import Precision, Strategy
 from psl.distributed.runtime import is_deepspeed, leave_hangs_to_us, rank_and_world_size
@@ -89,10 +89,10 @@ def join_job(
     """Join the job this process was launched for: alone, torchrun, accelerate launch.
 
     Collective. Computes on the GPU of the local rank over nccl, or on the CPU over
-    gloo. DeepSpeed reads its own configuration only: that of ``accelerate launch``, or
-    one made here, completed with the values given here. ``timeout_seconds`` is that of
-    psl/job/watchdog.py, which names whom a rank waits for; the process group's own
-    timeout, which cannot, is longer.
+    gloo, and there keeps freed memory. DeepSpeed reads its own configuration only: that
+    of ``accelerate launch``, or one made here, completed with the values given here.
+    ``timeout_seconds`` is that of psl/job/watchdog.py, which names whom a rank waits
+    for; the process group's own timeout, which cannot, is longer.
 
     Raises ValueError if the launcher asks for something unsupported or contradicts the
     config, and JobError if its world is not the one accelerate sees.
@@ -101,7 +101,9 @@ def join_job(
     _check_launcher(accumulation_steps)
     cuda = torch.cuda.is_available()
     _check_device(cuda)
-    if not cuda:  # DeepSpeed, where installed, would warn that it found no GPU
+    if not cuda:
+        runtime.keep_freed_memory()
+        # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed 0.19 calls them at every step of ZeRO-3
     warnings.filterwarnings("ignore", message="`torch.distributed.*` is deprecated")

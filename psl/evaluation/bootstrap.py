@@ -15,19 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from psl.evaluation.metrics import (
-    RECALL_THRESHOLD,
-    by_column,
-    d_prime,
-    label_precisions,
-)
+from psl.evaluation.labels import Labels
+from psl.evaluation.metrics import RECALL_THRESHOLD, d_prime, label_precisions
+from psl.evaluation.score_tables import ScoreTable, as_table
+from psl.evaluation.student import CONFIDENCE
 
-CONFIDENCE = 0.95
-"""Share of an interval."""
 MIN_POSITIVES = 2
 """A class needs so many clips for an interval."""
 _COUNTS_AT_A_TIME = 1 << 23
 """Of the table of draws (clips times resamples); 32 MB."""
+_RANKED_CLIPS = 1 << 26
+"""Of all classes whose rankings are in memory together; 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -142,37 +140,59 @@ def _int32(values: np.ndarray) -> Tensor:
 
 
 def resample(
-    targets: np.ndarray, scores: np.ndarray, *, num_resamples: int, seed: int
+    targets: np.ndarray | Labels,
+    scores: np.ndarray | ScoreTable,
+    *,
+    num_resamples: int,
+    seed: int,
 ) -> Resamples:
     """The metrics of scores [R, C] against targets [R, C] in {0, 1} on other draws.
 
-    Held in memory: the order of each class (4 bytes a score), 32 MB of draws, and the
-    results. 20,000 clips of 527 classes and 1000 resamples took 8 s of one core's time
-    (2026-11-29, on a busy machine).
+    Held in memory: the order of the clips for as many classes as 256 MB take, at least
+    one, 32 MB of draws, and the results. Where the classes need more, the draws are
+    made once for each group of them. 20,000 clips of 527 classes and 1000 resamples
+    took 8 s of one core's time (2026-11-29, on a busy machine).
     """
-    positive = targets > 0
-    shape = (num_resamples, targets.shape[1])
+    labels, table = Labels.of(targets), as_table(scores)
+    num_clips, num_classes = labels.shape
+    shape = (num_resamples, num_classes)
     ap, auc, recall = (np.full(shape, np.nan, np.float32) for _ in range(3))
-    lwlrap = np.empty(num_resamples)
-    clip, precision = label_precisions(positive, scores)
-    of_clip = np.bincount(clip, weights=precision, minlength=len(targets))
-    labels_of_clip = positive.sum(axis=1)
-    rankings = {
-        c: _Ranking.of(*columns)
-        for c, columns in enumerate(by_column(positive, scores))
-        if columns[0].any()
-    }
-    done = 0
-    for counts in draws(len(targets), num_resamples, seed):
-        rows = slice(done, done + counts.shape[1])
-        table = torch.from_numpy(counts)
-        for c, ranking in rankings.items():
-            ap[rows, c], auc[rows, c], recall[rows, c] = ranking.measure(table)
-        num_labels = labels_of_clip @ counts.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            lwlrap[rows] = (of_clip @ counts.astype(np.float64)) / num_labels
-        done = rows.stop
+    lwlrap = np.full(num_resamples, np.nan)
+    precision = label_precisions(labels, table)
+    of_clip = np.bincount(labels.clip, weights=precision, minlength=num_clips)
+    labels_of_clip = np.bincount(labels.clip, minlength=num_clips)
+    first = True
+    for rankings in _groups(labels, table):
+        done = 0
+        for counts in draws(num_clips, num_resamples, seed):
+            rows = slice(done, done + counts.shape[1])
+            drawn = torch.from_numpy(counts)
+            for c, ranking in rankings.items():
+                ap[rows, c], auc[rows, c], recall[rows, c] = ranking.measure(drawn)
+            if first:
+                times = counts.astype(np.float64)
+                with np.errstate(invalid="ignore"):
+                    lwlrap[rows] = (of_clip @ times) / (labels_of_clip @ times)
+            done = rows.stop
+        first = False
+        rankings.clear()  # before the next group is made
     return Resamples(ap=ap, auc=auc, recall=recall, lwlrap=lwlrap)
+
+
+def _groups(labels: Labels, table: ScoreTable) -> Iterator[dict[int, _Ranking]]:
+    """The rankings of the classes that have a clip, by class, as many as fit."""
+    group: dict[int, _Ranking] = {}
+    size = 0
+    for c, column in enumerate(table.columns()):
+        if not labels.num_positives[c]:
+            continue
+        ranking = _Ranking.of(labels.has(c), column)
+        if group and size + len(ranking.order) > _RANKED_CLIPS:
+            yield group
+            group, size = {}, 0
+        group[c] = ranking
+        size += len(ranking.order)
+    yield group
 
 
 def interval(

@@ -6,16 +6,22 @@ of seeds adds to that of clips. A system is one run, or several that differ in s
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from psl.evaluation.bootstrap import CONFIDENCE, interval, resample
+from psl.evaluation.bootstrap import interval, resample
+from psl.evaluation.labels import Labels
 from psl.evaluation.measured import BOUNDS
 from psl.evaluation.metrics import evaluate_scores
-from psl.evaluation.stored import StoredScores, read_scores
+from psl.evaluation.score_file import ScoreFile
+from psl.evaluation.score_tables import ScoreTable
+from psl.evaluation.stored import OpenScores, open_scores
+from psl.evaluation.student import CONFIDENCE, student_quantile
 from shards.format.classes import class_difference
 
 _UNBOUNDED = (-math.inf, math.inf)
@@ -59,6 +65,8 @@ class Difference:
     """Standard error of ``value`` by the choice of clips."""
     seed_error: float | None
     """The same by the seeds of the runs; None unless both systems have two or more."""
+    over_clips: tuple[float, float]
+    """Ends of the 95 % interval by the choice of clips alone."""
 
     @property
     def is_more_than_noise(self) -> bool:
@@ -100,28 +108,15 @@ def difference(first: System, second: System) -> Difference:
         )
     clip_error = float(np.nanstd(resampled, ddof=1))
     if min(len(first.values), len(second.values)) < 2:
-        return Difference(value, *found, clip_error, None)
+        return Difference(value, *found, clip_error, None, found)
     both = (first, second)
     seeds = sum(s.seed_variance for s in both)
     total = clip_error**2 + seeds
     spread = sum(s.seed_variance**2 / (len(s.values) - 1) for s in both)
     freedom = total**2 / spread if spread else math.inf
     half = student_quantile((1 + CONFIDENCE) / 2, freedom) * math.sqrt(total)
-    return Difference(value, value - half, value + half, clip_error, math.sqrt(seeds))
-
-
-def student_quantile(share: float, freedom: float) -> float:
-    """The quantile of Student's t; numerically, to about 1e-5.
-
-    With t = sqrt(freedom) tan(a), its density in a is cos(a) ** (freedom - 1).
-    """
-    freedom = min(freedom, 1e6)
-    edge = math.pi / 2 if freedom < 1e3 else min(math.pi / 2, 12 / math.sqrt(freedom))
-    angle = np.linspace(-edge, edge, 400_001)
-    density = np.cos(angle) ** (freedom - 1)
-    steps = (density[1:] + density[:-1]) / 2
-    total = np.append(0, np.cumsum(steps)) / steps.sum()
-    return float(math.sqrt(freedom) * math.tan(np.interp(share, total, angle)))
+    ends = value - half, value + half
+    return Difference(value, *ends, clip_error, math.sqrt(seeds), found)
 
 
 def compare(
@@ -129,45 +124,84 @@ def compare(
 ) -> Comparison:
     """Measure the runs of each system, by the folders of their evaluations.
 
-    One run is held in memory at a time, and its resamples. Raises ShardError for a file
-    that is not one of scores, ValueError if two were not evaluated on the same clips,
-    classes and labels, or the metric is undefined.
+    The scores of one run at a time are on disk, in the folder for temporary files, and
+    its resamples in memory. Raises ShardError for a file that is not one of scores,
+    ValueError if two were not evaluated on the same clips, classes and labels, or the
+    metric is undefined.
     """
-    first: StoredScores | None = None
+    first: OpenScores | None = None
     where = systems[0][0]
     found = []
     for folders in systems:
         values, resampled = [], []
         for folder in folders:
-            stored = read_scores(folder)
-            first = first or stored
-            scores = _same_order(first, stored, where, folder)
-            summary = evaluate_scores(first.targets, scores).summary()
-            if summary[metric] is None:
-                raise ValueError(
-                    f"{folder}: {metric} is undefined: {summary['undefined'][metric]}"
-                )
-            values.append(summary[metric])
-            drawn = resample(
-                first.targets, scores, num_resamples=num_resamples, seed=seed
-            )
-            resampled.append(drawn.scalars()[metric])
+            with open_scores(folder) as stored:
+                first = first or stored
+                places = _places_in(first, stored, where, folder)
+                with _in_order(stored, places) as scores:
+                    value, drawn = _measure(
+                        first.labels,
+                        scores,
+                        folder,
+                        metric=metric,
+                        num_resamples=num_resamples,
+                        seed=seed,
+                    )
+            values.append(value)
+            resampled.append(drawn)
         found.append(System(tuple(folders), np.array(values), np.array(resampled)))
     assert first is not None
     return Comparison(
         metric=metric,
         num_clips=len(first.key),
-        num_classes=int(first.targets.any(axis=0).sum()),
+        num_classes=int((first.labels.num_positives > 0).sum()),
         num_resamples=num_resamples,
         seed=seed,
         systems=tuple(found),
     )
 
 
-def _same_order(
-    first: StoredScores, other: StoredScores, where: str, folder: str
+def _measure(
+    labels: Labels,
+    scores: ScoreTable,
+    folder: str,
+    *,
+    metric: str,
+    num_resamples: int,
+    seed: int,
+) -> tuple[float, np.ndarray]:
+    """A metric of a run, and of each of its resamples [B]."""
+    summary = evaluate_scores(labels, scores).summary()
+    if summary[metric] is None:
+        raise ValueError(
+            f"{folder}: {metric} is undefined: {summary['undefined'][metric]}"
+        )
+    drawn = resample(labels, scores, num_resamples=num_resamples, seed=seed)
+    return summary[metric], drawn.scalars()[metric]
+
+
+def _in_order(stored: OpenScores, places: np.ndarray) -> ScoreFile:
+    """The scores of ``stored`` on disk; its clip r is clip ``places[r]`` there."""
+    num_clips, num_classes = stored.labels.shape
+    file = ScoreFile(
+        tempfile.gettempdir(),
+        num_clips=num_clips,
+        num_classes=num_classes,
+        dtype=stored.dtype,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        for start, block in stored.blocks():
+            file.write(places[start : start + len(block)], block)
+        file.seal()
+        stack.pop_all()
+    return file
+
+
+def _places_in(
+    first: OpenScores, other: OpenScores, where: str, folder: str
 ) -> np.ndarray:
-    """Scores of ``other`` in the order of ``first``; ValueError if they do not fit."""
+    """[R] the place in ``first`` of each clip of ``other``; ValueError if unfit."""
     if first.mids != other.mids:
         raise ValueError(
             f"{folder}: not the classes of {where}: "
@@ -187,11 +221,12 @@ def _same_order(
                 f"among its {len(its.key)}, such as {own.key[missing[0]].decode()!r}; "
                 "evaluate both on the same clips"
             )
-    places = np.argsort(other.key)[np.searchsorted(np.sort(other.key), first.key)]
-    differs = np.flatnonzero((other.targets[places] != first.targets).any(axis=1))
+    of_first = np.argsort(first.key)[np.searchsorted(np.sort(first.key), other.key)]
+    rows = np.argsort(of_first)  # of the other, in the order of the first
+    differs = first.labels.clips_that_differ(other.labels.of_clips(rows))
     if len(differs):
         raise ValueError(
             f"{folder}: {len(differs)} clips have other labels than in {where}, such "
             f"as {first.key[differs[0]].decode()!r}; evaluate both on the same audio"
         )
-    return other.scores[places]
+    return of_first

@@ -68,6 +68,7 @@ class EvaluateConfig:
     loader: LoaderConfig = LoaderConfig()
 
     def __post_init__(self) -> None:
+        self.loader.check_no_transcode("an evaluation")
         check_windows(self.window_seconds, self.hop_seconds)
         for name in ("segment_seconds", "min_overlap", "max_left_out"):
             if getattr(self, name) is not None and self.strong is None:

@@ -6,25 +6,34 @@ Owns exactly-once scoring at any world size, and what is measured.
 from __future__ import annotations
 
 import functools
-import json
 import logging
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 
 from psl.data.checks import check_has_labels
-from psl.distributed import launch
+from psl.distributed import collectives, launch
 from psl.distributed.arithmetic import choose_arithmetic
 from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import measure
-from psl.evaluation.metrics import Metrics, evaluate_scores
+from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.opened import open_model
-from psl.evaluation.references import open_references, weak_labels
+from psl.evaluation.references import References, open_references, weak_labels
 from psl.evaluation.results import summarise, write_results
-from psl.evaluation.scoring import score_clips
-from psl.evaluation.segments import Segments, SegmentScores, measure_segments
-from psl.evaluation.stored import StoredScores, write_scores
-from psl.evaluation.true_events import open_events
+from psl.evaluation.score_tables import ScoreTable
+from psl.evaluation.scoring import scores_on_disk
+from psl.evaluation.segment_scores import SegmentScores
+from psl.evaluation.segments import (
+    SEGMENT_SECONDS,
+    SegmentMetrics,
+    Segments,
+    default_overlap,
+    measure_segments,
+)
+from psl.evaluation.shared_classes import SharedClasses
+from psl.evaluation.stored import write_table
+from psl.evaluation.strong import open_events
 from psl.evaluation.windows import frame_bounds
 from psl.weights.checkpoint import load_checkpoint
 from shards.format.index import Index, open_index
@@ -32,8 +41,11 @@ from shards.format.index import Index, open_index
 _log = logging.getLogger(__name__)
 
 
-def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
-    """Evaluate a checkpoint and write the results. Collective."""
+def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any] | None:
+    """Evaluate a checkpoint, leave the job and write the results. Collective.
+
+    What metrics.json holds; None on other ranks than 0.
+    """
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")
@@ -48,75 +60,99 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> Metrics:
         batch_size=config.batch_size,
     )
     shared = opened.shared
-    segments, found = _open_segments(config, index), None
+    segments, found = _open_segments(config, index, shared.of_audio), None
     if segments is not None:
         bounds = functools.partial(frame_bounds, opened.framed)
         found = SegmentScores(segments, bounds, accelerator.device)
     references = open_references(config, index)
-    scores = score_clips(
+    with scores_on_disk(
         opened.model,
         index,
         accelerator,
+        folder=config.out,
+        columns=shared.of_audio,
         batch_size=config.batch_size,
         loader=config.loader,
         on_frames=found.add if found else lambda places, probs: None,
-    )
-    in_time = None
-    if segments is not None and found is not None:
-        in_time = measure_segments(segments, found.sum_over_ranks(), shared.of_audio)
-    targets = weak_labels(index)
-    if len(shared.classes) < len(index.classes):
-        scores, targets = scores[:, shared.of_audio], targets[:, shared.of_audio]
-    _check_finite(scores, index, what)
-    metrics = evaluate_scores(targets, scores)
-    if accelerator.is_main_process:
-        measured = measure(
-            metrics,
-            targets,
-            scores,
-            num_resamples=config.bootstrap,
-            seed=config.bootstrap_seed,
-        )
-        others = {
-            name: labels.measure(scores, shared.of_audio, config)
-            for name, labels in references.others.items()
-        }
-        summary = summarise(config, index, measured, references, others, in_time)
-        write_results(config.out, summary, shared.classes, measured, others, in_time)
-        if config.store_scores:
-            keys, mids = index.table.key, shared.classes.mids
-            write_scores(config.out, StoredScores(keys, mids, targets, scores))
+    ) as scores:
+        collectives.from_main(lambda: _check_finite(scores, index, what))
+        in_time = None
+        if segments is not None and found is not None:
+            of_segments = found.sum_over_ranks()
+            in_time = measure_segments(segments, of_segments, shared.of_audio)
+        launch.leave_job(accelerator)  # nobody waits while rank 0 measures
+        if scores is None:
+            return None
+        summary = _measure_and_write(config, index, shared, scores, references, in_time)
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
-            _log.info("%s: %d classes in common: %s", what, len(shared.classes), names)
-        print(json.dumps(summary, allow_nan=False))
-    return metrics
+            number = len(shared.classes)
+            _log.info("%s: %d classes in common: %s", what, number, names)
+        return summary
 
 
-def _check_finite(scores: np.ndarray, index: Index, what: str) -> None:
+def _measure_and_write(
+    config: EvaluateConfig,
+    index: Index,
+    shared: SharedClasses,
+    scores: ScoreTable,
+    references: References,
+    in_time: SegmentMetrics | None,
+) -> dict[str, Any]:
+    """Measure scores [R, C] of all clips, write all files; metrics.json's content."""
+    labels, classes = weak_labels(index), shared.classes
+    if len(classes) < len(index.classes):
+        labels = labels.of_classes(shared.of_audio)
+    measured = measure(
+        evaluate_scores(labels, scores),
+        labels,
+        scores,
+        num_resamples=config.bootstrap,
+        seed=config.bootstrap_seed,
+    )
+    others = {
+        name: other.measure(scores, shared.of_audio, config)
+        for name, other in references.others.items()
+    }
+    summary = summarise(config, index, measured, references, others, in_time)
+    write_results(config.out, summary, classes, measured, others, in_time)
+    if config.store_scores:
+        write_table(config.out, index.table.key, classes.mids, labels, scores)
+    return summary
+
+
+def _check_finite(scores: ScoreTable | None, index: Index, what: str) -> None:
     """ValueError naming the first clip whose scores [R, C] are not all finite."""
-    finite = np.isfinite(scores).all(axis=1)
-    if not finite.all():
-        row = int(finite.argmin())
+    assert scores is not None, "rank 0 has them"
+    first, number = None, 0
+    for start, block in scores.row_blocks():
+        broken = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(broken):
+            first = start + int(broken[0]) if first is None else first
+            number += len(broken)
+    if first is not None:
         raise ValueError(
-            f"{what}: {index.place(row)}: a score is not finite, and so it is for "
-            f"{int((~finite).sum())} of {len(scores)} clips; the model is broken"
+            f"{what}: {index.place(first)}: a score is not finite, and so it is for "
+            f"{number} of {len(index)} clips; the model is broken"
         )
 
 
-def _open_segments(config: EvaluateConfig, index: Index) -> Segments | None:
-    """The segments of the clips of ``index`` that the strong CSV names, if any."""
+def _open_segments(
+    config: EvaluateConfig, index: Index, columns: list[int]
+) -> Segments | None:
+    """The segments of the clips of ``index`` that the strong CSV names, if any.
+
+    Classes ``columns`` are measured.
+    """
     if config.strong is None:
         return None
-    seconds = config.segment_seconds or 1.0
-    events = open_events(config.strong, index, config.max_left_out)
-    overlap = config.min_overlap or min(0.25, seconds / 4)
+    seconds = config.segment_seconds or SEGMENT_SECONDS
+    events = open_events(config.strong, index, config.max_left_out, columns)
+    overlap = config.min_overlap or default_overlap(seconds)
     return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
 
 
-def run_evaluation(config: EvaluateConfig) -> None:
+def run_evaluation(config: EvaluateConfig) -> dict[str, Any] | None:
     """Join the job and evaluate. Collective."""
     choose_arithmetic(config.arithmetic)
-    accelerator = launch.join_job()
-    evaluate(config, accelerator)
-    launch.leave_job(accelerator)
+    return evaluate(config, launch.join_job())

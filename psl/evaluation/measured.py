@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from psl.evaluation.bootstrap import CONFIDENCE, MIN_POSITIVES, interval, resample
+from psl.evaluation.bootstrap import MIN_POSITIVES, interval, resample
 from psl.evaluation.config import DEFAULT_RESAMPLES
+from psl.evaluation.labels import Labels
 from psl.evaluation.metrics import Metrics
+from psl.evaluation.score_tables import ScoreTable
+from psl.evaluation.student import CONFIDENCE
 
 BOUNDS = {"d_prime": (-math.inf, math.inf)}
 """Of metrics that are not in [0, 1]."""
@@ -47,8 +50,8 @@ class Measured:
 
 def measure(
     metrics: Metrics,
-    targets: np.ndarray,
-    scores: np.ndarray,
+    targets: np.ndarray | Labels,
+    scores: np.ndarray | ScoreTable,
     *,
     num_resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
@@ -62,7 +65,7 @@ def measure(
     if not number:
         return Measured(metrics, {}, ap_interval, 0, seed)
     values = metrics.summary()
-    if len(targets) == 1:
+    if targets.shape[0] == 1:
         names = ("mAP", "AUC", "d_prime", "lwlrap", "recall_at_0.2")
         return Measured(metrics, dict.fromkeys(names), ap_interval, number, seed)
     found = resample(targets, scores, num_resamples=number, seed=seed)

@@ -9,17 +9,18 @@ means.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from psl.evaluation.labels import Labels
+from psl.evaluation.score_tables import ScoreTable, as_table
+
 RECALL_THRESHOLD = 0.2
 _PAIR_VALUES = 1 << 20
 """Scores that are compared with labels' in one go."""
-_COLUMNS_AT_A_TIME = 16
 NO_AUC = "no class has both clips with it and clips without it"
 
 
@@ -68,49 +69,50 @@ class Metrics:
         return {**values, "undefined": reasons} if reasons else values
 
 
-def evaluate_scores(targets: np.ndarray, scores: np.ndarray) -> Metrics:
+def evaluate_scores(
+    targets: np.ndarray | Labels, scores: np.ndarray | ScoreTable
+) -> Metrics:
     """Metrics of scores [R, C] against targets [R, C] in {0, 1}.
 
-    Raises ValueError if shapes differ, a score is not finite, or no class has a
-    positive clip.
+    Of a table on disk, one class (a few where clips are few) or one block of clips is
+    in memory at a time. Raises ValueError if shapes differ, a score is not finite, or
+    no class has a positive clip.
     """
-    if targets.shape != scores.shape:
-        raise ValueError(f"targets {targets.shape} and scores {scores.shape} differ")
-    if not np.isfinite(scores).all():
-        row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(f"score of clip {row}, class {column} is not finite")
-    positive = targets > 0
-    counted = positive.any(axis=0)
+    labels, table = Labels.of(targets), as_table(scores)
+    if labels.shape != table.shape:
+        raise ValueError(f"targets {labels.shape} and scores {table.shape} differ")
+    check_finite(table)
+    counted = labels.num_positives > 0
     if not counted.any():
         raise ValueError("no class has a positive clip; nothing to measure")
-    both = (_precision_and_area(p, s) for p, s in by_column(positive, scores))
-    ap, auc = np.array(list(both)).T
+    ap, auc = np.full((2, len(counted)), np.nan)
+    hits = np.zeros(len(counted), np.int64)
+    for c, column in enumerate(table.columns()):
+        if counted[c]:
+            ap[c], auc[c] = _precision_and_area(labels.has(c), column)
+            hits[c] = (column[labels.clips_with(c)] >= RECALL_THRESHOLD).sum()
     mean_auc = float(np.nanmean(auc)) if np.isfinite(auc).any() else float("nan")
-    hits = (positive & (scores >= RECALL_THRESHOLD)).sum(axis=0)
     return Metrics(
         mean_ap=float(ap[counted].mean()),
         mean_auc=mean_auc,
         d_prime=d_prime(mean_auc),
-        lwlrap=lwlrap(positive, scores),
-        recall=float((hits[counted] / positive.sum(axis=0)[counted]).mean()),
-        num_clips=len(targets),
+        lwlrap=lwlrap(labels, table),
+        recall=float((hits[counted] / labels.num_positives[counted]).mean()),
+        num_clips=labels.num_clips,
         num_classes_with_positives=int(counted.sum()),
         ap=ap,
-        num_positives=positive.sum(axis=0),
+        num_positives=labels.num_positives,
     )
 
 
-def by_column(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """The columns of arrays [R, C], contiguous, together; a few are copied at a time.
-
-    Sorting a column where it lies takes twice as long, and a copy of all twice the
-    memory.
-    """
-    for start in range(0, arrays[0].shape[1], _COLUMNS_AT_A_TIME):
-        block = slice(start, start + _COLUMNS_AT_A_TIME)
-        yield from zip(
-            *(np.ascontiguousarray(array[:, block].T) for array in arrays), strict=True
-        )
+def check_finite(scores: np.ndarray | ScoreTable) -> None:
+    """ValueError naming the first score of [R, C] that is not finite."""
+    for start, block in as_table(scores).row_blocks():
+        if not np.isfinite(block).all():
+            row, column = np.argwhere(~np.isfinite(block))[0]
+            raise ValueError(
+                f"score of clip {start + row}, class {column} is not finite"
+            )
 
 
 def _counts_by_threshold(
@@ -156,40 +158,39 @@ def _area_of_counts(true: np.ndarray, false: np.ndarray) -> float:
 def _precision_and_area(
     positive: np.ndarray, scores: np.ndarray
 ) -> tuple[float, float]:
-    """Average precision and area under the ROC curve, of one sort."""
-    if not positive.any():
-        return float("nan"), float("nan")
+    """Average precision and area under the ROC curve, of one sort; with a positive."""
     true, false = _counts_by_threshold(positive, scores)
     return average_precision_of_counts(true, false), _area_of_counts(true, false)
 
 
-def lwlrap(positive: np.ndarray, scores: np.ndarray) -> float:
+def lwlrap(targets: np.ndarray | Labels, scores: np.ndarray | ScoreTable) -> float:
     """Mean of label_precisions over all (clip, label) pairs (DCASE 2019, task 2).
 
     scikit-learn's label_ranking_average_precision_score with a clip's number of labels
     as its weight. NaN without a label.
     """
-    _, precision = label_precisions(positive, scores)
+    precision = label_precisions(Labels.of(targets), as_table(scores))
     return float(precision.mean()) if len(precision) else float("nan")
 
 
-def label_precisions(
-    positive: np.ndarray, scores: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The clip and the precision [L] of each label of positive [R, C].
+def label_precisions(labels: Labels, scores: ScoreTable) -> np.ndarray:
+    """The precision [L] of each label, in the order of ``labels``.
 
     Precision: of the classes that score at least as high in its clip, the share that
     are labels of the clip.
     """
-    clip, column = np.nonzero(positive)
-    precision = np.empty(len(clip))
-    step = max(1, _PAIR_VALUES // positive.shape[1])
-    for start in range(0, len(clip), step):
-        rows = clip[start : start + step]
-        own = scores[rows, column[start : start + step]]
-        above = scores[rows] >= own[:, None]
-        precision[start : start + step] = (above & positive[rows]).sum(1) / above.sum(1)
-    return clip, precision
+    precision = np.empty(len(labels.clip))
+    step = max(1, _PAIR_VALUES // max(1, labels.num_classes))
+    for first, block in scores.row_blocks():
+        positive = labels.targets(first, first + len(block))
+        span = labels.span(first, first + len(block))
+        for start in range(span.start, span.stop, step):
+            part = slice(start, min(start + step, span.stop))
+            rows = labels.clip[part] - first
+            own = block[rows, labels.label[part]]
+            above = block[rows] >= own[:, None]
+            precision[part] = (above & positive[rows]).sum(1) / above.sum(1)
+    return precision
 
 
 def d_prime(auc: float) -> float:

@@ -12,9 +12,11 @@ import numpy as np
 
 from psl.data.corrections import with_corrections
 from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.labels import Labels
 from psl.evaluation.measured import Measured, measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.official import Coverage, cover
+from psl.evaluation.score_tables import ScoreTable, SomeClips
 from shards.errors import ShardError
 from shards.format.index import Index
 from shards.format.ontology import with_ancestors
@@ -32,19 +34,19 @@ class OtherLabels:
     """What the user named."""
     rows: np.ndarray
     """[V] int64, ascending: clips that have them."""
-    targets: np.ndarray
-    """[V, C] bool, in the classes of the audio."""
+    labels: Labels
+    """Of these clips, V of them, in the classes of the audio."""
     num_elsewhere: int
     """Clips of the source that were not evaluated."""
 
     def measure(
-        self, scores: np.ndarray, columns: list[int], config: EvaluateConfig
+        self, scores: ScoreTable, columns: list[int], config: EvaluateConfig
     ) -> Measured:
         """Metrics of scores [R, len(columns)] of all clips against these labels."""
-        targets, own = self.targets[:, columns], scores[self.rows]
+        labels, own = self.labels.of_classes(columns), SomeClips(scores, self.rows)
         return measure(
-            evaluate_scores(targets, own),
-            targets,
+            evaluate_scores(labels, own),
+            labels,
             own,
             num_resamples=config.bootstrap,
             seed=config.bootstrap_seed,
@@ -88,16 +90,19 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
     return References(coverage, others)
 
 
-def weak_labels(index: Index) -> np.ndarray:
-    """[R, C] bool: the weak labels of all clips."""
-    targets = np.zeros((len(index), len(index.classes)), np.bool_)
-    targets[index.table.label_rows, index.table.label] = True
-    return targets
+def weak_labels(index: Index) -> Labels:
+    """The weak labels of all clips."""
+    return Labels.of_pairs(
+        index.table.label_rows,
+        index.table.label,
+        num_clips=len(index),
+        num_classes=len(index.classes),
+    )
 
 
 def _add_ancestors(ontology: str, index: Index) -> OtherLabels:
-    targets = weak_labels(with_ancestors(index, ontology))
-    return OtherLabels(ontology, np.arange(len(index)), targets, num_elsewhere=0)
+    labels = weak_labels(with_ancestors(index, ontology))
+    return OtherLabels(ontology, np.arange(len(index)), labels, num_elsewhere=0)
 
 
 def _read_relabelled(path: str, index: Index) -> OtherLabels:
@@ -110,10 +115,13 @@ def _read_relabelled(path: str, index: Index) -> OtherLabels:
             f"{index.where}, such as {index.key(0)!r}"
         )
     here.sort(key=lambda segment: row_of[segment.key])
-    targets = np.zeros((len(here), len(index.classes)), np.bool_)
-    for place, segment in enumerate(here):
-        targets[place, list(segment.labels)] = True
-    if not targets.any():
+    labels = Labels.of_pairs(
+        np.repeat(np.arange(len(here)), [len(segment.labels) for segment in here]),
+        np.array([c for segment in here for c in segment.labels], np.int64),
+        num_clips=len(here),
+        num_classes=len(index.classes),
+    )
+    if not len(labels.clip):
         raise ShardError(f"{path}: no clip has a label; nothing to measure against")
     rows = np.array([row_of[segment.key] for segment in here])
-    return OtherLabels(path, rows, targets, num_elsewhere=len(segments) - len(here))
+    return OtherLabels(path, rows, labels, num_elsewhere=len(segments) - len(here))

@@ -1,29 +1,23 @@
-"""Segments of a second or so: what sounds when, by a model and in truth.
+"""Segments of a second or so: what sounds when, in truth, and how well it is known.
 
-Owns how frame probabilities become segment scores, and the measures of these. The
-truth is read by true_events.py.
+Owns the segments, how frames count for them, and the measures of their scores; not the
+scores of a model (segment_scores.py). The truth is read by true_events.py.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from psl.distributed import collectives
 from psl.evaluation.metrics import average_precision
 from psl.evaluation.true_events import Events, events_in_chunks
 from shards.format.chunking import Chunking
 from shards.format.index import Index
-from shards.system.exits import JobError
 
-Bounds = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Samples of a clip -> first and past-the-last sample [T] of each of its frames."""
+SEGMENT_SECONDS = 1.0
+"""Length of a segment where nobody says another."""
 
 
 @dataclass(frozen=True)
@@ -67,60 +61,23 @@ class Segments:
         truth[first[clip[event]] + segment, events.label[event]] = True
         return Segments(segment_seconds, chunking, rows, num_samples, first, truth)
 
+    def shares(
+        self, num_samples: int, starts: np.ndarray, stops: np.ndarray
+    ) -> np.ndarray:
+        """Share of frame t in segment s [T, S] of a clip; each segment's sum is 1.
 
-class SegmentScores:
-    """Frame probabilities of a rank's clips, pooled to segments as they come.
-
-    A segment's score is the mean of the frames in it, weighted by the time that each
-    has in common with it.
-    """
-
-    def __init__(
-        self, segments: Segments, bounds: Bounds, device: torch.device
-    ) -> None:
-        self._segments, self._bounds = segments, bounds
-        num_segments, num_classes = segments.truth.shape
-        # a last column counts how often each segment was scored
-        self._scores = torch.zeros(num_segments, num_classes + 1, device=device)
-        self._weights = functools.lru_cache(maxsize=64)(self._compute_weights)
-
-    def add(self, rows: np.ndarray, frame_probs: Tensor) -> None:
-        """Pool frame_probs [B, T, C] of clips ``rows`` [B], all of one length."""
-        found = np.searchsorted(self._segments.rows, rows)
-        found = np.minimum(found, len(self._segments.rows) - 1)
-        known = np.flatnonzero(self._segments.rows[found] == rows)
-        if not len(known):
-            return
-        length = int(self._segments.num_samples[found[known[0]]])
-        weights = self._weights(length).to(frame_probs)
-        frames = frame_probs[torch.from_numpy(known).to(frame_probs.device)]
-        pooled = torch.einsum("ts,btc->bsc", weights, frames[:, : len(weights)])
-        num_segments = weights.shape[1]
-        places = self._segments.first[found[known], None] + np.arange(num_segments)
-        where = torch.from_numpy(places).to(self._scores.device)
-        self._scores[where, :-1] = pooled
-        self._scores[where, -1] += 1
-
-    def _compute_weights(self, num_samples: int) -> Tensor:
-        """Share of frame t in segment s [T, S] of a clip; each segment's sum is 1."""
-        starts, stops = self._bounds(num_samples)
-        chunking = self._segments.chunking
-        (number,) = chunking.num_chunks(np.array([num_samples]))
-        first, past = chunking.bounds(np.arange(number), num_samples)
+        ``starts`` and ``stops`` [T] are the samples of its frames, which cover it.
+        """
+        (number,) = self.chunking.num_chunks(np.array([num_samples]))
+        first, past = self.chunking.bounds(np.arange(number), num_samples)
         shared = np.minimum(stops[:, None], past) - np.maximum(starts[:, None], first)
         shared = np.maximum(shared, 0.0)
-        return torch.from_numpy(shared / shared.sum(axis=0))
+        return shared / shared.sum(axis=0)
 
-    def sum_over_ranks(self) -> np.ndarray:
-        """Scores of all segments [S, C] float32, on every rank. Collective.
 
-        Raises JobError unless every segment was scored exactly once.
-        """
-        result = collectives.sum_over_ranks(self._scores).cpu().numpy()
-        if not (result[:, -1] == 1).all():
-            place = int(np.flatnonzero(result[:, -1] != 1)[0])
-            raise JobError(f"segment {place} was scored {result[place, -1]:g} times")
-        return result[:, :-1]
+def default_overlap(segment_seconds: float) -> float:
+    """How much of an event, s, makes it count for a segment, if nobody says."""
+    return min(0.25, segment_seconds / 4)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ which an event counts for a chunk. Measures nothing.
 from __future__ import annotations
 
 import csv
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 DESED_COLUMNS = ("filename", "onset", "offset", "event_label")
 """Files have names with a suffix, classes are named, and a row without times and class
 is a clip without events."""
-_log = logging.getLogger(__name__)
 MAX_NAMED = 10
 """Unknown mids that an error names; all are in ``Events.unknown``."""
 
@@ -70,6 +68,20 @@ class Events:
         """Where the events of clips ``first`` to ``past`` stand."""
         return slice(*np.searchsorted(self.row, [first, past]).tolist())
 
+    def only(self, rows: np.ndarray) -> Events:
+        """As if the CSV named no other clips than ``rows``."""
+        covered = np.zeros_like(self.covered)
+        covered[rows] = self.covered[rows]
+        kept = covered[self.row]
+        return replace(
+            self,
+            row=self.row[kept],
+            start=self.start[kept],
+            stop=self.stop[kept],
+            label=self.label[kept],
+            covered=covered,
+        )
+
     def with_ancestors(self, implied: np.ndarray) -> Events:
         """With an event of each class that a class implies, by ``implied`` [C, C]."""
         event, label = np.nonzero(implied[self.label])
@@ -107,6 +119,8 @@ def read_events(
     here = [line for line in lines if line.segment in rows and line.mid is not None]
     if not here:
         found = f"segments such as {min(segments)!r}" if segments else "no event"
+        if rows:
+            found = f"{len(rows)} clips of this dataset, all without events"
         example = f", such as {audio.key(0)!r}" if len(audio) else ""
         raise ShardError(
             f"{path}: {found}; expected events of the clips of {audio.where}{example}"
@@ -130,20 +144,6 @@ def read_events(
         num_elsewhere=len(lines) - len(here),
         num_segments_elsewhere=len(segments) - len(rows),
     )
-
-
-def open_events(path: str, audio: Index, max_left_out: float | None) -> Events:
-    """``read_events`` for a key ``max_left_out=``, None for 0.
-
-    A message says how many events were left out.
-    """
-    events = read_events(
-        path, audio, max_left_out=max_left_out or 0.0, option="max_left_out="
-    )
-    left_out = sum(events.unknown.values()) + events.num_outside
-    if left_out:
-        _log.warning("%s: %d events left out", path, left_out)
-    return events
 
 
 def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[_Line]:

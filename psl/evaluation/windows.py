@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psl.evaluation.frames import covering_bounds
 from shards.format.chunking import Chunking
 
 
@@ -32,7 +33,7 @@ class WindowedModel(nn.Module):
     ) -> None:
         """``shortest_samples``: what shorter windows are padded to."""
         super().__init__()
-        self._model, self._chunking = model, chunking
+        self._model, self.chunking = model, chunking
         self._length = max(chunking.chunk_samples, shortest_samples)
         self._at_a_time = windows_at_a_time
 
@@ -44,7 +45,8 @@ class WindowedModel(nn.Module):
         """
         length = int(num_samples[0])
         assert (num_samples == length).all(), "clips of one length, as score_clips has"
-        starts, stops = self.frame_bounds(length)
+        (number,) = self.chunking.num_chunks(np.array([length]))
+        starts, stops = self.chunking.bounds(np.arange(number), length)
         windows = waveform.new_zeros(len(waveform), len(starts), self._length)
         for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             windows[:, k, : stop - start] = waveform[:, start:stop]
@@ -61,11 +63,6 @@ class WindowedModel(nn.Module):
         of_windows = torch.cat(probs).unflatten(0, windows.shape[:2])
         return of_windows.mean(dim=1), of_windows
 
-    def frame_bounds(self, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """First and past-the-last sample [K] of each window of a clip."""
-        (number,) = self._chunking.num_chunks(np.array([num_samples]))
-        return self._chunking.bounds(np.arange(number), num_samples)
-
 
 def frame_bounds(model: nn.Module, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """First and past-the-last sample [T] of each frame of a clip that counts.
@@ -74,8 +71,7 @@ def frame_bounds(model: nn.Module, num_samples: int) -> tuple[np.ndarray, np.nda
     ``model`` has frames as those of psl/models have, or is a WindowedModel.
     """
     if isinstance(model, WindowedModel):
-        starts, stops = model.frame_bounds(num_samples)
-        return starts, np.append(stops[:-1], num_samples)  # a short rest has no window
+        return covering_bounds(model.chunking, num_samples)
     framed: Any = model
     num_frames = int(framed.num_frames(torch.tensor([num_samples]))[0])
     starts = np.arange(num_frames) * framed.frame_samples

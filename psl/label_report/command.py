@@ -68,6 +68,20 @@ def _parser() -> argparse.ArgumentParser:
         "their clip (default 0)",
     )
     add(
+        "--rules",
+        metavar="FILE",
+        help="rules.json of psl events: the threshold and filter of each class that "
+        "find the labels' events (default: --threshold)",
+    )
+    add(
+        "--event-clips",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="measure PSDS, F1 and segments on at most N clips, evenly spaced "
+        "(default 1000)",
+    )
+    add(
         "--ontology",
         metavar="NAME",
         help="add the ancestors of weak labels and true events: audioset, or a file "
@@ -93,12 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label_report``."""
     args = _parser().parse_args(argv)
     # imported late, so that --help is quick
+    from psl.label_report.drawing import draw_report, pictures
     from psl.label_report.markdown import render
     from psl.label_report.report import (
         Settings,
-        draw_report,
         make_report,
-        pictures,
         study_labels,
         write_report,
     )
@@ -111,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         threshold=args.threshold,
         min_overlap=args.min_overlap,
         max_left_out=args.max_left_out,
+        rules=args.rules,
+        event_clips=args.event_clips,
         ontology=args.ontology,
         before=args.before,
         corrections=args.corrections,

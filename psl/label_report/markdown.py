@@ -1,7 +1,7 @@
 """The summary of a label report, in Markdown.
 
-Owns the words. Every number comes from the report, and none is computed here but
-differences.
+Owns the words, but for calibrated labels (markdown_calibrated.py). Every number comes
+from the report, and none is computed here but differences.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from psl.label_report.cells import MAX_PATH, MAX_SHOWN, number, percent
+from psl.label_report.markdown_calibrated import describe_calibrated
 from shards.system.text import markdown
 
-MAX_PATH = 400
-"""Characters of a folder's name."""
-MAX_SHOWN = 5
-"""Classes at either end of the table of gains, and unknown mids."""
 AP_ROWS = {
     "chance": "chance",
     "weak": "weak labels, copied to every chunk",
@@ -22,6 +20,13 @@ AP_ROWS = {
     "both": "mean of the two (alpha = 0.5)",
     "complete": "weak labels if none were missing",
 }
+IN_TIME = (
+    ("psds1", "PSDS1"),
+    ("psds2", "PSDS2"),
+    ("segment_mAP", "1-s segment mAP"),
+    ("segment_f1_macro", "1-s segment F1, {}"),
+    ("event_f1_macro", "event F1, {}"),
+)
 
 
 def render(report: dict[str, Any]) -> str:
@@ -35,10 +40,11 @@ def render(report: dict[str, Any]) -> str:
             _chunk_ap(report),
             _recovery(report),
             _localisation(report),
+            _in_time(report),
             _calibration(report),
             _gains(report),
         ]
-    parts += [_calibrated(report), _reviewed(report)]
+    parts += [describe_calibrated(report), _reviewed(report)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -54,16 +60,6 @@ def _reviewed(report: dict[str, Any]) -> str:
         f"{number(found['mean_square_error'])}. People looked where labels are "
         "doubtful: this says little of the rest."
     )
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    """A share in percent, or a dash."""
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _head(report: dict[str, Any]) -> str:
@@ -205,6 +201,25 @@ def _localisation(report: dict[str, Any]) -> str:
     )
 
 
+def _in_time(report: dict[str, Any]) -> str:
+    found, title = report["in_time"], "## Events in time\n\n"
+    if found is None:
+        return f"{title}No clip with labels has a true event: nothing was measured."
+    how = f"at {report['threshold']:g}"
+    if found["rules"] is not None:
+        how = f"by {markdown(found['rules'], MAX_PATH)}"
+    drawn = ""
+    if found["num_clips"] < found["num_candidates"]:
+        drawn = f", evenly drawn from {found['num_candidates']:,}"
+    rows = [f"| {name.format(how)} | {percent(found[key])} |" for key, name in IN_TIME]
+    head = (
+        f"{title}Each chunk is a frame, measured as `psl events` measures a model: "
+        f"{found['num_clips']:,} clips{drawn}, {found['num_events']:,} events (those "
+        f"that touch are one), mean of {found['num_classes']} classes."
+    )
+    return "\n".join([head, "", "| | % |", "|---|---|", *rows])
+
+
 def _calibration(report: dict[str, Any]) -> str:
     error = report["calibration"]
     return (
@@ -213,50 +228,6 @@ def _calibration(report: dict[str, Any]) -> str:
         f"{number(error['expected_error'], 4)}; of labels above "
         f"{error['bins'][0]['to']:g} {number(error['expected_error_above_first_bin'])}."
     )
-
-
-def _calibrated(report: dict[str, Any]) -> str:
-    found = report["calibrated"]
-    if found is None:
-        return ""
-    kinds = ["weak", *(["true"] if report["strong"] is not None else [])]
-    names = [f"{kind}_{score}" for kind in kinds for score in ("bce", "brier")]
-    rows = sorted(found["per_class"], key=_gain, reverse=True)
-    if len(rows) > 2 * MAX_SHOWN:
-        rows = rows[:MAX_SHOWN] + rows[-MAX_SHOWN:]
-    origin = ""
-    if found["before"] is not None:
-        origin = f", before and after, from {markdown(found['before'], MAX_PATH)}"
-    titles = {"bce": "BCE", "brier": "Brier"}
-    heads = [f"{kind} {titles[score]}" for kind, score in (n.split("_") for n in names)]
-    lines = [
-        f"## Calibrated labels\n\nBy {markdown(str(found['method']), 40)}{origin}. "
-        "Lower is better. Weak: the largest label of each clip against its weak label"
-        + ("; true: each chunk's against the events." if "true" in kinds else "."),
-        "",
-        f"| class | a | b | {' | '.join(heads)} |",
-        "|---" * (3 + len(heads)) + "|",
-    ]
-    mean = {"name": "mean of classes", **found["mean"]}
-    for row in [mean, *rows]:
-        scores = (_before_after(row, name) for name in names)
-        curve = "steps" if row.get("how") == "isotonic" else number(row.get("a"), 2)
-        cells = [markdown(row["name"]), curve, number(row.get("b"), 2), *scores]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _gain(row: dict[str, Any]) -> float:
-    """By how much the weak BCE of a class fell; without an earlier one, the later."""
-    after = row["after"]["weak_bce"] or 0.0
-    return (row["before"]["weak_bce"] or 0.0) - after if "before" in row else after
-
-
-def _before_after(row: dict[str, Any], name: str) -> str:
-    after = number(row["after"][name])
-    if "before" not in row:
-        return after
-    return f"{number(row['before'][name])} \u2192 {after}"
 
 
 def _gains(report: dict[str, Any]) -> str:

@@ -1,24 +1,25 @@
 """A study of labels -> the files of a report.
 
 Owns what is read, which files are written and what they say. The numbers are defined in
-quality.py, the pictures drawn in pictures.py, the words of the summary in markdown.py.
+quality.py and in_time.py, the words of the summary in markdown.py; which pictures there
+are is drawing.py's.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from psl.data.labels import check_counts
+from psl.detection.decode import Rule
+from psl.detection.rules_file import read_rules
 from psl.evaluation.true_events import Events, read_events
 from psl.label_report import quality, reviewed
 from psl.label_report.calibrated import (
@@ -28,7 +29,8 @@ from psl.label_report.calibrated import (
     proper_scores,
     read_curves,
 )
-from psl.label_report.clip import find_clip, view_clip
+from psl.label_report.clip import find_clip
+from psl.label_report.in_time import InTime, measure_in_time
 from psl.label_report.markdown import render
 from psl.label_report.tally import Tally, Truth, tally
 from shards.errors import ShardError
@@ -55,6 +57,10 @@ class Settings:
     """Seconds of an event in a chunk, unless half of it lies there."""
     max_left_out: float
     """Largest share of events of these clips that cannot be used."""
+    rules: str | None
+    """rules.json of psl.events, which finds the labels' events; None for threshold."""
+    event_clips: int
+    """Clips at most whose events and segments are measured."""
     ontology: str | None
     """What adds ancestors to weak labels and true events; None for nothing."""
     before: str | None
@@ -74,6 +80,10 @@ class Settings:
             )
         if not 0.0 <= self.max_left_out <= 1.0:
             raise ValueError(f"--max-left-out {self.max_left_out}; expected 0 to 1")
+        if self.event_clips < 1:
+            raise ValueError(f"--event-clips {self.event_clips}; expected 1 or more")
+        if self.rules is not None and self.strong is None:
+            raise ValueError("--rules does nothing without --strong; give both")
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ class Study:
     chunking: Chunking
     truth: Truth | None
     tally: Tally
+    in_time: InTime | None
+    """None without events."""
     curves: Sequence[dict[str, Any]]
     """By class, what the labels were calibrated with."""
     before: Before | None
@@ -112,7 +124,10 @@ def study_labels(settings: Settings) -> Study:
         implied = ontology.implied(audio.classes)
         audio = add_to_labels(audio, ontology, implied)
     chosen = None if settings.clip is None else find_clip(labels, settings.clip)
-    truth = None
+    truth, in_time = None, None
+    rules = [Rule(threshold=settings.threshold)] * len(audio.classes)
+    if settings.rules is not None:
+        rules = read_rules(settings.rules, audio.classes)
     if settings.strong is not None:
         events = read_events(settings.strong, audio, max_left_out=settings.max_left_out)
         if implied is not None:
@@ -129,8 +144,15 @@ def study_labels(settings: Settings) -> Study:
     seen = tally(audio, labels, chunking, truth, threshold=settings.threshold)
     if chosen is None and seen.most_telling is not None:
         chosen = seen.most_telling[1]
+    if truth is not None:
+        in_time = measure_in_time(
+            *(audio, labels, chunking, truth.events),
+            rules=rules,
+            max_clips=settings.event_clips,
+        )
     return Study(
-        *(settings, audio, labels, chunking, truth, seen, curves, before, chosen)
+        *(settings, audio, labels, chunking, truth, seen, in_time, curves),
+        *(before, chosen),
     )
 
 
@@ -186,7 +208,11 @@ def make_report(study: Study) -> dict[str, Any]:
         report["recovery"] = quality.recovery(seen, settings.threshold)
         report["localisation"] = quality.localisation(seen)
         report["calibration"] = quality.calibration(seen)
+        report["in_time"] = None
     classes, columns = study.audio.classes, quality.per_class(seen, settings.threshold)
+    if study.in_time is not None:
+        report["in_time"] = study.in_time.summary() | {"rules": settings.rules}
+        columns |= study.in_time.measured.columns()
     report["per_class"] = [
         {"mid": classes.mids[c], "name": classes.names[c]}
         | {name: plain(values[c]) for name, values in columns.items()}
@@ -236,42 +262,3 @@ def write_report(report: dict[str, Any], out: Path) -> None:
     write_atomic(out / "report.md", render(report))
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     write_atomic(out / "report.json", text)
-
-
-def pictures() -> ModuleType:
-    """pictures.py; ValueError where matplotlib, which it needs, is missing."""
-    try:
-        return importlib.import_module("psl.label_report.pictures")
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise ValueError(
-            "matplotlib is not installed; pip install -e '.[report]', or ask for "
-            "the numbers alone with --no-pictures"
-        ) from None
-
-
-def draw_report(study: Study, report: dict[str, Any], out: Path) -> None:
-    """clip.png; with events calibration.png, and recovery.png if any is missing."""
-    draw = pictures()
-    if study.clip is not None:
-        view = view_clip(
-            *(study.audio, study.labels, study.chunking, study.clip),
-            events=study.truth.events if study.truth else None,
-            threshold=study.settings.threshold,
-            why=_why(study),
-        )
-        draw.save(out / "clip.png", draw.draw_clip, view)
-    if study.truth is not None:
-        draw.save(out / "calibration.png", draw.draw_calibration, report)
-    if study.truth is not None and report["recovery"]["missing"]:
-        draw.save(out / "recovery.png", draw.draw_recovery, report)
-
-
-def _why(study: Study) -> str:
-    """Why this clip is drawn."""
-    if study.settings.clip is not None:
-        return "chosen by hand"
-    if study.truth is not None:
-        return f"corrects most of its weak labels at {study.settings.threshold:g}"
-    return "most change over time"

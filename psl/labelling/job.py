@@ -86,6 +86,7 @@ def open_work(config: LabelConfig) -> Work:
 
     Raises ShardError or ValueError if teacher and audio do not fit each other.
     """
+    config.loader.check_no_transcode("labelling")
     choose_arithmetic(config.arithmetic)
     index = open_index(config.audio, kind="audio")
     cache = open_cache(config.loader)
@@ -103,6 +104,8 @@ def open_work(config: LabelConfig) -> Work:
             config.calibration,
         )
     device = runtime.local_device()
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     runtime.move_model(teacher.model, device)
     return Work(
         reader=MemberReader(index, cache),

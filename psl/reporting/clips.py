@@ -15,6 +15,7 @@ import soundfile
 
 from psl.data.pseudo_labels import PseudoLabels
 from psl.evaluation.stored import StoredScores
+from psl.serving.sounds import spectrogram
 from shards.dataset.clips import AudioDataset
 
 MAX_SECONDS = 10.0
@@ -28,14 +29,15 @@ _LOOKED_AT = 400
 
 
 def sound(dataset: AudioDataset, key: str) -> dict[str, Any]:
-    """The first seconds of a clip as a data URI, and its length, s."""
+    """The first seconds of a clip: a data URI, a spectrogram, and their length, s."""
     rate, clip = dataset.sample_rate, dataset[key]
     count = min(clip.num_samples, int(MAX_SECONDS * rate))
-    stream = io.BytesIO()
-    soundfile.write(stream, dataset.pcm(key, 0, count), rate, "PCM_16", format="FLAC")
+    samples, stream = dataset.pcm(key, 0, count), io.BytesIO()
+    soundfile.write(stream, samples, rate, "PCM_16", format="FLAC")
     text = base64.b64encode(stream.getvalue()).decode()
     return {
         "uri": f"data:audio/flac;base64,{text}",
+        "spectrogram": spectrogram(samples, rate),
         "seconds": count / rate,
         "whole": count == clip.num_samples,
     }

@@ -319,11 +319,28 @@
       "labels are incomplete, the second may truly be heard.", choose, place);
   }
 
-  function player(found) {
-    if (!found) return null;
-    return el("div", {}, el("audio", {controls: true, preload: "metadata", src: found.uri}),
-      found.whole ? null : el("div", {class: "soft small"},
-        `the first ${found.seconds.toFixed(0)} s`));
+  // A sound and its spectrogram, which is as wide as its share of ``end`` seconds.
+  function player(found, end) {
+    if (!found) return [];
+    const audio = el("audio", {controls: true, preload: "metadata", src: found.uri});
+    const canvas = el("canvas", {"aria-label": "spectrogram"});
+    const cursor = el("div", {class: "cursor", hidden: true});
+    const picture = el("div", {class: "picture"}, canvas, cursor);
+    paint(canvas, found.spectrogram);
+    picture.style.width = `${100 * Math.min(1, found.seconds / (end || found.seconds))}%`;
+    picture.addEventListener("click", (event) => {
+      const box = picture.getBoundingClientRect();
+      audio.currentTime = found.seconds * (event.clientX - box.left) / box.width;
+      audio.play().catch(() => {});
+    });
+    const follow = () => {
+      cursor.hidden = audio.paused && audio.currentTime === 0;
+      cursor.style.left = `${100 * Math.min(1, audio.currentTime / found.seconds)}%`;
+      if (!audio.paused) requestAnimationFrame(follow);
+    };
+    for (const name of ["play", "pause", "seeked", "ended"]) audio.addEventListener(name, follow);
+    return [el("div", {}, audio, found.whole ? null : el("div", {class: "soft small"},
+      `the first ${found.seconds.toFixed(0)} s`)), picture];
   }
   function timelines() {
     if (!facts.timelines.length) return;
@@ -344,10 +361,12 @@
             cell.style.background = `rgba(var(--cell), ${p})`;
             return cell;
           }))))));
+      const [sound, picture] = player(clip.sound, end);
       return el("div", {class: "clip"}, el("h3", {}, named(clip.key)),
         clip.weak ? el("p", {class: "small soft"}, "weak labels: ",
           clip.weak.map((name) => el("span", {class: "tag"}, named(name)))) : null,
-        player(clip.sound), sets, el("div", {class: "lane"}, el("span"), axis));
+        sound, picture ? el("div", {class: "lane"}, el("span"), picture) : null,
+        sets, el("div", {class: "lane"}, el("span"), axis));
     });
     section("timelines", "Labels over time", "What the teacher gave each chunk of a few clips " +
       "whose labels change most: the stronger the colour, the more probable.", clips);

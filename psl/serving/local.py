@@ -12,6 +12,7 @@ import logging
 import secrets
 import sys
 import threading
+import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,8 +80,7 @@ class LocalServer:
     """Serves ``routes`` until it is closed.
 
     >>> with LocalServer(routes) as server:
-    ...     print(server.url)
-    ...     server.wait()
+    ...     server.show(f"the page: {server.url}", in_browser=True)
     """
 
     def __init__(self, routes: Routes, *, port: int = 0, max_body: int = 1 << 16):
@@ -103,9 +103,15 @@ class LocalServer:
         """The address of the page, with the token."""
         return f"http://{HOST}:{self._server.server_address[1]}/{self.token}/"
 
-    def wait(self) -> None:
-        """Until the process is interrupted."""
+    def show(self, message: str, *, in_browser: bool) -> None:
+        """Print ``message``, open the page if that is wanted, and wait for Ctrl-C.
+
+        Ctrl-C is the end from the message on, also while a browser starts.
+        """
         try:
+            print(message, flush=True)
+            if in_browser:
+                webbrowser.open(self.url)
             while self._thread.is_alive():
                 self._thread.join(1.0)
         except KeyboardInterrupt:

@@ -67,6 +67,9 @@ class DataConfig:
     max_unlabelled: Share = 0.0
     """Fraction of the clips that may be left out because psl.label could not label
     them; 0 refuses such labels."""
+    labels_on_device: bool = False
+    """Keep all stored labels on the device that trains, where a batch takes its own:
+    1.05 kB for a chunk of 527 classes. Not with corrections."""
     chunk_seconds: Seconds = 10.0
     """Length of a training example, s; that of the labels if there are any."""
     hop_seconds: Seconds | None = None

@@ -113,7 +113,10 @@ def open_run(
     """
     choose_arithmetic(config.arithmetic)
     parts = open_parts(config, accelerator)
-    data, valid, plan, schedule = parts.data, parts.valid, parts.plan, parts.schedule
+    valid, plan, schedule = parts.valid, parts.plan, parts.schedule
+    data = parts.data
+    if config.data.labels_on_device:
+        data = data.with_labels_on(accelerator.device)
     online, fingerprint = parts.online, parts.fingerprint
     facts = {"data": fingerprint, **shared_facts(config)}
     collectives.check_agreement(accelerator, facts)

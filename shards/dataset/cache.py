@@ -82,9 +82,11 @@ class ShardCache:
         self.room_seconds = room_seconds
         """How long to wait while all shards in the folder are in use."""
         raise_file_limit()
-        self._maps = ShardMaps(num_open_shards())
+        self.maps = ShardMaps(num_open_shards())
+        """Those kept; let go of when another process waits for room."""
         self._checked = CheckedFiles()
-        self._wanted = False
+        self.is_wanted = False
+        """Whether another process waits for room, so that no map is to be kept."""
         self._yielding = threading.Lock()  # held by the thread that yields
 
     @functools.cached_property
@@ -108,12 +110,12 @@ class ShardCache:
         Raises ShardError or JobError as ``fetch`` does, and JobError if no room can be
         made in ``room_seconds``.
         """
-        if self._wanted:  # keep nothing that another process waits for
+        if self.is_wanted:  # keep nothing that another process waits for
             return self._map(url, shard)
-        view = self._maps.get(url)
+        view = self.maps.get(url)
         if view is None:
             view = self._map(url, shard)
-            self._maps.put(url, view)
+            self.maps.put(url, view)
         return view
 
     def fetch(self, url: str, shard: ShardRecord, stop: threading.Event) -> bool:
@@ -135,10 +137,10 @@ class ShardCache:
 
     def drop_idle(self) -> None:
         """Let go of all maps that no view is using, so that others may make room."""
-        self._maps.clear()
+        self.maps.clear()
 
     def _map(self, url: str, shard: ShardRecord) -> memoryview:
-        self._start_yielding()
+        self.start_yielding()
         with self._wait_for(url, shard) as stream:
             # the map has a duplicate of the descriptor, hence a share in its lock
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
@@ -267,7 +269,8 @@ class ShardCache:
         with part, locked(self.folder, self.room_seconds):
             self._part_path(shard).unlink(missing_ok=True)
 
-    def _start_yielding(self) -> None:
+    def start_yielding(self) -> None:
+        """Look now and then whether another process waits for room."""
         if self._yielding.acquire(blocking=False):
             start_thread(_yield_when_wanted, weakref.ref(self), name="cache")
 
@@ -309,8 +312,8 @@ def _yield_when_wanted(reference: weakref.ref[ShardCache]) -> None:
             age = time.time() - (cache.folder / WANTED_NAME).stat().st_mtime
         except OSError:
             age = float("inf")
-        cache._wanted = age < _WANTED_FOR_SECONDS
-        if cache._wanted or time.monotonic() - renewed > _RENEW_SECONDS:
+        cache.is_wanted = age < _WANTED_FOR_SECONDS
+        if cache.is_wanted or time.monotonic() - renewed > _RENEW_SECONDS:
             cache.drop_idle()
             renewed = time.monotonic()
         del cache

@@ -4,6 +4,7 @@ Owns the rules that make the folder all the state there is:
 
 - ``<sha256>`` is a whole shard, read-only; its atime is its last use, its mtime is left
   alone. Its name is a claim: each process checks the content before its first use.
+  Or it is a copy of one, with a name and a check of its own (copies.py).
 - ``<sha256>.<bytes>.part`` is one on its way. Its name reserves its final size.
 - A lock (flock) on either means that it is in use: shared by readers, exclusive by the
   one that downloads. The kernel drops it when the last descriptor or memory map goes.

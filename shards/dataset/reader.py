@@ -19,6 +19,7 @@ import numpy as np
 
 from shards.audio import members
 from shards.dataset.cache import ShardCache, num_open_shards, raise_file_limit
+from shards.dataset.copies import PcmCopies
 from shards.errors import ClipError, ShardError
 from shards.format.index import Index
 from shards.format.label_codec import LabelForm, expand_labels, open_labels
@@ -46,6 +47,8 @@ class MemberReader:
             self._open_any if self._remote else self._open_local
         )
         self._bare = np.zeros(len(index), np.bool_)  # WAV members found to be bare
+        self.copies: PcmCopies | None = None
+        """Where decoded clips are kept; None for nowhere."""
 
     def member(self, row: int) -> memoryview:
         """The bytes of row's member, without copying."""
@@ -83,13 +86,22 @@ class MemberReader:
         with self.cache.file(place, self._remote[place]) as path:
             yield path
 
+    def file_read(self, shard: int) -> tuple[Path, int] | None:
+        """Path and bytes of the file that a shard is read from; None if remote."""
+        if self.copies is not None and self.copies.is_there(shard):
+            return self.copies.file(shard)
+        place = self.index.places[shard]
+        if place in self._remote:
+            return None
+        return Path(place), self.index.shards[shard].num_bytes
+
     def fetch(self, shard: int, stop: threading.Event) -> bool:
         """Have a shard on local disk; False if the cache has no room for it now.
 
         Raises ShardError, JobError or Stopped as ShardCache.fetch does.
         """
         place = self.index.places[shard]
-        if place not in self._remote:
+        if place not in self._remote or (self.copies and self.copies.is_there(shard)):
             return True
         return self.cache.fetch(place, self._remote[place], stop)
 
@@ -119,15 +131,26 @@ class MemberReader:
         """Samples ``starts[i]`` to ``stops[i]`` of audio rows ``rows[i]``, as bytes.
 
         Each is an array uint8 of what samples() gives. Only those of bare WAV members
-        in local shards are not copies; so a cache of remote shards may be smaller than
-        the shards of a batch.
+        in local shards, and of ``copies``, are not copied; so a cache of remote shards
+        may be smaller than the shards of a batch.
         """
         if self._are_bare_wav(rows) and (stops <= self.index.table.count[rows]).all():
             pieces = self._bare_wav_bytes(rows, starts, stops)
             if len(pieces) == len(rows):
                 return pieces
         places = zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True)
-        return [np.array(self.samples(*place)).view(np.uint8) for place in places]
+        if self.copies is None:
+            return [np.array(self.samples(*place)).view(np.uint8) for place in places]
+        kept = self.copies.pcm_bytes(rows, starts, stops)
+        return [
+            np.array(self.samples(*place)).view(np.uint8) if piece is None else piece
+            for piece, place in zip(kept, places, strict=True)
+        ]
+
+    def make_copy(self, shard: int) -> None:
+        """Have the clips of a shard decoded in ``copies``, as far as it can be."""
+        if self.copies is not None:
+            self.copies.make(shard, self.samples)
 
     def _are_bare_wav(self, rows: np.ndarray) -> bool:
         """Whether the samples of all ``rows`` lie in local shards where the index says.

@@ -156,6 +156,30 @@ class Plan:
         )
         return shards[np.argsort(first)]
 
+    def shards_of_window(
+        self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1
+    ) -> np.ndarray:
+        """Shards [n] that hold a rank's chunks in the window of ``step``.
+
+        Those of each stream in turn: which of them are read first is random. Unlike
+        shards_needed, looks at no chunk: 0.02 s instead of 0.2 for a window of full
+        AudioSet and batches of 32 (2026-11-29).
+        """
+        layout = _EpochLayout.of(self, epoch)
+        start = step - step % self.window_steps
+        length = min(self.window_steps, self.num_steps - start)
+        streams = np.arange(self.global_batch_size)[self.local_slice(rank, world_size)]
+        ends = np.cumsum(self.clips_per_shard)
+        entries = np.concatenate([[0], np.cumsum(self.units.num_entries)])
+        lines = [
+            layout.unit_numbers(s * self.num_steps + start, length) for s in streams
+        ]
+        turns = itertools.zip_longest(*(line.tolist() for line in lines))
+        units = [unit for turn in turns for unit in turn if unit is not None]
+        rows = self.units.row[entries[layout.order[units]]]
+        shards = np.searchsorted(ends, rows, side="right")
+        return np.array(list(dict.fromkeys(shards.tolist())), np.int64)
+
     def _fill(
         self,
         line: np.ndarray,
@@ -192,6 +216,8 @@ class _EpochLayout:
     units: Units
     first_chunk: np.ndarray
     """[V + 1] id of each entry's first chunk; ids count chunks in entry order."""
+    order: np.ndarray
+    """[U] the units in the order of the sequence."""
     unit_first: np.ndarray
     """[U] id of the first chunk of each unit, in the order of the sequence."""
     unit_place: np.ndarray
@@ -212,6 +238,7 @@ class _EpochLayout:
         return _EpochLayout(
             units=units,
             first_chunk=first_chunk,
+            order=order,
             unit_first=bounds[:-1][order],
             unit_place=np.concatenate([[0], np.cumsum(sizes)]),
             rotation=int(rng.integers(first_chunk[-1])),
@@ -226,6 +253,22 @@ class _EpochLayout:
             length = min(stop - start, int(self.unit_place[unit + 1]) - position)
             yield np.arange(first, first + length)
             start += length
+
+    def unit_numbers(self, start: int, length: int) -> np.ndarray:
+        """Which units, by place in ``order``, hold ``length`` positions from one on."""
+        total = int(self.unit_place[-1])
+        first = start + self.rotation
+        bounds = [first % total, (first + length - 1) % total]
+        one, other = np.searchsorted(self.unit_place, bounds, side="right") - 1
+        if length >= total:  # copies came out short, and the beginning is used again
+            found = np.arange(len(self.order))
+        elif bounds[0] <= bounds[1]:
+            found = np.arange(one, other + 1)
+        else:  # over the end of the sequence
+            found = np.concatenate(
+                [np.arange(one, len(self.order)), np.arange(other + 1)]
+            )
+        return found[self.unit_place[found] < self.unit_place[found + 1]]
 
     def locate(self, chunk_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and chunk numbers of chunk ids."""

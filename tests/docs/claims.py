@@ -1,12 +1,13 @@
 """What the pages say about the repository, compared with the repository.
 
-Owns one check for each kind of claim: commands, keys, paths, names, tests, Python
-blocks and links. Each gives problems as "page:line: what is wrong".
+Owns one check for each kind of claim: commands, keys, paths, names, tests, blocks of
+Python and JSON, and links. Each gives problems as "page:line: what is wrong".
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,8 +119,13 @@ def of_tests(page: Page, root: Path) -> Iterator[tuple[int, str]]:
 
 
 def of_blocks(page: Page, root: Path) -> Iterator[tuple[int, str]]:
-    """Python blocks that do not compile."""
+    """Python blocks that do not compile, and JSON that does not parse."""
     for block in page.blocks():
+        if block.language == "json":
+            try:
+                json.loads(block.text)
+            except ValueError as error:
+                yield block.line, f"JSON: {error}"
         if block.language == "python":
             try:
                 compile(block.text, str(page.path), "exec")

@@ -45,8 +45,11 @@ SCRIPTS = {
     "launch/slurm/pack_array.sbatch": "shards.pack",
 }
 """sbatch files, and the command that takes the words after them."""
-REAL = ("tools.paper.reproduce", "real")
-"""A module and a first word; tools.paper.real takes the words after."""
+PARTS = {
+    ("tools.paper.reproduce", "real"): "tools.paper.real",
+    ("tools.paper.reproduce", "events"): "tools.paper.mini_events",
+}
+"""A module and a first word, and the module that takes the words after."""
 _OURS = re.compile(r"(psl|shards|tools|tests)(\.\w+)*$")
 _END = {";", "&&", "||", "|", "&", "(", ")"}
 
@@ -81,8 +84,7 @@ def problems(words: Sequence[str], root: Path) -> Iterator[str]:
     module, rest = _module(words)
     if module is None:
         return
-    if (module, *rest[:1]) == REAL:
-        module = "tools.paper.real"
+    module = PARTS.get((module, rest[0]), module) if rest else module
     if not exists(module):
         yield f"no module {module}"
         return

@@ -77,6 +77,7 @@ def test_the_index_leads_to_every_page() -> None:
             "1: no test in test_plan has the_same_sed in its name",
         ),
         ("```python\nx = 1\nx = = 2\n```", "3: Python: invalid syntax"),
+        ('```json\n{"a": 1,}\n```', "2: JSON: "),
         ("[a](docs/nothing.md)", "1: link to docs/nothing.md: no such file"),
         ("![a](docs/images/no.png)", "1: link to docs/images/no.png: no such file"),
         ("[a](docs/best.md#no)", "1: link to docs/best.md#no: no such heading"),

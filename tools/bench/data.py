@@ -1,15 +1,17 @@
-"""How fast 2-s chunks come off the disk: upstream's HDF5, webdataset, and ours.
+"""How fast 2-s chunks come off the disk: other libraries, upstream's HDF5, and ours.
 
-Times every way in tools/bench/contenders.py on the same clips in one run, in rounds
-that take turns, so that what else the machine does meets all of them; ratios are taken
-within a round, and medians over the rounds. Everything is in the page cache. Prints
-Markdown.
+With --peers, the libraries that people would pick, each in processes of its own
+(tools/bench/peers). Else times every way in tools/bench/contenders.py on the same clips
+in one run, in rounds that take turns, so that what else the machine does meets all of
+them; ratios are taken within a round, and medians over the rounds. Everything is in the
+page cache. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import platform
 import resource
@@ -19,13 +21,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from shards.audio.members import CODECS
 from shards.system.exits import run_main
+from shards.system.files import write_atomic
 from tools.bench.contenders import (
     BATCH_SIZE,
     CHUNK_SECONDS,
@@ -35,7 +38,12 @@ from tools.bench.contenders import (
     contenders,
     make_audio,
 )
+from tools.bench.peers import table as peers
+from tools.bench.peers.compare import Result, as_json, compare
+from tools.bench.peers.task import PEERS
 
+MAX_TRIED = 10
+"""Batches before and after a resume, with --peers."""
 LIMIT, BASELINE = "plain read", "HDF5"
 CLIPS_PER_BATCH = BATCH_SIZE * CHUNK_SECONDS / CLIP_SECONDS
 PACKAGES = ("numpy", "torch", "h5py", "webdataset", "soundfile")
@@ -154,14 +162,15 @@ def _thread_gain(found: Rounds, name: str) -> str:
     return f"{gain:.2f} ({spread})"
 
 
-def circumstances(load_before: float) -> str:
+def circumstances(load_before: float, more: Sequence[str] = ()) -> str:
     """Command, machine and versions, in a few lines."""
     models = [
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    names = dict.fromkeys([*PACKAGES, *more])
+    packages = ", ".join(f"{name} {_version(name)}" for name in names)
     return (
         f"`python {shlex.join(sys.orig_argv[1:])}`\n\n"
         f"{len(models)} x {models[0]}, {platform.system()} {platform.release()}, "
@@ -170,10 +179,39 @@ def circumstances(load_before: float) -> str:
     )
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def compare_peers(audio: Audio, args: argparse.Namespace, load_before: float) -> None:
+    """Print the tables of the comparison with other libraries, and keep the rest."""
+
+    def save(results: list[Result]) -> None:
+        where = circumstances(load_before, [peer.package for peer in PEERS])
+        found = {"circumstances": where, "results": as_json(results)}
+        if args.out:
+            write_atomic(args.out, json.dumps(found, indent=1))
+
+    results = compare(
+        audio.folder,
+        batch=BATCH_SIZE,
+        rounds=args.rounds,
+        seconds=args.seconds,
+        num_batches=min(MAX_TRIED, len(audio.chunk_bounds) // BATCH_SIZE // 2),
+        save=save,
+    )
+    print(circumstances(load_before, [peer.package for peer in PEERS]))
+    print("", *peers.speed_table(results), sep="\n")
+    print("", *peers.trial_table(results), sep="\n")
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench.data",
-        description="Time reading 2-s chunks from HDF5, by webdataset, and by ours.",
+        description="Time reading 2-s chunks: other libraries, HDF5, ours.",
         epilog="example: python -m tools.bench.data "
         "--source data/mini-quick/shards/full",
     )
@@ -183,6 +221,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--folder", default="runs/bench_data", help="where copies of them are made")
     add("--rounds", type=int, default=9, help="turns of each way (default 9)")
     add("--seconds", type=float, default=1.0, help="of a turn, about (default 1)")
+    add("--peers", action="store_true", help="compare with other libraries instead")
+    add("--out", help="with --peers: file for all that was found, JSON")
     return parser.parse_args(argv)
 
 
@@ -191,8 +231,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, load_before = _arguments(argv), os.getloadavg()[0]
     torch.set_num_threads(1)
     audio = make_audio(
-        Path(args.folder), source=args.source, num_clips=args.clips, codecs=CODECS
+        Path(args.folder),
+        source=args.source,
+        num_clips=args.clips,
+        codecs=("wav",) if args.peers else CODECS,
     )
+    if args.peers:
+        compare_peers(audio, args, load_before)
+        return
     found = run_rounds(
         contenders(audio),
         rounds=args.rounds,

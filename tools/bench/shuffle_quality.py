@@ -24,7 +24,6 @@ import webdataset
 from shards.order.balance import balanced_weights
 from shards.order.plan import Plan
 from shards.system.exits import run_main
-from shards.system.files import write_atomic
 
 CHUNKS = 5
 """Chunks of a clip: 10 s in pieces of 2 s."""
@@ -64,8 +63,6 @@ SETTINGS = (
     Setting(2_084_000, 4168, 512),
     Setting(2_084_000, 4168, 32),
 )
-MARKS = ("<!-- figures -->\n", "<!-- end of figures -->\n")
-"""What stands around the figures in the page."""
 
 
 def full_shuffle(setting: Setting) -> np.ndarray:
@@ -216,19 +213,13 @@ def balance_table() -> str:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
+    """The command line: prints a table for each setting, and that of balance."""
+    argparse.ArgumentParser(
         prog="python -m tools.bench.shuffle_quality", description=__doc__
-    )
-    parser.add_argument("--out", type=Path, required=True, help="page to put them in")
-    args = parser.parse_args()
-    head, _, rest = args.out.read_text(encoding="utf-8").partition(MARKS[0])
-    _, mark, tail = rest.partition(MARKS[1])
-    if not mark:
-        raise ValueError(f"{args.out}: expected the lines {MARKS} around the figures")
-    text = "\n".join(["", *map(table, SETTINGS), balance_table(), ""])
-    write_atomic(args.out, head + MARKS[0] + text + MARKS[1] + tail)
-    print(text)
+    ).parse_args()
+    for setting in SETTINGS:
+        print(table(setting), flush=True)
+    print(balance_table())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from psl.teachers.config import TeacherConfig, kind_of
 from shards.errors import ShardError
 from shards.system.exits import run_main
-from tools.paper.real_events import student_steps, teacher_step
+from tools.paper.events import student_steps, teacher_step
 from tools.paper.real_job import (
     ALL,
     SYSTEMS,
@@ -29,7 +29,7 @@ from tools.paper.real_job import (
     system_steps,
     teacher_steps,
 )
-from tools.paper.real_results import fill_page, write_results
+from tools.paper.real_results import write_results
 from tools.paper.steps import Chain, Step
 
 
@@ -83,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "--page",
         type=Path,
         metavar="MD",
-        help="also put the tables between the marks of this page, and the pictures "
-        "into the folder images next to it",
+        help="also put the tables between the marks of this page, the pictures into "
+        "the folder images next to it, and the numbers into results",
     )
     return parser
 
@@ -133,14 +133,15 @@ def lanes(job: RealJob) -> list[list[Step]]:
     students = [
         [
             *system_steps(job, system, seed),
-            *student_steps(job, f"seed{seed}/{system}", job.run_dir(system, seed)),
+            *student_steps(job.events, f"seed{seed}/{system}"),
         ]
         for seed in job.seeds
         for system in reversed(job.rows)  # those with the most chunks take longest
     ]
     teacher = teacher_steps(job)
     if teacher:
-        teacher.append(teacher_step(job))
+        audio = job.shards("eval_for_teacher")
+        teacher.append(teacher_step(job.events, job.teacher, audio))
     return [steps for steps in [teacher, *students] if steps]
 
 
@@ -167,9 +168,7 @@ def report(job: RealJob, page: Path | None) -> None:
     """Write and print the tables, and draw the pictures."""
     from tools.paper.real_pictures import draw_pictures  # loads matplotlib and torch
 
-    text = write_results(job)
-    if page is not None:
-        fill_page(page, text)
+    text = write_results(job, page)
     draw_pictures(job, job.root if page is None else page.parent / "images")
     print(text)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.format.index import INDEX_NAME
+from tools.paper.events import EventsJob
 from tools.paper.steps import Step, label_step, python, train_step
 
 CONFIGS = (Path("configs/mini/base.yaml"), Path("configs/real/base.yaml"))
@@ -88,6 +89,17 @@ class RealJob:
     def quality(self, labels: Path) -> Path:
         """What a label report says of ``labels``."""
         return self.root / "quality" / labels.name
+
+    @property
+    def events(self) -> EventsJob:
+        """What is measured of events in time."""
+        return EventsJob(
+            root=self.root,
+            audio=self.shards("eval"),
+            dev=self.shards("dev"),
+            strong=self.data / "strong.csv",
+            titles={name: system.title for name, system in SYSTEMS.items()},
+        )
 
     def run_dir(self, system: str, seed: int) -> Path:
         """Of a student."""

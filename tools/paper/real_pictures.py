@@ -40,11 +40,11 @@ def draw_pictures(job: RealJob, folder: Path) -> None:
     labels = [job.labels("eval", seconds) / INDEX_NAME for seconds in CHUNKS]
     if "psl_2s" not in values or not all(path.exists() for path in labels):
         return
-    student = job.run_dir("psl_2s", min(values["psl_2s"]))
+    student = job.run_dir("psl_2s", min(map(int, values["psl_2s"])))
     save(folder / "real_scene.png", draw_scene, job, student)
 
 
-def draw_table(figure: Figure, values: dict[str, Values]) -> None:
+def draw_table(figure: Figure, values: Values) -> None:
     """Bars of each measure, a group for each system."""
     axes, shown = figure.subplots(), [name for name in ORDER if name in values]
     x, width = np.arange(len(shown)), 0.8 / len(COLORS)

@@ -35,7 +35,10 @@ from shards.format.join import check_join
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
 from tools.paper.numbers import TABLES, TEACHER
-from tools.paper.results import Summary, mean_and_std, summarise
+from tools.paper.results import Summary, summarise, with_dev
+from tools.results.stored import measured_now, write_stored
+from tools.results.systems import PAPER, systems_table
+from tools.results.tables import markdown
 
 _ROWS = TABLES["table2"].rows
 SYSTEMS = {
@@ -72,12 +75,18 @@ def require(path: Path) -> Path:
     return path
 
 
-def read_runs(root: Path, file: str) -> dict[str, list[str]]:
-    """The text of ``file`` in each system's run folders, by seed; of one teacher."""
+def run_folders(root: Path) -> dict[str, list[Path]]:
+    """The run folders of each system, by seed; of one teacher."""
     found = [path for path in root.glob("seed*") if path.name[4:].isdecimal()]
     seeds = sorted(found, key=lambda path: int(path.name[4:])) or [root / "seed0"]
     runs = {name: [seed / name for seed in seeds] for name in SYSTEMS}
     runs["teacher"] = [root / "teacher"]
+    return runs
+
+
+def read_runs(root: Path, file: str) -> dict[str, list[str]]:
+    """The text of ``file`` in each of these folders."""
+    runs = run_folders(root)
     return {k: [require(r / file).read_text("utf-8") for r in runs[k]] for k in runs}
 
 
@@ -91,15 +100,8 @@ def table_markdown(summary: Summary, index: Index) -> str:
         f"Ours: the miniature set, {len(index.classes)} classes, {len(index)} "
         f"evaluation clips; {spread if num_seeds > 1 else 'one seed'} per student.",
         "",
-        "| System | Paper, AudioSet: mAP % | Ours, mini set: mAP % | AUC | d' |",
-        "|---|---|---|---|---|",
+        *markdown(systems_table(PAPER, lambda name: summary[name])),
     ]
-    for system, (title, paper, _) in SYSTEMS.items():
-        ours, mark = summary[system], " (1)" if system == "teacher" else ""
-        lines.append(
-            f"| {title} | {paper:.2f}{mark} | {mean_and_std(ours)} "
-            f"| {ours['AUC']:.3f} | {ours['d_prime']:.2f} |"
-        )
     return "\n".join([*lines, "", "(1) According to its checkpoint's file name.", ""])
 
 
@@ -303,13 +305,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     root, data = arguments.root, arguments.data
     summary = summarise(read_runs(root, "eval/metrics.json"))
+    summary = with_dev(summary, run_folders(root))
     logs, pseudo = read_runs(root, "metrics.jsonl"), root / "labels_eval_2s"
     audio = open_index(require(data / "shards/eval" / INDEX_NAME).parent, kind="audio")
     labels = open_index(require(pseudo / INDEX_NAME).parent, kind="labels")
     clips = read_clips(audio, labels, require(data / "strong.csv"))
     means = {name: summary[name]["mean"] for name in ("teacher", *SYSTEMS)}
     table = table_markdown(summary, audio) + differences_markdown(root)
-    write_atomic(root / "table_seeds.json", json.dumps(summary, indent=1) + "\n")
+    write_stored(root / "table_seeds.json", measured_now(systems=summary))
     write_atomic(root / "table.json", json.dumps(means, indent=1) + "\n")
     write_atomic(root / "report" / "table.md", table)
     save(root / "report" / "table.png", draw_table, summary, audio)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tools.paper.numbers import TEACHER, Table
+from psl.weights.result import RESULT_NAME
+from tools.paper.numbers import TABLES
+from tools.results.systems import layout_of, systems_table
+from tools.results.tables import markdown
 
 Summary = dict[str, dict[str, Any]]
 
@@ -33,41 +37,35 @@ def summarise(metrics: Mapping[str, Sequence[str]]) -> Summary:
     return summary
 
 
-def mean_and_std(system: dict[str, Any]) -> str:
-    """``12.34 ± 0.56``, or the mean alone if there is one seed."""
-    std = "" if system["std"] is None else f" ± {system['std']:.2f}"
-    return f"{system['mean']:.2f}{std}"
+def with_dev(summary: Summary, folders: Mapping[str, Sequence[Path]]) -> Summary:
+    """The same with the mAP in percent on dev of each seed, of its best checkpoint.
+
+    folders: the runs of each system, by seed. Only where all of them have a result.
+    """
+    found = {}
+    for system, runs in folders.items():
+        paths = [run / RESULT_NAME for run in runs]
+        if system in summary and paths and all(path.exists() for path in paths):
+            texts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            values = [round(100 * result["valid_mAP"], 2) for result in texts]
+            found[system] = {"dev": values}
+    return {name: {**of, **found.get(name, {})} for name, of in summary.items()}
 
 
-def paper_table(table: Table, summary: Summary, where: str) -> str:
-    """``table`` with the paper's numbers next to those of ``summary``, in Markdown.
+def paper_table(table: str, summary: Summary, where: str) -> str:
+    """The paper's ``table`` with its numbers next to those of ``summary``, in Markdown.
 
     A row that is not in ``summary`` says so. ``where``: what ours were measured on.
     """
+    of_paper = TABLES[table]
+    has_teacher = "teacher" in summary
+    layout = layout_of(table, with_teacher=has_teacher)
     lines = [
-        f"{table.title}. {table.note}",
+        f"{of_paper.title}. {of_paper.note}",
         f"Here: {where}; mean ± standard deviation of the seeds.",
         "",
-        "| System | Paper: mAP % | Paper: d' | Here: mAP % | AUC | d' | Seeds |",
-        "|---|---|---|---|---|---|---|",
     ]
-    for name, row in table.rows.items():
-        paper = f"{_or_dash(row.mean_ap, 2)} | {_or_dash(row.d_prime, 3)}"
-        lines.append(f"| {row.title} | {paper} | {_here(summary.get(name))} |")
-    if "teacher" in summary:
-        ours = _here(summary["teacher"])
-        lines.append(f"| Teacher | {TEACHER:.2f} (1) | - | {ours} |")
+    lines += markdown(systems_table(layout, lambda name: summary.get(name, {})))
+    if has_teacher:
         lines += ["", "(1) According to its checkpoint's file name."]
     return "\n".join([*lines, ""])
-
-
-def _here(system: dict[str, Any] | None) -> str:
-    """The columns of what was measured."""
-    if system is None:
-        return "not run | | | "
-    scalars = f"{system['AUC']:.3f} | {system['d_prime']:.2f}"
-    return f"{mean_and_std(system)} | {scalars} | {len(system['values'])}"
-
-
-def _or_dash(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

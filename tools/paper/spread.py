@@ -9,15 +9,15 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at 97.5 % with 1, 2, ... degrees of freedom."""
+from psl.evaluation.student import CONFIDENCE, student_quantile
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % confidence interval of the mean by Student's t; None of a single value."""
-    if not 2 <= len(values) <= len(_T) + 1:
+    if len(values) < 2:
         return None
-    half = _T[len(values) - 2] * stdev(values) / math.sqrt(len(values))
+    t = student_quantile((1 + CONFIDENCE) / 2, len(values) - 1)
+    half = t * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 

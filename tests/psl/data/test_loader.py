@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from psl.data.config import LoaderConfig
 from psl.data.examples import TrainingData
 from psl.data.loader import fetch_ahead
+from psl.distributed.runtime import default_threads
 from shards.format.index import open_index
 from tests.conftest import Run, write_source
 
@@ -53,6 +55,24 @@ def test_any_number_of_threads_gives_the_same_batches_also_after_a_resume(
     for start in (1, 7, 11):
         rest = epoch_of(data, batch=8, threads=threads, prefetch=prefetch, start=start)
         assert rest == whole[start:]
+
+
+def test_every_thread_has_a_batch_to_make_whatever_the_prefetch() -> None:
+    """Cores would stand idle while a GPU waits for FLAC."""
+    together = threading.Barrier(12, timeout=60)
+    config = LoaderConfig(threads=12, prefetch=2)
+    made = fetch_ahead(lambda item: (together.wait(), item)[1], range(24), config)
+    assert list(made) == list(range(24))
+
+
+@pytest.mark.parametrize("cores, processes, threads", [(96, 8, 12), (64, 1, 16)])
+def test_threads_are_the_cores_of_a_process_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, threads: int
+) -> None:
+    """A node's cores would be left unused, or fought over."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert default_threads() == threads
 
 
 def test_more_ranks_than_shards_and_shards_without_a_clip_lose_and_double_nothing(

@@ -17,7 +17,7 @@ from psl.detection.events import Events, ScoredClip
 from psl.detection.f1 import count_events, count_segments
 from psl.detection.psds import PSDS1, PSDS2, psds
 from psl.detection.rules_file import read_rules, to_json
-from psl.detection.scored import frame_edges
+from psl.evaluation.frames import frame_edges
 from psl.evaluation.true_events import read_events
 from shards.errors import ShardError
 from shards.format.classes import Classes
@@ -26,6 +26,7 @@ from tests.conftest import MIDS
 from tests.learning import tiny_config
 from tests.psl.detection.psds_oracle import CASES
 
+NO_SEGMENTS = np.zeros((0, 0))
 CLASSES = Classes(("/m/a", "/m/b"), ("A", "B"))
 
 
@@ -33,7 +34,7 @@ def clip(scores: Any, truth: Any, *, seconds: float = 1.0) -> ScoredClip:
     """A clip of frames of so many ``seconds``."""
     table = np.asarray(scores, np.float64)
     edges = np.arange(len(table) + 1) * seconds
-    return ScoredClip("x", table, edges, Events.of(truth).joined())
+    return ScoredClip("x", table, edges, Events.of(truth).joined(), NO_SEGMENTS)
 
 
 def cases() -> list[dict[str, Any]]:
@@ -47,7 +48,8 @@ def test_psds_is_what_the_reference_says(number: int) -> None:
     case = cases()[number]
     clips = [
         ScoredClip(
-            "x", np.array(c["scores"]), np.array(c["edges"]), Events.of(c["truth"])
+            *("x", np.array(c["scores"]), np.array(c["edges"])),
+            *(Events.of(c["truth"]), NO_SEGMENTS),
         )
         for c in case["clips"]
     ]
@@ -260,11 +262,15 @@ def test_a_run_finds_events_and_says_how_well(
     words = [f"checkpoint={tmp_path / 'run'}", f"audio={dataset}", f"out={out}"]
     words += [f"strong={strong}", f"fit_audio={dataset}", f"fit_strong={strong}"]
     capsys.readouterr()
-    command.main(words)
+    command.main([*words, "--json"])
     said = json.loads(capsys.readouterr().out)
     assert said == json.loads((out / "metrics.json").read_text())
     assert said["num_events"] == said["num_clips"] == len(index) == 24
-    assert 0 <= said["psds1"] <= 1 and 0 < said["segment_f1_macro"] <= 1
+    assert (
+        0 <= said["psds1"] <= 1
+        and 0 < said["segment_mAP"] <= 1
+        and 0 < said["segment_f1_macro"] <= 1
+    )
     found = list(csv.DictReader((out / "events.tsv").open(), delimiter="\t"))
     assert len(found) == said["num_found"] > 0
     assert {row["label"] for row in found} <= set(MIDS)

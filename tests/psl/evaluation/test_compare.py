@@ -14,8 +14,9 @@ from sklearn.metrics import average_precision_score
 
 from psl import compare
 from psl.evaluation.bootstrap import draws
-from psl.evaluation.comparing import System, difference, student_quantile
+from psl.evaluation.comparing import System, difference
 from psl.evaluation.stored import StoredScores, read_scores, write_scores
+from psl.evaluation.student import student_quantile
 from shards.errors import ShardError
 
 MIDS = ("/m/a", "/m/b", "/m/c")

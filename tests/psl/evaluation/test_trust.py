@@ -26,6 +26,7 @@ from psl.evaluation.config import EvaluateConfig
 from psl.evaluation.measured import Measured, measure
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.official import cover
+from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.stored import StoredScores, read_scores, write_scores
 from shards.errors import ShardError
 from shards.format.index import open_index
@@ -389,11 +390,13 @@ def test_a_broken_model_is_named_with_its_first_clip(
     teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NaN would be ranked, and a number printed."""
-    scores = np.full((24, 3), 0.5, np.float32)
-    scores[[4, 7], 1] = np.nan
-    monkeypatch.setattr(
-        "psl.evaluation.evaluate.score_clips", lambda *given, **named: scores
-    )
+    write = ScoreFile.write
+
+    def write_broken(file: ScoreFile, places: np.ndarray, scores: np.ndarray) -> None:
+        broken = np.where(np.isin(places, [4, 7]), np.nan, scores[:, 1])
+        write(file, places, np.stack([scores[:, 0], broken, scores[:, 2]], axis=1))
+
+    monkeypatch.setattr(ScoreFile, "write", write_broken)
     words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path}/out"]
     key = open_index(dataset, kind="audio").key(4)
     with pytest.raises(ValueError, match=f"'{key}' at row 4: .* for 2 of 24 clips"):

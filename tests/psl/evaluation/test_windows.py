@@ -18,7 +18,8 @@ from torch import nn
 from psl import evaluate, label
 from psl.config import parse
 from psl.evaluation.config import EvaluateConfig
-from psl.evaluation.segments import Segments, SegmentScores, measure_segments
+from psl.evaluation.segment_scores import SegmentScores
+from psl.evaluation.segments import Segments, measure_segments
 from psl.evaluation.windows import WindowedModel, frame_bounds
 from psl.weights.checkpoint import load_checkpoint
 from shards.dataset.reader import MemberReader

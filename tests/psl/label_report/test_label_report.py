@@ -67,7 +67,7 @@ def write_labels(folder: Path, audio: Index, probs: dict[str, Any]) -> Path:
         ]
         members = [np.array(probs.get(key, np.full((4, 3), 0.01))) for key in keys]
         rows = [
-            Row(key, "npy", encode_labels(m), 4)
+            Row(key, "npy", encode_labels(m), len(m))
             for key, m in zip(keys, members, strict=True)
         ]
         builder.add(shard.name, rows)

@@ -101,6 +101,26 @@ def test_sounds_load_and_are_as_long_as_their_clips(
     page.close()
 
 
+def test_a_click_into_a_spectrogram_plays_from_there(
+    browser: Any, page_file: Path
+) -> None:
+    """A picture that is empty, or beside its sound, tells something wrong."""
+    page, _ = opened(browser, page_file)
+    pictures = page.locator(".picture canvas")
+    assert pictures.count() == page.locator("audio").count()
+    levels = pictures.evaluate_all(
+        "(all) => all.map((c) => new Set(c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data).size)"
+    )
+    assert min(levels) > 20
+    clip = page.locator("#samples .clip").first
+    box = clip.locator(".picture").bounding_box()
+    clip.locator(".picture").click(position={"x": 0.75 * box["width"], "y": 9})
+    time = clip.locator("audio").evaluate("(a) => { a.pause(); return a.currentTime; }")
+    assert 1.45 <= time <= 1.9
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_one_way_only(
     browser: Any, page_file: Path, scheme: str

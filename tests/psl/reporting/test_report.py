@@ -77,6 +77,23 @@ def test_two_runs_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     assert found["runs"][0]["command"].endswith("seed=0 'a b'")
 
 
+def test_a_program_reads_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A nightly script would have to take numbers out of a page."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run")
+    make_evaluation(run / "eval")
+    report.main([str(run), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"][0]["name"] == "run" and len(found["evaluations"]) == 1
+    assert not Path("report.html").exists()
+    report.main([str(run), "--json", "--out", "page.html"])
+    said = json.loads(capsys.readouterr().out)
+    page = facts_in(Path("page.html"))
+    assert {**said, "command": ""} == {**page, "command": ""}
+
+
 def test_names_stay_data_whatever_they_are(tmp_path: Path) -> None:
     """A class list of a stranger would run its script in the reader's browser."""
     name = "<script>alert(1)</script> \u202e'\""

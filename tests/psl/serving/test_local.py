@@ -6,6 +6,7 @@ import http.client
 import socket
 import struct
 import threading
+import webbrowser
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -147,3 +148,20 @@ def test_it_listens_on_this_machine_alone_and_says_if_a_port_is_taken(
         if address.startswith("127."):
             raise OSError("no other address to try")
         other.connect((address, port))
+
+
+def test_ctrl_c_ends_it_well_also_while_a_browser_starts(
+    server: LocalServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Who ends it at once was told that it failed, with status 130."""
+    opened = []
+
+    def start(url: str) -> None:
+        opened.append(url)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(webbrowser, "open", start)
+    server.show("the page", in_browser=True)
+    assert (opened, capsys.readouterr().out) == ([server.url], "the page\n")

@@ -48,7 +48,7 @@ def overwrite(path: Path) -> None:
 
 
 def test_a_shard_that_was_changed_in_the_cache_is_fetched_again(
-    index: Index, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    index: Index, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Metrics would be those of other audio, and nobody would know."""
     truth = (dataset / index.shards[0].name).read_bytes()
@@ -56,7 +56,7 @@ def test_a_shard_that_was_changed_in_the_cache_is_fetched_again(
     path = tmp_path / index.shards[0].sha256
     overwrite(path)
     assert read(open_cache(tmp_path), index) == truth == path.read_bytes()
-    assert f"{path}: damaged" in capsys.readouterr().err
+    assert f"{path}: damaged" in caplog.text
 
 
 def test_a_change_after_the_first_use_is_noticed_at_the_next_opening(

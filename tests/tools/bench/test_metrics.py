@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +23,17 @@ def test_the_table_of_the_page_can_be_made_again(
     ]
     shares = [re.fullmatch(r"\d+ clips: (\d+) % of 8 .*", line) for line in lines[3:]]
     assert len(shares) == 2 and all(m and int(m[1]) >= 50 for m in shares)
+
+
+def test_memory_is_that_of_a_process_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As above, for the memory of an evaluation."""
+    tool = importlib.import_module("tools.bench.metrics")
+    words = ["--memory", "300", "--classes", "12", "--folder", str(tmp_path)]
+    tool.main(words)
+    title, _, line = capsys.readouterr().out.splitlines()
+    assert title.startswith("| Clips, 12 classes | ")
+    found = re.fullmatch(r"\| 300 \| 0.00 \| (\d+) \| .* \| .* \|", line)
+    assert found and 50 < int(found[1]) < 2000
+    assert not list(tmp_path.iterdir())

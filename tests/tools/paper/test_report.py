@@ -140,7 +140,7 @@ def test_the_seeds_keep_their_order_and_their_sample_deviation(
 ) -> None:
     """Whoever judges noise from it would be told too little (ddof 0), or mix seeds."""
     root, _ = reported
-    seeds = json.loads((root / "table_seeds.json").read_text())
+    seeds = json.loads((root / "table_seeds.json").read_text())["systems"]
     assert seeds["baseline"]["values"] == [20.0, 24.0]
     assert (seeds["baseline"]["mean"], seeds["baseline"]["std"]) == (22.0, 2.83)
     assert (seeds["psl_10s"]["mean"], seeds["psl_10s"]["std"]) == (31.0, 0.0)
@@ -192,7 +192,7 @@ def test_one_seed_has_no_deviation(
     root, data = write_demonstration(tmp_path, dataset)
     (root / "seed10").rename(root / "elsewhere")
     report.main([str(root), "--data", str(data)])
-    seeds = json.loads((root / "table_seeds.json").read_text())
+    seeds = json.loads((root / "table_seeds.json").read_text())["systems"]
     assert seeds["psl_2s"]["values"] == [42.0]
     assert seeds["psl_2s"]["std"] is None
     table = (root / "report" / "table.md").read_text(encoding="utf-8")

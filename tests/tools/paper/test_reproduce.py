@@ -17,6 +17,7 @@ from psl.config_values import read_words
 from psl.models.families import build_from_config
 from psl.training.config import DEFAULT_BATCH_SIZE, TrainConfig
 from tests.learning import REPOSITORY
+from tools.paper.steps import Step, global_batch_size, num_processes
 
 PAPER = {
     "baseline": (17.69, 1.994),
@@ -214,13 +215,13 @@ def test_a_table_sets_each_row_beside_the_papers_and_says_what_was_not_run(
         "teacher": [json.dumps({"mAP": 0.5, "AUC": 0.9, "d_prime": 1.5})],
     }
     summary = tools.summarise(metrics)
-    text = tools.paper_table(tools.TABLES["table2"], summary, "some clips")
+    text = tools.paper_table("table2", summary, "some clips")
     rows = [line for line in text.splitlines() if line.startswith("|")][2:]
     assert len(rows) == 10
-    assert rows[0] == "| Weak baseline | 17.69 | 1.994 | not run | | |  |"
+    assert rows[0] == "| Weak baseline | 17.69 | 1.994 | not run | | | |"
     assert rows[3] == "| PSL-2s | 35.48 | 2.588 | 42.00 ± 2.00 | 0.800 | 1.25 | 3 |"
     assert rows[9] == "| Teacher | 40.53 (1) | - | 50.00 | 0.900 | 1.50 | 1 |"
-    text = tools.paper_table(tools.TABLES["table3"], summary, "some clips")
+    text = tools.paper_table("table3", summary, "some clips")
     assert "| PSL-2s + weak | - | - | 42.00 ± 2.00 | 0.800 | 1.25 | 3 |" in text
 
 
@@ -232,7 +233,7 @@ def test_a_result_of_other_words_is_refused(tools: ModuleType, tmp_path: Path) -
 
     def made_with(*words: str) -> str:
         command = [sys.executable, "-c", script, *words]
-        tools.Chain(tmp_path).run([tools.Step("row", command, result)])
+        tools.Chain(tmp_path).run([Step("row", command, result)])
         return result.read_text()
 
     assert made_with("teacher=a", "seed=1", "of/the/demonstration.yaml") == "made"
@@ -257,10 +258,10 @@ def test_as_many_processes_as_can_share_a_batch(
 ) -> None:
     """EfficientNet's batch of 100 would end the whole table on a node of 8 GPUs."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    assert tools.num_processes(batch) == expected
+    assert num_processes(batch) == expected
     files = [Path("configs/table2", f"{row}.yaml") for row in ("base", "ast")]
-    assert tools.global_batch_size(files) == 12
-    assert tools.global_batch_size(files[:1]) == DEFAULT_BATCH_SIZE == 32
+    assert global_batch_size(files) == 12
+    assert global_batch_size(files[:1]) == DEFAULT_BATCH_SIZE == 32
     same = [*files[:1], Path("configs/table2/psl_5s.yaml")]
     same.append(Path("configs/options/same_seconds.yaml"))
-    assert tools.global_batch_size(same) == 64
+    assert global_batch_size(same) == 64

@@ -1,0 +1,164 @@
+"""Events that cannot be measured, in psl.events and psl.evaluate: a line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from psl import evaluate, events
+from psl.detection.decode import Rule
+from psl.detection.measure import measure
+from psl.evaluation.segments import Segments
+from psl.weights.checkpoint import Checkpoint
+from shards.errors import ShardError
+from shards.format.chunking import Chunking
+from shards.format.index import open_index
+from tests.conftest import MIDS
+
+HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+DESED = "filename\tonset\toffset\tevent_label\n"
+COMMANDS = pytest.mark.parametrize("main", [events.main, evaluate.main])
+Main = Callable[[list[str]], Any]
+
+
+def words(checkpoint: Path, audio: Path, out: Path, strong: Path) -> list[str]:
+    """What both commands take."""
+    named = {"checkpoint": checkpoint, "audio": audio, "out": out, "strong": strong}
+    return [f"{key}={value}" for key, value in named.items()]
+
+
+@COMMANDS
+@pytest.mark.parametrize(
+    ("text", "more", "message"),
+    [
+        (
+            HEADER + "clip0_0\t2.0\t3.0\t/m/low\nclip1_0\t5\t6\t/m/mid\n",
+            ["max_left_out=1"],
+            "strong.tsv: no event of the 3 classes that are measured lies in a clip of",
+        ),
+        (
+            HEADER + "clip0_0\t0\t1\t/m/new\n",
+            ["max_left_out=1"],
+            "strong.tsv: no event of the 3 classes that are measured lies in a clip of",
+        ),
+        (
+            DESED + "clip0.wav\t\t\t\nclip1.wav\t\t\t\n",
+            [],
+            "strong.tsv: 2 clips of this dataset, all without events; expected events",
+        ),
+        (HEADER + "clip0_0\t1\t1\t/m/low\n", [], "1 events have nothing inside their"),
+        (HEADER + "clip0_0\t-1\t1\t/m/low\n", [], "line 2: found .* 0 <= start <= end"),
+        ("", [], "strong.tsv: line 1: no column segment_id"),
+    ],
+)
+def test_events_that_measure_nothing_are_refused_before_scoring(
+    main: Main,
+    teacher: Path,
+    dataset: Path,
+    tmp_path: Path,
+    text: str,
+    more: list[str],
+    message: str,
+) -> None:
+    """Hours of scoring would end in a mean of nothing, or in no sentence."""
+    strong, out = tmp_path / "strong.tsv", tmp_path / "out"
+    strong.write_text(text)
+    with pytest.raises(ShardError, match=message):
+        main([*words(teacher, dataset, out, strong), *more])
+    assert not out.exists()
+
+
+@COMMANDS
+def test_what_does_not_count_is_said(
+    main: Main,
+    teacher: Path,
+    dataset: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A list of other clips, or a class list of too many, would look complete."""
+    strong = tmp_path / "strong.tsv"
+    lines = ["clip0_0\t1.5\t2.5\t/m/low", "clip1_0\t0\t1\t/m/low", "x_0\t0\t1\t/m/mid"]
+    strong.write_text(HEADER + "\n".join([*lines, "clip1_0\t0\t1\t/m/new"]) + "\n")
+    with caplog.at_level("INFO"):
+        main([*words(teacher, dataset, tmp_path / "o", strong), "max_left_out=0.5"])
+    said = [r.getMessage().removeprefix(f"{strong}: ") for r in caplog.records]
+    expected = [
+        "1 events left out",
+        "1 events cut at the end of their clip",
+        "names 2 of 24 clips; only these count",
+        "no event of 2 of 3 classes, which are in no mean",
+    ]
+    assert [line for line in said if line in expected] == expected
+    text = (tmp_path / "o" / "metrics.json").read_text()
+    assert "NaN" not in text and json.loads(text)
+
+
+@COMMANDS
+def test_a_broken_model_is_named_with_a_clip(
+    main: Main,
+    teacher: Path,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NaN ranks anywhere: its PSDS would be a number."""
+    build = Checkpoint.build_model
+
+    def broken(checkpoint: Checkpoint) -> nn.Module:
+        model = build(checkpoint)
+        for name, value in model.named_parameters():
+            if name.endswith("1.bias") and name.startswith("classifier"):
+                nn.init.constant_(value, float("nan"))
+        return model
+
+    monkeypatch.setattr(Checkpoint, "build_model", broken)
+    strong = tmp_path / "strong.tsv"
+    strong.write_text(HEADER + "clip0_0\t0\t1\t/m/low\n")
+    with pytest.raises(ValueError, match=r"clip\d+_0.* not finite.*model is broken"):
+        main(words(teacher, dataset, tmp_path / "out", strong))
+
+
+def test_classes_without_an_event_to_fit_to_are_named(
+    teacher: Path, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A threshold of 0.5 that nobody fitted would pass for a fitted one."""
+    strong, out = tmp_path / "strong.tsv", tmp_path / "out"
+    strong.write_text(HEADER + "clip0_0\t0\t1\t/m/mid\n")
+    common = [f"checkpoint={teacher}", f"audio={dataset}", f"out={out}"]
+    events.main([*common, f"fit_audio={dataset}", f"fit_strong={strong}"])
+    said = f"{strong}: no event of 2 of 3 classes, such as /m/low; their rules are not"
+    assert any(said in record.getMessage() for record in caplog.records)
+    how = json.loads((out / "rules.json").read_text())["how"]
+    assert how["not_fitted"] == ["/m/low", "/m/high"]
+
+
+def test_one_clip_of_one_class_has_every_number(
+    teacher: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever tries the command on a single annotated clip would meet a NaN."""
+    strong = tmp_path / "strong.tsv"
+    index = open_index(dataset, kind="audio")
+    strong.write_text(f"{HEADER}{index.key(3)}\t0.5\t1.5\t{MIDS[0]}\n")
+    for main in (events.main, evaluate.main):
+        main([*words(teacher, dataset, tmp_path / "out", strong), "--json"])
+        text = capsys.readouterr().out
+        assert "NaN" not in text and "Infinity" not in text
+        found = json.loads(text)
+        found = found.get("segments", found)
+        assert (found["num_clips"], found["num_classes"]) == (1, 1)
+
+
+def test_no_clips_have_a_sentence() -> None:
+    """The first error would be NumPy's, about arrays."""
+    none = np.zeros(0, np.int64)
+    truth = np.zeros((0, 1), np.bool_)
+    segments = Segments(1.0, Chunking(8, 8), none, none, np.zeros(1, np.int64), truth)
+    with pytest.raises(ValueError, match="no clips; expected scores of at least one"):
+        measure([], [Rule()], segments)
