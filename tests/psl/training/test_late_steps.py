@@ -51,9 +51,8 @@ def batch_of(step: int) -> Batch:
     targets = torch.rand(4, NUM_CLASSES, generator=draw)
     if step == BAD_STEP:
         targets[1] = torch.nan
-    num_samples = torch.tensor(
-        [NUM_SAMPLES, NUM_SAMPLES, NUM_SAMPLES // 2, NUM_SAMPLES]
-    )
+    num_samples = torch.full((4,), NUM_SAMPLES)
+    num_samples[2] = 1000 * step
     return Batch(pcm.to(torch.int16), num_samples, targets)
 
 
@@ -140,6 +139,21 @@ def test_a_verdict_that_is_read_late_changes_no_bit(
     weights = at_once.average.model.state_dict()
     for name, value in late.average.model.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-6, atol=1e-7)
+
+
+def test_a_late_step_whose_gradient_alone_is_not_finite_changes_nothing(
+    accelerator: Accelerator,
+) -> None:
+    """A batch whose loss looks well would fill all weights with NaN."""
+    step = stepper(accelerator, late=True)
+    take_steps(step, 2)
+    before = {name: tensor.clone() for name, tensor in state_of(step).items()}
+    *_, last = step.model.parameters()
+    last.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+    step(batch_of(3), 3, learning_rate=0.1, stop=False)
+    [outcome] = step.settle()
+    assert outcome.loss < 1 and outcome.problem == "gradient norm is inf, not finite"
+    assert_same(state_of(step), before)
 
 
 @pytest.mark.parametrize("options", VARIANTS)
