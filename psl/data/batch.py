@@ -42,6 +42,8 @@ class Batch:
     """[B] int64, samples before the padding."""
     targets: Tensor
     """[B, C] float32 in [0, 1]."""
+    is_whole: bool = False
+    """Whether the host knows that no chunk is padded; then nothing need ask for it."""
     prepared: Prepared | None = None
     """What an online teacher has computed of these chunks on the host."""
 

@@ -323,6 +323,7 @@ class TrainingData:
         return Batch(
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),
+            is_whole=bool((lengths == self.chunking.chunk_samples).all()),
             targets=self._targets_on(device, rows, chunks, views, bounds),
         )
 

@@ -70,9 +70,9 @@ def keep_freed_memory() -> bool:
     to the system each time, which then zeroes every page anew: a quarter of the CPU
     time of psl.train on one core (16.3 s, and 12.3 s so, for 12 steps of 32 chunks of
     2 s with start and end; 2026-11-29). Left alone where the user tunes malloc
-    (MALLOC_...), and where it is not glibc's.
+    (MALLOC_..., GLIBC_TUNABLES), and where it is not glibc's.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

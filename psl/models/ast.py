@@ -35,6 +35,9 @@ class AST(nn.Module):
                 f"num_heads {config.num_heads}"
             )
         self.config = config
+        self.is_faster_on_whole_batches = not config.fill
+        """Whether num_samples=None in training spares it the mask of the padding, and
+        a GPU the slower attention that takes one."""
         self.whole_windows = config.fill
         """Whether windows are filled up to max_frames though padding is not heard; the
         result is the same, and an exported graph has windows of one length."""
@@ -56,7 +59,7 @@ class AST(nn.Module):
         waveform: [B, N] float in [-1, 1]. num_samples: [B] int, samples before the
         padding of each example (default: N); nothing depends on what is padding.
         """
-        waveform = float_samples(waveform)
+        waveform, is_whole = float_samples(waveform), num_samples is None
         if num_samples is None:
             batch, length = waveform.shape
             num_samples = torch.full((batch,), length, device=waveform.device)
@@ -68,7 +71,12 @@ class AST(nn.Module):
             features = self.front_end(waveform)
         features = self.spec_augment(features, num_samples)
         windows, lengths = self._cut(features, num_samples)
-        mask = None if self.config.fill else self._mask(lengths, windows.shape[1])
+        is_real = self.training and is_whole and not missing
+        if is_real:  # one window, without padding
+            is_real = windows.shape[1] == features.shape[3]
+        mask = None
+        if not self.config.fill and not is_real:
+            mask = self._mask(lengths, windows.shape[1])
         pooled = self.ast(windows, attention_mask=mask).pooler_output
         logits = self.classifier["dense"](self.classifier["layernorm"](pooled))
         frame_probs = logits.float().sigmoid().view(*lengths.shape, -1)

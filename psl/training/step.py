@@ -7,6 +7,7 @@ that one of them was asked to stop.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -68,6 +69,7 @@ class Stepper:
         self._autocast = precision == "bf16" and not self._is_deepspeed
         self._clip, self._num_parts = clip_grad_norm, accumulation_steps
         self._forward = torch.compile(model) if compile_model else model
+        self._spares_lengths = getattr(model, "is_faster_on_whole_batches", False)
         self._parameters = list(model.parameters())
         self._statistics = NormStatistics(
             model, num_parts=accumulation_steps, can_undo=nonfinite == "skip"
@@ -204,11 +206,11 @@ class Stepper:
         """[] mean over one part of this rank's share."""
         self._statistics.begin_part(part)
         device = self.accelerator.device.type
-        # without its cache, which would outlive the part in a recording
-        with torch.autocast(
-            device, torch.bfloat16, enabled=self._autocast, cache_enabled=False
-        ):
-            clip_probs, _ = self._forward(batch.waveform, batch.num_samples)
+        with torch.autocast(device, torch.bfloat16, enabled=self._autocast):
+            known = batch.is_whole and self._spares_lengths
+            clip_probs, _ = self._forward(
+                batch.waveform, None if known else batch.num_samples
+            )
         return psl_loss(clip_probs, batch.targets)
 
     def _seed_part(self, step: int, part: int) -> None:
@@ -230,4 +232,6 @@ def _parts(batch: Batch, number: int) -> Iterator[Batch]:
         batch.targets.chunk(number),
         strict=True,
     ):
-        yield Batch(pcm=pcm, num_samples=num_samples, targets=targets)
+        yield dataclasses.replace(
+            batch, pcm=pcm, num_samples=num_samples, targets=targets
+        )

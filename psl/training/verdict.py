@@ -95,8 +95,7 @@ class Verdicts:
         found: list[Outcome] = []
         while len(self._under_way) > leave:
             step, read = self._under_way.popleft()
-            numbers = read()
-            loss, norm, stop, own_loss = numbers
+            loss, norm, stop, own_loss = read()
             found.append(
                 Outcome(step, loss, own_loss, problem_of(loss, norm), stop > 0)
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -353,3 +355,36 @@ def test_a_late_run_that_is_asked_to_stop_saves_and_resumes(
     done = newest.training.epoch * 6 + newest.training.step_in_epoch
     assert 3 <= done < 594 and f"with a checkpoint at step {done};" in job.output
     assert load_optimizer(newest)["0.step"] == done
+
+
+def test_an_ast_hears_whole_batches_without_a_mask_as_with_one(
+    accelerator: Accelerator,
+) -> None:
+    """Faster attention would attend to something else."""
+    config = {**TINY["ast"], "max_frames": 208, "dropout": 0.0}
+    losses_of = {}
+    for is_whole in (False, True):
+        torch.manual_seed(0)
+        model = build_model("ast", num_classes=NUM_CLASSES, **config)
+        step = Stepper(
+            accelerator,
+            model.train(),
+            build_optimizer(model, OptimConfig()),
+            seed=1,
+            precision="no",
+            clip_grad_norm=None,
+            accumulation_steps=2,
+            nonfinite="stop",
+            compile_model=False,
+        )
+        batch = dataclasses.replace(
+            batch_of(1),
+            num_samples=torch.full((4,), NUM_SAMPLES),
+            is_whole=is_whole,
+        )
+        masks = mock.Mock(side_effect=model._mask)
+        with mock.patch.object(model, "_mask", masks):
+            outcomes = [step(batch, n, learning_rate=1e-3, stop=False) for n in (1, 2)]
+        assert masks.called == (not is_whole)
+        losses_of[is_whole] = [outcome.loss for [outcome] in outcomes]
+    assert losses_of[True] == pytest.approx(losses_of[False], rel=1e-5)
