@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.import_label_studio is not None:
             from psl.reviewing.label_studio import import_tasks
 
-            number = import_tasks(args.import_label_studio, labels, store)
-            print(f"{args.out}: {number} decisions added")
+            added = import_tasks(args.import_label_studio, labels, store)
+            print(f"{args.out}: {added}")
             return
         items = _items(args, rule, rows, labels, audio, store)
         if args.export_label_studio is not None:

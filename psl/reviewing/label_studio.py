@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +20,7 @@ import numpy as np
 
 from psl.data.pseudo_labels import PseudoLabels
 from psl.reviewing.queue import PRESENT_FROM, Item, shown_names
-from psl.reviewing.store import Store
+from psl.reviewing.store import Part, Store
 from psl.serving.sounds import wav
 from shards.dataset.clips import AudioDataset
 from shards.errors import ShardError
@@ -55,10 +57,12 @@ def export_tasks(
         names = shown_names(classes)
         write_synced(aside / "config.xml", _config(names[c] for c in asked))
     print(
-        f"{out}: {len(items)} chunks of {len(clips)} clips. In Label Studio, make a "
-        f"project with config.xml, serve this folder as local files (its parent as "
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT), import tasks.json; later export as "
-        "JSON and read it with --import-label-studio"
+        f"{out}: {len(items)} chunks of {len(clips)} clips. Start Label Studio with "
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+        f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={out.absolute().parent}; make a "
+        f"project with config.xml, add the local storage {out.absolute()} without a "
+        "sync, and import tasks.json. Later export as JSON and read that with "
+        "--import-label-studio"
     )
 
 
@@ -67,16 +71,16 @@ def _task(
 ) -> dict[str, Any]:
     """One clip, with the chunks that are asked about and what the teacher says."""
     names = shown_names(classes)
-    said = [
-        _region(item.start, item.end, names[c], p)
-        for item in items
-        for c, p in zip(item.classes, item.probs, strict=True)
-        if p >= PRESENT_FROM
-    ]
+    said = [region for item in items for region in _proposed(item, names)]
     return {
         "data": {
             "audio": f"/data/local-files/?d={quote(out.name)}/audio/{number:06}.wav",
             "key": items[0].key,
+            "asked": "; ".join(
+                f"{item.start:g} to {item.end:g} s: "
+                + ", ".join(names[c] for c in item.classes)
+                for item in items
+            ),
             "chunks": [
                 {
                     "start": item.start,
@@ -90,29 +94,66 @@ def _task(
     }
 
 
-def _region(start: float, end: float, name: str, score: float) -> dict[str, Any]:
-    return {
-        "from_name": "labels",
-        "to_name": "audio",
-        "type": "labels",
-        "score": round(score, 3),
-        "value": {"start": start, "end": end, "channel": 0, "labels": [name]},
+def _proposed(item: Item, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The region of a chunk with the classes that the teacher gives; none without.
+
+    It is one region: one cannot draw, nor select in the waveform, below another one
+    (Label Studio 1.23.2). Its score is that of the class that is least sure.
+    """
+    there = {
+        names[c]: p
+        for c, p in zip(item.classes, item.probs, strict=True)
+        if p >= PRESENT_FROM
     }
+    if there:
+        yield {
+            "from_name": "labels",
+            "to_name": "audio",
+            "type": "labels",
+            "score": round(min(there.values()), 3),
+            "value": {
+                "start": item.start,
+                "end": item.end,
+                "channel": 0,
+                "labels": list(there),
+            },
+        }
 
 
 def _config(names: Iterator[str]) -> str:
     labels = "".join(f"    <Label value={quoteattr(name)}/>\n" for name in names)
     return (
         "<View>\n"
-        '  <Labels name="labels" toName="audio">\n'
+        '  <Labels name="labels" toName="audio" choice="multiple">\n'
         f"{labels}  </Labels>\n"
+        '  <Header value="$asked"/>\n'
         '  <Audio name="audio" value="$audio"/>\n'
         "</View>\n"
     )
 
 
-def import_tasks(path: Path, labels: PseudoLabels, store: Store) -> int:
-    """Add what people annotated to ``store``; how many decisions that were.
+@dataclass(frozen=True)
+class Imported:
+    """What an export added to a file of corrections."""
+
+    decided: int
+    """Chunks with a decision that the file did not have."""
+    skipped: int
+    """The same of skips."""
+    known: int
+    """Chunks of which the file says this already; nothing is added for them."""
+    open_tasks: int
+    """Tasks that nobody answered."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.decided} decisions and {self.skipped} skipped chunks added; "
+            f"already there: {self.known}, open tasks: {self.open_tasks}"
+        )
+
+
+def import_tasks(path: Path, labels: PseudoLabels, store: Store) -> Imported:
+    """Add what people annotated or skipped to ``store``.
 
     Each class that was asked about in a chunk, or labelled there, is present if the
     regions of it cover half of the chunk, or 0.25 s of it. Raises ShardError naming
@@ -124,27 +165,44 @@ def import_tasks(path: Path, labels: PseudoLabels, store: Store) -> int:
         raise ShardError(f"{path}: not JSON: {error}") from None
     if not isinstance(tasks, list):
         raise ShardError(f"{path}: expected a list of tasks, exported as JSON")
-    found = [
-        decision
+    answers = [
+        _answers(task, labels, f"{path}: task {number}")
         for number, task in enumerate(tasks, start=1)
-        for decision in _decisions(task, labels, f"{path}: task {number}")
     ]
-    for part, said in found:
-        store.decide(part, said)
-    return len(found)
+    held = {(line.key, line.start, line.end): line.classes for line in store.held()}
+    counts: Counter[str] = Counter()
+    for part, said in (answer for of_task in answers for answer in of_task):
+        if held.get(part) == said:
+            counts["known"] += 1
+        elif said:
+            store.decide(part, said)
+            counts["decided"] += 1
+        else:
+            store.skip(part)
+            counts["skipped"] += 1
+    return Imported(
+        counts["decided"],
+        counts["skipped"],
+        counts["known"],
+        sum(not of_task for of_task in answers),
+    )
 
 
-def _decisions(
+def _answers(
     task: Any, labels: PseudoLabels, where: str
-) -> Iterator[tuple[tuple[str, float, float], dict[str, bool]]]:
-    """The chunks of one task that somebody annotated."""
+) -> list[tuple[Part, dict[str, bool]]]:
+    """The chunks of one task and what was said of them, by mid.
+
+    Nothing by mid for a task that was skipped; no chunks for one that is open.
+    """
     try:
         key, chunks = task["data"]["key"], task["data"]["chunks"]
-        done = [a for a in task["annotations"] if not a.get("was_cancelled")]
-        regions = [r for a in done[-1:] for r in a["result"] if r["type"] == "labels"]
+        answer = _newest(task["annotations"])
+        is_skipped = answer is not None and bool(answer.get("was_cancelled"))
+        results = answer["result"] if answer is not None and not is_skipped else ()
         heard = [
             (float(v["start"]), float(v["end"]), str(name))
-            for v in (r["value"] for r in regions)
+            for v in (r["value"] for r in results if r["type"] == "labels")
             for name in v["labels"]
         ]
         asked = [
@@ -165,16 +223,37 @@ def _decisions(
     for _, _, name in heard:
         if name not in mid_of:
             raise ShardError(f"{where}: label {name!r} is not one of the classes")
-    for start, end, mids in asked if done else ():
-        there = {
-            mid_of[name]
-            for name in {name for _, _, name in heard}
-            if _covered(heard, name, start, end)
-        }
-        yield (
+    if answer is None:
+        return []
+    return [
+        (
             (key, start, end),
-            {mid: mid in there for mid in dict.fromkeys([*mids, *sorted(there)])},
+            {} if is_skipped else _said(heard, (start, end), mids, mid_of),
         )
+        for start, end, mids in asked
+    ]
+
+
+def _newest(annotations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was submitted or changed last; a skip only if nothing else was.
+
+    The server lists annotations by their ids, also if an older one was changed later.
+    """
+    done = [a for a in annotations if not a.get("was_cancelled")] or list(annotations)
+    by_time = sorted(done, key=lambda a: str(a.get("updated_at", "")))
+    return by_time[-1] if by_time else None
+
+
+def _said(
+    heard: Sequence[tuple[float, float, str]],
+    part: tuple[float, float],
+    mids: Sequence[str],
+    mid_of: Mapping[str, str],
+) -> dict[str, bool]:
+    """By mid, whether each class that was asked about or heard in a chunk is there."""
+    names = {name for _, _, name in heard}
+    there = {mid_of[name] for name in names if _covered(heard, name, *part)}
+    return {mid: mid in there for mid in dict.fromkeys([*mids, *sorted(there)])}
 
 
 def _check_chunks(

@@ -1,4 +1,4 @@
-"""psl review: which chunks, what is written, and Label Studio."""
+"""psl review: which chunks, and what is written."""
 
 from __future__ import annotations
 
@@ -37,23 +37,6 @@ from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.system.exits import JobError
 from tests.conftest import MIDS
-
-
-@pytest.fixture
-def labels(tmp_path: Path, dataset: Path) -> Path:
-    """Labels that agree with the weak ones (0.9 and 0.1), but for rows 1, 2 and 3."""
-    clips = open_dataset(dataset)
-    probs = {}
-    for clip in clips:
-        weak = clips.weak_labels([clip.row])[0]
-        probs[clip.key] = np.tile(0.1 + 0.8 * weak, (2, 1))
-    for row, c, value in ((1, 0, 0.97), (2, 1, 0.8)):
-        probs[clips.keys[row]][:, c] = (1 - value, value)
-        weak = clips.weak_labels([row])[0]
-        if weak[c]:  # then the surprise is that it is not there
-            probs[clips.keys[row]][:, c] = 1 - value
-    psl.write_labels(tmp_path / "labels", dataset, probs, chunk_seconds=1.0)
-    return tmp_path / "labels"
 
 
 def test_the_chunks_with_the_greatest_disagreement_come_first(
@@ -227,78 +210,6 @@ def test_kill_9_loses_no_decision(labels: Path, dataset: Path, tmp_path: Path) -
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert len(read_corrections(out).decisions) == 1
-
-
-def test_label_studio_gets_tasks_and_gives_decisions(
-    labels: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Teams that annotate there could not use it."""
-    out, folder = tmp_path / "c.jsonl", tmp_path / "studio"
-    words = [str(labels), "--audio", str(dataset), "--out", str(out)]
-    review.main([*words, "--number", "3", "--export-label-studio", str(folder)])
-    tasks = json.loads((folder / "tasks.json").read_text())
-    clips = open_dataset(dataset)
-    assert len(tasks) == 3 and len(list((folder / "audio").iterdir())) == 3
-    region = tasks[0]["predictions"][0]["result"][0]
-    assert region["value"]["end"] - region["value"]["start"] == 1.0
-    assert (
-        f'value="{region["value"]["labels"][0]}"' in (folder / "config.xml").read_text()
-    )
-    chunk = tasks[0]["data"]["chunks"][0]
-    heard = {"start": chunk["start"] + 0.5, "end": chunk["start"] + 0.9}
-    name = clips.classes.names[1]
-    result = [{**region, "value": {**heard, "channel": 0, "labels": [name]}}]
-    tasks[0]["annotations"] = [
-        {"result": [], "was_cancelled": True},
-        {"result": result, "was_cancelled": False},
-    ]
-    for task in tasks[1:]:
-        task["annotations"] = []
-    (tmp_path / "done.json").write_text(json.dumps(tasks))
-    review.main([*words, "--import-label-studio", str(tmp_path / "done.json")])
-    (decision,) = read_corrections(out).decisions
-    assert decision.key == tasks[0]["data"]["key"]
-    assert decision.classes == {m: m == MIDS[1] for m in {*chunk["classes"], MIDS[1]}}
-    tasks[0]["annotations"][1]["result"][0]["value"]["labels"] = ["Nobody"]
-    (tmp_path / "bad.json").write_text(json.dumps(tasks))
-    with pytest.raises(ShardError, match="task 1: label 'Nobody' is not one of"):
-        review.main([*words, "--import-label-studio", str(tmp_path / "bad.json")])
-    assert len(read_corrections(out).decisions) == 1
-
-
-@pytest.mark.parametrize(
-    ("chunk", "label", "message"),
-    [
-        ({"start": 1.0, "end": 0.5}, "Tone low", "1 to 0.5 s is no chunk of clip"),
-        ({"start": 100, "end": 200}, "Tone low", "100 to 200 s is no chunk of clip"),
-        ({"start": float("nan")}, "Tone low", "nan to .* s is no chunk of clip"),
-        ({"classes": ["/m/none"]}, "Tone low", "asks for classes /m/none; expected"),
-        ({"classes": []}, "Tone low", "asks for classes none; expected"),
-        ({}, ["Tone low"], "is not one of the classes"),
-    ],
-)
-def test_a_spoilt_export_of_label_studio_adds_nothing(
-    labels: Path,
-    dataset: Path,
-    tmp_path: Path,
-    chunk: dict[str, Any],
-    label: Any,
-    message: str,
-) -> None:
-    """Its bad lines would make the decisions of a day unreadable."""
-    out, folder = tmp_path / "c.jsonl", tmp_path / "studio"
-    words = [str(labels), "--audio", str(dataset), "--out", str(out)]
-    review.main([*words, "--number", "2", "--export-label-studio", str(folder)])
-    tasks = json.loads((folder / "tasks.json").read_text())
-    region = {"type": "labels", "value": {"start": 0, "end": 1, "labels": [label]}}
-    for task in tasks:
-        task["annotations"] = [{"result": [region]}]
-    tasks[0]["annotations"] = [{"result": []}]
-    tasks[1]["data"]["chunks"][0].update(chunk)
-    (tmp_path / "done.json").write_text(json.dumps(tasks))
-    with pytest.raises(ShardError, match=f"task 2: .*{message}"):
-        review.main([*words, "--import-label-studio", str(tmp_path / "done.json")])
-    assert read_corrections(out).decisions == ()
 
 
 @pytest.mark.parametrize(
