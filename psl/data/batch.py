@@ -7,6 +7,8 @@ says which chunks they are.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -48,13 +50,51 @@ class Batch:
         """[B, N] float32 in [-1, 1)."""
         return to_waveform(self.pcm)
 
+    def on(self, device: torch.device) -> Batch:
+        """The same on ``device``, with what is prepared of it."""
+        put = functools.partial(to_device, device=device)
+        prepared = None if self.prepared is None else prepared_by(self.prepared, put)
+        return Batch(
+            pcm=put(self.pcm),
+            num_samples=put(self.num_samples),
+            targets=put(self.targets),
+            prepared=prepared,
+        )
+
+
+def pinned(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """A tensor that to_device need not copy first; for threads that read.
+
+    For a GPU in memory that it can fetch from by itself (a copy, unless it is there
+    already), else as it is.
+    """
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory()
+    return tensor
+
 
 def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """A tensor on ``device``; the copy to a GPU does not wait for what runs there."""
-    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-    if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    is_gpu = device.type == "cuda"  # a copy back must be waited for
+    return pinned(values, device).to(device, non_blocking=is_gpu)
+
+
+def prepared_by(prepared: Prepared, put: Callable[[Tensor], Tensor]) -> Prepared:
+    """``prepared`` with each of its tensors where ``put`` puts it."""
+    return [
+        groups
+        if groups is None
+        else [
+            dataclasses.replace(
+                group,
+                positions=put(group.positions),
+                inputs={name: put(tensor) for name, tensor in group.inputs.items()},
+            )
+            for group in groups
+        ]
+        for groups in prepared
+    ]
 
 
 def to_waveform(pcm: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from shards.dataset.reader import MemberReader
 LARGEST_SHARE = 0.5
 """Of a GPU's free memory that labels may take; the rest is for training."""
 _BLOCK = 4096
-"""Rows that go to the device together."""
+"""Views of clips whose labels go to the device together."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DeviceLabels:
             if counts[row]:
                 block += [labels.labels(row, view) for view in range(views)]
             if block and (len(block) >= _BLOCK or row == len(counts) - 1):
-                rows = np.concatenate(block).astype(np.float16, copy=False)
+                rows = np.concatenate(block)
                 stop = int(ends[row])
                 table[stop - len(rows) : stop].copy_(torch.from_numpy(rows))
                 block = []

@@ -8,14 +8,13 @@ shards/order/plan.py's.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from psl.data.ahead import Ahead
 from psl.data.augment import WaveAugment
 from psl.data.batch import Batch, mix_targets, to_device
 from psl.data.batch_memory import BatchMemory
@@ -24,12 +23,11 @@ from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
 from psl.data.corrections import CorrectedLabels, with_corrections
 from psl.data.device_labels import DeviceLabels
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
-from psl.data.loader import cache_share, open_cache, read_windows, readahead_bytes
-from psl.data.transcode import copying, keep_decoded
+from psl.data.loader import cache_share, open_cache, read_windows
+from psl.data.transcode import keep_decoded
 from psl.data.views import choose_views
 from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
-from shards.dataset.readahead import Readahead
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
@@ -213,36 +211,29 @@ class TrainingData:
         later, if they are to be kept. Raises ValueError if the cache cannot hold a
         window.
         """
-        steps = plan.steps(epoch, start=start, rank=rank, world_size=world_size)
-        needed, nearby = (
-            functools.partial(find, rank=rank, world_size=world_size)
-            for find in (plan.shards_needed, plan.shards_of_window)
-        )
-        with (
-            Prefetcher(self._readers, cache_share(self.loader)) as prefetcher,
-            copying(self.audio, self.loader) as copier,
-            Readahead(self._readers, readahead_bytes(self.loader)) as readahead,
-        ):
-            if self.is_remote:
-                self._check_window(prefetcher, needed(epoch, start))
+        if self.is_remote:
+            self.check_cache(plan, rank=rank, world_size=world_size, at=(epoch, start))
+        ranks = {"rank": rank, "world_size": world_size}
+        with Ahead(self._readers, self.loader, plan, **ranks) as ahead:
+            steps = plan.steps(epoch, start=start, **ranks)
             for step, chunks in enumerate(steps, start=start):
-                if step == start or step % plan.window_steps == 0:
-                    prefetcher.want(_two_windows(plan, needed, epoch, step))
-                    readahead.want(_two_windows(plan, nearby, epoch, step))
-                    if self.is_remote:
-                        copier.want(_two_windows(plan, needed, epoch, step))
-                    elif step == start:  # what is needed first, then all others
-                        first = _two_windows(plan, nearby, epoch, step)
-                        others = range(len(self.audio.index.shards))
-                        copier.want(itertools.chain(first, others))
+                if step == start:
+                    ahead.begin(epoch, step)
+                elif step % plan.window_steps == 0:
+                    ahead.turn_to(epoch, step)
                 yield chunks
 
-    def check_cache(self, plan: Plan, *, rank: int, world_size: int) -> None:
-        """ValueError if the cache cannot hold what ``rank`` reads at the beginning."""
+    def check_cache(
+        self, plan: Plan, *, rank: int, world_size: int, at: tuple[int, int] = (0, 0)
+    ) -> None:
+        """ValueError if the cache cannot hold what ``rank`` reads from a step on.
+
+        ``at`` is its epoch and step.
+        """
         if self.is_remote:
-            needed = plan.shards_needed(0, 0, rank=rank, world_size=world_size)
-            with Prefetcher(self._readers, cache_share(self.loader)) as prefetcher:
-                self._check_window(prefetcher, needed)
+            needed = plan.shards_needed(*at, rank=rank, world_size=world_size)
+            prefetcher = Prefetcher(self._readers, cache_share(self.loader))
+            self._check_window(prefetcher, needed)
 
     @property
     def is_remote(self) -> bool:
@@ -370,15 +361,3 @@ class TrainingData:
         if self.corrected is not None:
             self.corrected.apply(targets, rows, bounds)
         return targets
-
-
-def _two_windows(
-    plan: Plan, needed: Callable[[int, int], np.ndarray], epoch: int, step: int
-) -> Iterator[int]:
-    """Shards in the order of need, from ``step`` to the end of the next window."""
-    yield from needed(epoch, step).tolist()
-    following = step - step % plan.window_steps + plan.window_steps
-    if following < plan.num_steps:
-        yield from needed(epoch, following).tolist()
-    else:
-        yield from needed(epoch + 1, 0).tolist()

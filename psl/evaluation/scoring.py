@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psl.data.batch import to_device, to_waveform
+from psl.data.batch import pinned, to_device, to_waveform
 from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
@@ -35,7 +35,6 @@ OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
 
 
-@without_trials()
 def score_clips(
     model: nn.Module,
     index: Index,
@@ -57,7 +56,7 @@ def score_clips(
     scores = torch.zeros(len(rows), len(index.classes) + 1, device=device)
 
     def keep(places: np.ndarray, clip_probs: Tensor) -> None:
-        where = torch.from_numpy(places).to(device)
+        where = to_device(places, device)
         scores[where, :-1] = clip_probs
         scores[where, -1] += 1
 
@@ -143,7 +142,7 @@ class _ToMain:
     def add(self, places: np.ndarray, probs: Tensor) -> None:
         """Take the scores [B, C] of a batch; all ranks call it equally often."""
         part = slice(self._num_clips, self._num_clips + len(places))
-        self._places[part] = torch.from_numpy(places).to(self._device)
+        self._places[part] = to_device(places, self._device)
         self._probs[part] = probs
         self._num_clips = part.stop
         self._num_batches += 1
@@ -165,6 +164,7 @@ class _ToMain:
             self._files[0].write(known[:number], scores[:number].cpu().numpy())
 
 
+@without_trials()
 def visit_clips(
     model: nn.Module,
     index: Index,
@@ -188,13 +188,13 @@ def visit_clips(
     rows = _rows(index, rows)
     counts = index.table.count[rows]
 
-    def fetch(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def fetch(places: np.ndarray) -> tuple[np.ndarray, Tensor]:
         length = int(counts[places[0]])
         shortest = round(MIN_SECONDS * index.properties["sample_rate"])
         pcm = np.zeros((len(places), max(length, shortest)), np.int16)
         for position, place in enumerate(places):
             pcm[position, :length] = reader.samples(int(rows[place]), 0, length)
-        return places, pcm
+        return places, pinned(pcm, device)
 
     num_ranks, rank = accelerator.num_processes, accelerator.process_index
     batches = visit_batches(counts, batch_size, rank=rank, world_size=num_ranks)
@@ -202,7 +202,7 @@ def visit_clips(
     with torch.inference_mode():
         for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
             before_batch(number)
-            lengths = torch.as_tensor(counts[places], device=device)
+            lengths = to_device(counts[places], device)
             clip_probs, frames = model(to_waveform(to_device(pcm, device)), lengths)
             on_frames(places, frames)
             on_scores(places, clip_probs)

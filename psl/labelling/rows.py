@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from psl.data.batch import Prepared
 from psl.data.batch_memory import BatchMemory
 from psl.data.labels import LabelLayout
 from psl.data.loader import read_windows
@@ -84,8 +83,6 @@ class PcmBatch:
     """[B] int64, samples before the padding."""
     unreadable: Mapping[int, str]
     """Clips that do not decode, by row, and why."""
-    prepared: Prepared | None = None
-    """What the teacher has computed of it on the host."""
 
 
 def read_batch(

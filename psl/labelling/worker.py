@@ -8,18 +8,19 @@ shards/system/claims.py alone.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from psl.data.batch import Prepared, to_device, to_waveform
+from psl.data.batch import Prepared, pinned, prepared_by, to_device, to_waveform
 from psl.data.batch_memory import BatchMemory
 from psl.data.config import LoaderConfig
 from psl.data.labels import LabelLayout
@@ -27,7 +28,7 @@ from psl.distributed.runtime import default_threads
 from psl.job.stop import StopRequest
 from psl.labelling.calibration_file import Calibration
 from psl.labelling.hearing import CHUNK_ALONE, Hearing
-from psl.labelling.rows import ChunkBatch, PcmBatch, ShardChunks, label_rows, read_batch
+from psl.labelling.rows import ChunkBatch, ShardChunks, label_rows, read_batch
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder
@@ -85,6 +86,20 @@ class _Shard:
     probs: list[Tensor] = field(default_factory=list)
     """[B, C] on the host, or on the way there."""
     unreadable: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A batch that was read, ready to be copied to the device."""
+
+    pcm: Tensor
+    """[B, N] int16."""
+    lengths: Tensor
+    """[B] int64, samples before the padding."""
+    prepared: Prepared | None
+    """What the teacher has computed of it on the host."""
+    unreadable: Mapping[int, str]
+    """Clips that do not decode, by row, and why."""
 
 
 class ShardQueue:
@@ -198,9 +213,9 @@ class ShardWorker:
 
     def _read_ahead(
         self, readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[_Shard, PcmBatch]]:
+    ) -> Iterator[tuple[_Shard, _Heard]]:
         """Batches in the order of scoring, the next ones being read meanwhile."""
-        pending: deque[tuple[_Shard, Future[PcmBatch]]] = deque()
+        pending: deque[tuple[_Shard, Future[_Heard]]] = deque()
         try:
             while True:
                 while len(pending) <= self._work.loader.prefetch:
@@ -244,7 +259,8 @@ class ShardWorker:
         if not batches:
             self._finish(self._reading)
 
-    def _read(self, batch: ChunkBatch) -> PcmBatch:
+    def _read(self, batch: ChunkBatch) -> _Heard:
+        """What is heard for a batch. In a thread that reads, pinning included."""
         work = self._work
         read = read_batch(
             work.reader,
@@ -254,12 +270,14 @@ class ShardWorker:
             hearing=work.hearing,
             forgive=work.max_unreadable > 0,
         )
-        if work.prepare is None:
-            return read
-        pcm, lengths = torch.from_numpy(read.pcm), torch.from_numpy(read.lengths)
-        return replace(read, prepared=work.prepare(to_waveform(pcm), lengths))
+        pin = functools.partial(pinned, device=work.device)
+        prepared = None
+        if work.prepare is not None:
+            pcm, lengths = torch.from_numpy(read.pcm), torch.from_numpy(read.lengths)
+            prepared = prepared_by(work.prepare(to_waveform(pcm), lengths), pin)
+        return _Heard(pin(read.pcm), pin(read.lengths), prepared, read.unreadable)
 
-    def _score(self, shard: _Shard, batch: PcmBatch) -> None:
+    def _score(self, shard: _Shard, batch: _Heard) -> None:
         """Have the teacher look at a batch; on a GPU, without waiting for it."""
         shard.unreadable.update(batch.unreadable)
         self.unreadable.update(batch.unreadable)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from psl.data.batch import Batch
 from psl.data.loader import fetch_ahead
@@ -27,16 +28,21 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         world_size=run.accelerator.num_processes,
     )
     device = run.accelerator.device
+    prepares = run.online is not None and run.online.prepares
+    # back from a GPU, a loader thread would wait for all that is queued there
+    made_on = torch.device("cpu") if prepares else device
     first = run.schedule.steps_done(state) + 1
 
     def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
         step, chosen = item
         run.attempt.inject("data", step)
         views = run.data.choose_views(*chosen, seed=run.config.seed, epoch=state.epoch)
-        batch = run.data.batch(*chosen, device, views, step)
+        batch = run.data.batch(*chosen, made_on, views, step)
         if run.mixup and (run.online is None or _hears_mixtures(run.config)):
             batch = run.mixup.mix(batch, step)
-        return run.online.prepare(batch) if run.online else batch
+        if run.online is not None and prepares:
+            return run.online.prepare(batch).on(device)
+        return batch
 
     return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)
 

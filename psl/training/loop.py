@@ -98,9 +98,9 @@ def _take_steps(run: Run, state: TrainingState) -> TrainingState:
         run.profiler.begin(step)
         outcomes = _update(run, batch, step)
         run.profiler.end(step)
-        stop = any(outcome.stop for outcome in outcomes)
-        if stop or run.schedule.is_settled_after(step):
+        if run.schedule.is_settled_after(step) or any(o.stop for o in outcomes):
             outcomes += run.step.settle()
+        stop = any(outcome.stop for outcome in outcomes)
         state = dataclasses.replace(state, step_in_epoch=state.step_in_epoch + 1)
         for outcome in outcomes:
             state = _take_in(run, state, outcome)

@@ -36,13 +36,16 @@ class OnlineTeacher:
         """Of all members."""
         return sum(p.nbytes for p in self._teacher.model.parameters())
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the teacher computes anything on the host."""
+        return self._teacher.model.has_features
+
     def prepare(self, batch: Batch) -> Batch:
-        """The batch with what the teacher computes from it on the host.
+        """The batch, on the host, with what the teacher computes from it there.
 
         For loader threads. Its chunks must not change until ``teach``.
         """
-        if not self._teacher.model.has_features:
-            return batch
         prepared = self._teacher.model.prepare(batch.waveform, batch.num_samples)
         return dataclasses.replace(batch, prepared=prepared)
 

@@ -88,7 +88,8 @@ def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:
 def make_recordable(optimizer: optim.Optimizer, device: torch.device) -> None:
     """Have ``optimizer`` read its learning rates from ``device``, where they change.
 
-    What is recorded once would otherwise keep the rate of that step forever.
+    What is recorded once would otherwise keep the rate of that step forever. On a GPU
+    they are float32 there, and float64 in a step that is not recorded.
     """
     # the types in which PyTorch's fused Adam reads a rate from a tensor
     dtype = torch.float32 if device.type == "cuda" else torch.float64
@@ -136,7 +137,7 @@ def put_optimizer_tensors(
 def _lay_out_as_parameters(optimizer: optim.Optimizer) -> None:
     """Give state the strides of its parameter, channels-last for most convolutions.
 
-    With others Adam computes the same, but on a GPU one tensor at a time.
+    On a GPU fused Adam refuses others, and plain Adam takes one tensor at a time.
     """
     for parameter, entry in optimizer.state.items():
         for name, tensor in entry.items():

@@ -115,6 +115,7 @@ def render(job: EventsJob) -> str:
         "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
         "Student's t).",
         "",
+        "<!-- table: mini_events.systems -->",
         *header(),
     ]
     for (kind, name), seeds in found.items():
@@ -125,6 +126,7 @@ def render(job: EventsJob) -> str:
         head = header()
         head[0] = head[0].replace("System", "Difference")
         lines += ["", "Differences, paired by seed, with the same interval:", ""]
+        lines.append("<!-- table: mini_events.differences -->")
         lines += [*head, *differences]
     return "\n".join([*lines, ""])
 

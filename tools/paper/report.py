@@ -232,7 +232,7 @@ def draw_curves(figure: Figure, logs: dict[str, list[str]]) -> None:
 def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int) -> None:
     """Log-mel of int16 ``samples`` over time, white 80 dB below its loudest value."""
     front_end = log_mel(LogMelConfig(sample_rate=rate, n_fft=1024, top_db=80.0))
-    waveform = torch.from_numpy(samples / np.float32(32768))[None, None]
+    waveform = torch.from_numpy(samples / np.float32(32768))[None]
     bands, box = front_end(waveform)[0, 0].numpy(), (0, len(samples) / rate, 0, 1)
     axes.imshow(bands, origin="lower", aspect="auto", cmap="Greys", extent=box)
     ticks_hz = [250, 1000, 4000]

@@ -221,7 +221,7 @@ def test_masks_are_on_the_features_between_front_end_and_network() -> None:
     learning, _ = model.train()(waveform)
     model.spec_augment = Spy()
     flipped, _ = model.train()(waveform)
-    assert torch.equal(seen[0], model.front_end(waveform.unsqueeze(1)))
+    assert torch.equal(seen[0], model.front_end(waveform))
     torch.testing.assert_close(flipped, learning.flip(0))
     assert (learning[0] - learning[1]).abs().max() > 1e-3
 

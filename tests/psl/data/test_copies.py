@@ -1,0 +1,172 @@
+"""What is copied to a GPU, where and when, seen by copiers that are put in place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from psl import evaluate, label, train
+from psl.data.batch import Batch, Group, pinned, prepared_by, to_device
+from psl.data.config import LoaderConfig
+from psl.evaluation import scoring
+from psl.labelling import worker
+from psl.training import batches
+from psl.training.online import OnlineTeacher
+from tests.learning import teacher_config
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+UNREADABLE = torch.device("meta")
+"""A device from which nothing can be copied back: trying to is an error."""
+
+
+class Copier:
+    """In the place of ``pinned`` and ``to_device`` of a module."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.pinned_by: set[str] = set()
+        self.copied: list[str] = []
+        """Of each copy of samples: whether they were pinned, and the thread."""
+        self._pinned: list[Tensor] = []
+        monkeypatch.setattr(module, "pinned", self.pin)
+        monkeypatch.setattr(module, "to_device", self.copy)
+
+    def pin(self, values: Any, device: torch.device) -> Tensor:
+        """As ``pinned``; a copy, which is remembered."""
+        self.pinned_by.add(threading.current_thread().name)
+        self._pinned.append(pinned(values, device).clone())
+        return self._pinned[-1]
+
+    def copy(self, values: Any, device: torch.device) -> Tensor:
+        """As ``to_device``."""
+        if values.ndim == 2:
+            is_pinned = any(values is tensor for tensor in self._pinned)
+            told = "pinned" if is_pinned else "not pinned"
+            self.copied.append(f"{told}, {threading.current_thread().name}")
+        return to_device(values, device)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
+    """A run of one epoch; not to be changed."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train.main(teacher_config(folder, dataset))
+    return folder / "run"
+
+
+def test_labels_are_scored_from_memory_that_reading_threads_have_pinned(
+    teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU would wait while its next batch is copied within the host."""
+    copier = Copier(monkeypatch, worker)
+    words = [f"teacher={teacher}", f"audio={dataset}", f"out={tmp_path / 'labels'}"]
+    label.main([*words, "chunk_seconds=1", "batch_size=8"])
+    assert copier.pinned_by
+    assert all(name.startswith("label read") for name in copier.pinned_by)
+    # 24 clips of 2 s in 3 shards: 16 chunks each, 2 batches
+    assert copier.copied == ["pinned, MainThread"] * 6
+
+
+def test_clips_are_scored_from_memory_that_loader_threads_have_pinned(
+    teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation would keep the GPU waiting, batch by batch."""
+    copier = Copier(monkeypatch, scoring)
+    words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path / 'eval'}"]
+    evaluate.main([*words, "batch_size=8"])
+    assert copier.pinned_by and "MainThread" not in copier.pinned_by
+    assert copier.copied == ["pinned, MainThread"] * 3
+
+
+def test_what_is_pinned_already_is_not_copied_again_on_its_way_to_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The copy that threads save would be made all the same, or be waited for."""
+    done: list[tuple[str, Any]] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        done.append(("pin", None))
+        return tensor
+
+    def move(tensor: Tensor, device: torch.device, *, non_blocking: bool) -> Tensor:
+        done.append((device.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(Tensor, "to", move)
+    to_device(np.zeros(3, np.int16), GPU)
+    assert done == [("pin", None), ("cuda", True)]
+    done.clear()
+    to_device(np.zeros(3, np.int16), CPU)
+    assert done == [("cpu", False)]
+
+
+def test_what_a_teacher_prepared_is_put_as_a_whole() -> None:
+    """A feature left behind would be copied by the thread that scores."""
+    inputs = {"a": torch.ones(2, 3), "b": torch.ones(2)}
+    prepared = [None, [Group(torch.tensor([1, 0]), inputs, whole=True)]]
+    found = prepared_by(prepared, lambda tensor: tensor.to(UNREADABLE))
+    assert found[0] is None and found[1] is not None
+    (group,) = found[1]
+    tensors = [group.positions, *group.inputs.values()]
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 3
+    assert group.inputs.keys() == {"a", "b"} and group.whole
+
+
+class Features:
+    """A teacher's model with features of its own, made of the samples on the host."""
+
+    has_features = True
+
+    def prepare(self, waveform: Tensor, lengths: Tensor) -> list[list[Group] | None]:
+        """As psl/teachers/member.py; fails where reading back would wait for a GPU."""
+        heard = waveform.cpu() * lengths.cpu()[:, None]
+        places = torch.arange(len(heard))
+        return [[Group(places, {"features": heard}, whole=True)]]
+
+
+def run_of(make: Callable[..., Batch], device: torch.device) -> Any:
+    """As much of a run as batches() asks for, with one step."""
+    chosen = (np.array([0, 1]), np.array([0, 0]))
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(device=device, process_index=0, num_processes=1),
+        attempt=SimpleNamespace(inject=lambda *_: None),
+        config=SimpleNamespace(seed=0, loader=LoaderConfig(threads=1)),
+        data=SimpleNamespace(
+            steps=lambda *_, **__: [chosen],
+            choose_views=lambda *_, **__: None,
+            batch=make,
+        ),
+        mixup=None,
+        online=OnlineTeacher(SimpleNamespace(model=Features()), alpha=1.0),  # type: ignore[arg-type]
+        plan=None,
+        schedule=SimpleNamespace(steps_done=lambda state: 0),
+    )
+
+
+def test_an_online_teacher_prepares_before_the_batch_goes_to_the_gpu() -> None:
+    """Loader threads would wait for all steps that are queued there, at every batch."""
+
+    def make(rows: Any, chunks: Any, device: torch.device, *_: Any) -> Batch:
+        return Batch(
+            pcm=to_device(np.full((2, 4), 16384, np.int16), device),
+            num_samples=to_device(np.array([4, 2]), device),
+            targets=to_device(np.zeros((2, 3), np.float32), device),
+        )
+
+    state: Any = SimpleNamespace(epoch=0, step_in_epoch=0)
+    (batch,) = batches.batches(run_of(make, UNREADABLE), state)
+    assert batch.prepared is not None and batch.prepared[0] is not None
+    features = batch.prepared[0][0].inputs["features"]
+    tensors = (batch.pcm, batch.num_samples, batch.targets, features)
+    assert {tensor.device for tensor in tensors} == {UNREADABLE}
+    (batch,) = batches.batches(run_of(make, CPU), state)
+    assert batch.prepared is not None and batch.prepared[0] is not None
+    assert batch.prepared[0][0].inputs["features"][:, 0].tolist() == [2.0, 1.0]
