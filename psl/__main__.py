@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 
+from shards import __version__
 from shards.system.exits import EXIT_DONE, EXIT_USAGE, run_main
 
 GROUPS = {
@@ -75,6 +76,9 @@ def main() -> None:
     if name in ("--help", "-h"):
         print(_help())
         sys.exit(EXIT_DONE)
+    if name == "--version":
+        print(f"psl {__version__}")
+        sys.exit(EXIT_DONE)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
         print(
@@ -92,7 +96,7 @@ def _help() -> str:
     for group, commands in GROUPS.items():
         lines += ["", f"{group}:"]
         lines += [f"  {name:18}{purpose}" for name, (_, purpose) in commands.items()]
-    return "\n".join([*lines, "", "psl COMMAND --help says more."])
+    return "\n".join([*lines, "", "psl COMMAND --help says more, psl --version which."])
 
 
 if __name__ == "__main__":

@@ -142,15 +142,18 @@ def _check_same(one: Example, two: Example, names: Sequence[str]) -> None:
 def _say_rejected(rejected: Sequence[Sequence[str]], repeated: int) -> None:
     if rejected:
         _log.warning(
-            "%d sounds cannot be used (first: %s: %s)",
-            len(rejected),
-            rejected[0][0],
-            rejected[0][2],
+            "%d sounds cannot be used (first: %s)", len(rejected), _reason(rejected[0])
         )
     if repeated:
         _log.warning(
             "%d sounds are left out: the same as others of their class", repeated
         )
+
+
+def _reason(row: Sequence[str]) -> str:
+    """Where and why of a line of the report; some reasons name the file already."""
+    where, _, reason = row
+    return reason if reason.startswith(where) else f"{where}: {reason}"
 
 
 def _check_left(
@@ -159,5 +162,5 @@ def _check_left(
     left = {example.label for example in kept}
     for label, name in enumerate(sounds.names):
         if label not in left:
-            reason = f" (first of all: {rejected[0][2]})" if rejected else ""
+            reason = f" (first of all: {_reason(rejected[0])})" if rejected else ""
             raise ShardError(f"class {name!r}: no sound of it can be used{reason}")

@@ -30,6 +30,7 @@ from psl.evaluation.stored import StoredScores, write_scores
 from psl.tagging.thresholds import fit_classes
 from shards import __version__
 from shards.format.classes import Classes
+from shards.system.extras import pip_install
 from shards.system.files import write_synced
 from shards.system.report import write_report
 from shards.system.text import plain
@@ -146,7 +147,7 @@ def write_report_files(out: Path, report: Report, facts: dict[str, object]) -> N
     write_synced(out / "thresholds.json", json.dumps(report.thresholds, indent=1))
     write_synced(out / "confusion.csv", _table(report.names, report.confusion))
     if importlib.util.find_spec("matplotlib") is None:
-        _log.info("no confusion.png: pip install -e '.[report]' for the picture")
+        _log.info("no confusion.png: %s for the picture", pip_install("report"))
         return
     write_synced(out / "confusion.png", _picture(report.names, report.confusion))
 

@@ -37,6 +37,6 @@ def check_request(
     check_model(model)
     for place in places:
         if place is not None and not Path(place).exists():
-            raise ValueError(f"{place}: no such file or folder; expected own sounds")
+            raise ValueError(f"{place}: no such file or folder; expected sounds")
     if Path(out).exists() and (not finetune or Path(out, HEADS_NAME).exists()):
         raise ValueError(f"{out}: exists; choose another folder, or remove it")

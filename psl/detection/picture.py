@@ -13,6 +13,7 @@ import numpy as np
 
 from psl.detection.events import Events, ScoredClip
 from shards.format.classes import Classes
+from shards.system.extras import pip_install
 from shards.system.files import write_atomic
 from shards.system.text import plain
 
@@ -27,7 +28,7 @@ def draw_clip(path: Path, clip: ScoredClip, found: Events, classes: Classes) -> 
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        _log.warning("no picture: matplotlib is missing; pip install -e '.[report]'")
+        _log.warning("no picture: matplotlib is missing; %s", pip_install("report"))
         return
     shown = _shown(clip, found)
     figure = Figure(figsize=(9, 1 + 1.1 * len(shown)), layout="constrained")

@@ -28,6 +28,7 @@ from psl.distributed.collectives import wait_for_all
 from psl.distributed.config import Precision, Strategy
 from psl.distributed.runtime import is_deepspeed, leave_hangs_to_us, rank_and_world_size
 from shards.system.exits import JobError
+from shards.system.extras import pip_install
 
 ZERO_STRATEGIES: tuple[Strategy, ...] = ("zero1", "zero2", "zero3")
 GROUP_SECONDS = 120.0
@@ -148,7 +149,7 @@ def check_installed(strategy: Strategy) -> None:
     if strategy != "ddp" and not is_deepspeed_available():
         raise ValueError(  # running again does not help
             f"strategy {strategy} needs DeepSpeed; install the extra: "
-            "pip install -e '.[deepspeed]', or set strategy=ddp"
+            f"{pip_install('deepspeed')}, or set strategy=ddp"
         )
 
 

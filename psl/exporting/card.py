@@ -30,8 +30,9 @@ def model_card(checkpoint: Checkpoint, *, facts: About, license: str | None) -> 
 
 # Audio tagger
 
-{config.name}, {size / 1e6:.2f} million numbers, {len(checkpoint.classes)} classes, mono
-audio at {rate} Hz. Trained with [psl](https://arxiv.org/abs/2204.13430) {__version__}.
+{config.name}, {size / 1e6:.2f} million parameters, {len(checkpoint.classes)} classes,
+mono audio at {rate} Hz.
+Trained with [psl](https://arxiv.org/abs/2204.13430) {__version__}.
 
 | | |
 |---|---|
@@ -98,7 +99,10 @@ def _metrics(facts: About) -> str:
 def _classes(checkpoint: Checkpoint) -> str:
     classes = checkpoint.classes
     pairs = list(zip(classes.names, classes.mids, strict=True))[:MAX_CLASSES]
-    lines = [f"- {markdown(name)} ({markdown(mid)})" for name, mid in pairs]
+    lines = [
+        f"- {markdown(name)}" + (f" ({markdown(mid)})" if mid != name else "")
+        for name, mid in pairs
+    ]
     if len(classes) > MAX_CLASSES:
         lines.append(f"- and {len(classes) - MAX_CLASSES} more, in config.json")
     return "\n".join(lines)

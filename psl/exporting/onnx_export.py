@@ -31,6 +31,7 @@ from psl.weights.checkpoint import Checkpoint
 from psl.weights.onnx_file import Description, to_metadata
 from psl.weights.onnx_model import OUTPUTS
 from shards import __version__
+from shards.system.extras import pip_install
 from shards.system.files import write_atomic
 
 _log = logging.getLogger(__name__)
@@ -201,5 +202,5 @@ def _need(modules: Sequence[str], where: str) -> None:
         except ImportError as error:
             raise ValueError(
                 f"{where}: needs a package that is not installed ({error}); run "
-                "pip install -e '.[export]'"
+                f"{pip_install('export')}"
             ) from None

@@ -20,6 +20,7 @@ from psl.exporting.check import TOLERANCE, batch_of
 from psl.exporting.front_end import shortest_samples
 from psl.exporting.wrapped import FromWaveform
 from psl.weights.checkpoint import Checkpoint
+from shards.system.extras import pip_install
 from shards.system.files import write_atomic
 
 
@@ -84,5 +85,5 @@ def _litert(out: Path) -> Any:
     except ImportError as error:
         raise ValueError(
             f"{out}: needs a package that is not installed ({error}); run "
-            "pip install -e '.[tflite]'"
+            f"{pip_install('tflite')}"
         ) from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from psl.label_report.clip import view_clip
 from psl.label_report.report import Study
+from shards.system.extras import pip_install
 
 
 def pictures() -> ModuleType:
@@ -23,7 +24,7 @@ def pictures() -> ModuleType:
         if error.name != "matplotlib":
             raise
         raise ValueError(
-            "matplotlib is not installed; pip install -e '.[report]', or ask for "
+            f"matplotlib is not installed; {pip_install('report')}, or ask for "
             "the numbers alone with --no-pictures"
         ) from None
 

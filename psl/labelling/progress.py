@@ -132,10 +132,12 @@ def recorded(folder: str | Path, name: str) -> str | None:
 def audio_of(labels: str) -> str:
     """The audio dataset that a label dataset was made from, as it records.
 
-    ValueError where that is not known, or the dataset is not there any more.
+    ShardError if there is no label dataset; ValueError where its audio is not known,
+    or not there any more.
     """
     place = join_place(check_place(labels), MADE_NAME)
     if (audio := recorded_audio(labels)) is None:
+        read_index(labels, kind="labels")  # says what is there instead
         raise ValueError(
             f"{place}: does not say which audio dataset these labels were made from; "
             "name it with --audio"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
 from psl.tagging.records import Record, rows_of
+from shards.system.extras import pip_install
 
 COLUMNS = ("file", "start", "end", "name", "mid", "probability")
 SUFFIXES = {
@@ -78,7 +79,7 @@ def import_pyarrow() -> Any:
     except ImportError as error:
         raise ValueError(
             f"Parquet needs a package that is not installed ({error}); run "
-            "pip install -e '.[parquet]', or write CSV"
+            f"{pip_install('parquet')}, or write CSV"
         ) from None
 
 

@@ -198,10 +198,11 @@ def _by_mid(
     for key, entry in entries.items():
         value = entry.get("threshold") if isinstance(entry, dict) else entry
         if key not in mids:
-            near = difflib.get_close_matches(key, mids, n=1, cutoff=0.0)[0]
+            near = difflib.get_close_matches(key, mids, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ShardError(
-                f"{path}: class {key!r} is none of the model's {len(classes)}; did you "
-                f"mean {near!r}? A file made for another model does not fit"
+                f"{path}: class {key!r} is none of the model's {len(classes)}; {hint}"
+                "a file made for another model does not fit"
             )
         if value is not None and not _is_threshold(value):
             raise _not_thresholds(path, f"{value!r} for {key!r}")

@@ -18,6 +18,7 @@ from psl.tagging.records import Settings
 from psl.tagging.rules import DEFAULT_THRESHOLD
 from psl.tagging.windows import Window, cut_windows
 from shards.format.classes import Classes
+from shards.system.extras import pip_install
 from shards.system.files import write_atomic
 
 MAX_CLASSES = 8
@@ -48,7 +49,7 @@ class Scorer(Protocol):
 def check_matplotlib() -> None:
     """ValueError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--timeline needs matplotlib; run pip install -e '.[report]'")
+        raise ValueError(f"--timeline needs matplotlib; run {pip_install('report')}")
 
 
 class Columns:

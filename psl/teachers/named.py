@@ -14,6 +14,7 @@ from psl.teachers.published import TEACHERS, suggestion
 from psl.weights.kinds import SUFFIXES
 from shards.dataset.cache import ShardCache, default_folder
 from shards.remote.places import is_url
+from shards.system.extras import pip_install
 
 FOLDER_NAME = "teachers"
 """In the cache folder, which leaves it alone."""
@@ -53,7 +54,7 @@ def checkpoint_of(path: str, cache: str | Path | None = None) -> str:
     if setting := TEACHERS[path].setting:
         raise ValueError(
             f"teacher {path}: comes with code of its own, which is not run unasked; "
-            f"with pip install -e '.[teachers]', write 'teacher={setting}'"
+            f"with {pip_install('teachers')}, write 'teacher={setting}'"
         )
     for folder in (teachers_folder(cache) / path, teachers_folder() / path):
         if folder.exists():

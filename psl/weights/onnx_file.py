@@ -25,6 +25,7 @@ from psl.weights.files import MAX_BYTES
 from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.schema import parse_json
+from shards.system.extras import pip_install
 from shards.system.files import file_sha256, open_plain, read_bounded, sha256_of
 
 _log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def _module(name: str, path: Path) -> Any:
     except ImportError as error:
         raise ValueError(
             f"{path}: needs a package that is not installed ({error}); run "
-            "pip install -e '.[onnx]'"
+            f"{pip_install('onnx')}"
         ) from None
 
 

@@ -19,6 +19,7 @@ from shards.downloading.problems import Problem, explain
 from shards.downloading.wanted import Cut, Video
 from shards.errors import ShardError
 from shards.system.exits import EXIT_UNAVAILABLE, JobError
+from shards.system.extras import pip_install
 from shards.system.files import write_atomic
 from shards.system.text import plain
 
@@ -80,7 +81,7 @@ def import_yt_dlp() -> Any:
     except ImportError:
         raise JobError.ending_with(
             EXIT_UNAVAILABLE,
-            "psl download needs yt-dlp; install it: pip install -e '.[download]'",
+            f"psl download needs yt-dlp; install it: {pip_install('download')}",
         ) from None
     return yt_dlp
 

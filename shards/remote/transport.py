@@ -24,6 +24,7 @@ from typing import IO, Any, TypeVar
 
 from shards import __version__
 from shards.errors import ShardError
+from shards.system.extras import pip_install
 from shards.system.threads import start_thread
 
 Result = TypeVar("Result")
@@ -219,7 +220,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         package = PROTOCOLS[url.partition("://")[0]]
         raise ShardError(
             f"{url}: {error}; install {package}, or for s3 the extra: "
-            "pip install -e '.[remote]'"
+            f"{pip_install('remote')}"
         ) from None
 
 

@@ -8,6 +8,7 @@ was.
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,12 +76,26 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         log.set_up()
         main()
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            sys.exit(EXIT_DONE)
         line = one_line(error)
         if line is None:
             raise
         print(line, file=sys.stderr, flush=True)
         sys.exit(exit_status(error))
+
+
+def _reader_left() -> bool:
+    """Whether stdout's reader has gone, as head does; then nobody is left to tell."""
+    output = sys.stdout.fileno()
+    watched = select.poll()
+    watched.register(output, 0)  # errors are always reported
+    if not watched.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def exit_status(error: BaseException) -> int:

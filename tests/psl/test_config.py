@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+import psl
 from psl import train
 from psl.command_line import Command, from_command_line
 from psl.config import keys_of, parse, to_yaml
@@ -242,6 +245,22 @@ def test_psl_lists_its_commands_in_groups_and_corrects_a_wrong_one(run: Run) -> 
     assert re.search("^  tag  ", listed.stdout, re.MULTILINE), "a group hid another"
     wrong = run("psl", "lable")
     assert wrong.returncode == 2 and "did you mean 'label'?" in wrong.stderr
+
+
+def test_psl_says_its_version_to_whoever_reports_a_bug(run: Run) -> None:
+    """They would be told that --version is no command."""
+    said = run("psl", "--version")
+    assert (said.returncode, said.stdout) == (0, f"psl {psl.__version__}\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """'psl teachers --json | head' would end with an error that nobody can cure."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "psl", "teachers", "--json"]
+    ended = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_a_key_written_as_a_flag_is_told_without_its_dashes(

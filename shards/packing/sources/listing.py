@@ -20,6 +20,7 @@ from shards.format.ontology import add_ancestors, read_ontology
 from shards.format.schema import make_key
 from shards.format.weak_labels import LabelReader
 from shards.packing.names import parse_stem
+from shards.system.extras import pip_install
 
 
 @dataclass(frozen=True)
@@ -129,5 +130,5 @@ def import_optional(name: str, *, extra: str) -> Any:
     except ImportError as error:
         raise ShardError(
             f"this source needs a package that is not installed ({error}); run "
-            f"pip install -e '.[{extra}]'"
+            f"{pip_install(extra)}"
         ) from None

@@ -227,3 +227,13 @@ def test_what_cannot_be_is_one_line(
     common = [str(labels), "--audio", str(dataset), "--out", str(tmp_path / "c")]
     with pytest.raises((ValueError, ShardError, OSError), match=message):
         review.main([*common, *words])
+
+
+def test_what_is_no_label_dataset_is_told_to_be_none(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """A misspelt folder was told to lack the name of its audio."""
+    with pytest.raises(ShardError, match="expected a finished labels dataset"):
+        review.main([str(tmp_path / "nowhere"), "--no-browser"])
+    with pytest.raises(ShardError, match="holds audio, expected labels"):
+        review.main([str(dataset), "--no-browser"])

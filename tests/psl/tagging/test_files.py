@@ -24,8 +24,9 @@ from psl.tagging.job import Job, tag_to_file, tag_to_stream
 from psl.tagging.live import listen, printer
 from psl.tagging.outputs import open_writer
 from psl.tagging.records import Record, Settings
-from psl.tagging.rules import Event, Rules
+from psl.tagging.rules import Event, Rules, read_thresholds
 from psl.tagging.windows import Cut
+from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.system.exits import JobError
 from tests.api.conftest import run_dir  # noqa: F401
@@ -289,3 +290,16 @@ def test_a_url_that_drops_is_read_whole_and_one_that_is_not_there_counted(
         with pytest.raises(JobError, match="1 of 2 files") as caught:
             on_cpu(run_dir, wav, f"{url}/b.wav", "--out", tmp_path / "t.csv")
     assert caught.value.status == 78 and (tmp_path / "t.csv").exists()
+
+
+def test_a_class_is_suggested_only_if_its_name_is_alike(tmp_path: Path) -> None:
+    """'Dog' of another model's file was told to be 'Tick-tock'."""
+    classes = Classes(("/m/1", "/m/2"), ("Bark", "Tick-tock"))
+    path = tmp_path / "thresholds.json"
+    path.write_text('{"Dog": 0.3}')
+    with pytest.raises(ShardError, match="model's 2; a file made for another") as told:
+        read_thresholds(path, classes)
+    assert "did you mean" not in str(told.value)
+    path.write_text('{"Tik-tok": 0.3}')
+    with pytest.raises(ShardError, match="did you mean 'Tick-tock'"):
+        read_thresholds(path, classes)
