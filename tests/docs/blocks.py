@@ -23,6 +23,9 @@ SHOWN = ("text",)
 """What a command prints, how files lie, formulas."""
 _MARKER = re.compile(r"^<!-- not run: (\S[^>]*?) -->\n\Z", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*<!--\s*not[ _-]?run", re.IGNORECASE | re.MULTILINE)
+_INSTALLS = re.compile(
+    r"^\s*[!%]?(?:sudo |python -m )?(?:pip3?|apt(?:-get)?|conda|npm) .*", re.MULTILINE
+)
 _FENCE = re.compile(r"^\s*(?:```|~~~)")
 
 
@@ -61,6 +64,9 @@ def problems(page: Page, root: Path) -> Iterator[str]:
     for block in blocks:
         first = block.snippet.line
         inside |= set(range(first - 1, first + block.snippet.text.count("\n") + 1))
+        if block.reason is None and block.snippet.language in RUN:
+            for line in _INSTALLS.findall(block.snippet.text):
+                yield f"{block.place}: {line!r} would change the tests' environment"
         known = (*RUN, *PARSED, *SHOWN)
         if block.snippet.language not in known and block.reason is None:
             yield (

@@ -76,6 +76,7 @@ def test_every_fence_is_of_a_known_language_and_every_marker_has_a_block(
         ("<!-- not run: no GPU -->\ntext", " 1 markers and 0 marked"),
         ("<!-- not run: no GPU -->\n```text\nx\n```", "3: marked, but text is never"),
         ("<!-- not run: slow; test_nothing -->\n```sh\nx\n```", "3: its marker names"),
+        ("```sh\nls\npip install x\n```", "2: 'pip install x' would change"),
     ],
 )
 def test_a_fence_or_marker_that_would_hide_a_block_is_found(
