@@ -451,7 +451,7 @@ def test_a_missing_package_is_an_error_that_names_the_extra(
 
     monkeypatch.delitem(_registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ShardError, match=r"install s3fs, or .*\.\[remote\]"):
+    with pytest.raises(ShardError, match=r"install s3fs, or .*'s3fs>=[0-9.]+'"):
         open_index("s3://bucket/x", kind="audio", retry=IMPATIENT)
 
 
