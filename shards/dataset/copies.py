@@ -105,9 +105,9 @@ class PcmCopies:
 
     def is_there(self, shard: int) -> bool:
         """Whether a shard has a copy; looks for one that others have made."""
-        if shard not in self._there and self._wanted[shard]:
+        known = shard in self._there
+        if not known and self._wanted[shard] and self._view(shard) is not None:
             self._there.add(shard)
-            self._view(shard)
         return shard in self._there
 
     def file(self, shard: int) -> tuple[Path, int]:
@@ -140,7 +140,10 @@ class PcmCopies:
             end.tolist(),
             strict=True,
         ):
-            data = self._view(shard) if kept and shard in self._there else None
+            known = kept and shard in self._there
+            data = self._view(shard) if known else None
+            if known and data is None:
+                self._there.discard(shard)  # somebody has removed it
             found.append(None if data is None else data[one:other])
         return found
 
@@ -247,13 +250,12 @@ class PcmCopies:
         return ShardRecord(source.name, last - first, num_bytes, digest.hexdigest())
 
     def _view(self, shard: int) -> np.ndarray | None:
-        """The bytes of a copy [N] uint8, None (from then on) if it is gone."""
+        """The bytes of a copy [N] uint8, None if there is none."""
         record, cache = self._records[shard], self._cache
         view = cache.maps.get(record.sha256)
         if view is None:
             view = self._map(cache.folder / record.sha256, record)
             if view is None:
-                self._there.discard(shard)
                 return None
             if not cache.is_wanted:
                 cache.maps.put(record.sha256, view)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import numpy as np
@@ -18,6 +19,7 @@ import soundfile
 
 from shards.audio.members import encode
 from shards.dataset.cache import ShardCache
+from shards.dataset.cache_files import open_whole
 from shards.dataset.copies import PcmCopies
 from shards.dataset.reader import MemberReader
 from shards.dataset.writer import DatasetBuilder, Row
@@ -173,6 +175,24 @@ def test_copies_stay_within_their_budget_and_are_always_of_the_same_shards(
     assert (reader.copies.num_wanted, reader.copies.num_failed) == (1, 0)
 
 
+def test_a_copy_is_made_while_another_thread_looks_for_it(
+    flac: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look would be taken for a find, and the shard decoded all epoch."""
+    reader = opened(flac, tmp_path)
+    copies, is_first = reader.copies, iter([True])
+    assert copies is not None
+
+    def look(path: Path, num_bytes: int) -> BinaryIO | None:
+        found = open_whole(path, num_bytes)
+        if next(is_first, False):
+            reader.make_copy(0)
+        return found
+
+    monkeypatch.setattr("shards.dataset.copies.open_whole", look)
+    assert copies.is_there(0) and copies.num_made == 1
+
+
 def test_a_copy_does_not_push_out_what_is_in_use(flac: Index, tmp_path: Path) -> None:
     """The folder would grow beyond the limit that the user set."""
     reader = MemberReader(flac, ShardCache(tmp_path, SHARD_BYTES + 10, room_seconds=1))
@@ -285,7 +305,7 @@ def start(index: Index, folder: Path, kill_after: int = 0) -> subprocess.Popen[s
 def test_what_a_killed_process_has_begun_is_made_by_the_next(
     flac: Index, tmp_path: Path, kill_after: int
 ) -> None:
-    """Half a copy would be read, or keep its room for ever."""
+    """Half a copy would be read, or take up space until somebody deletes it."""
     assert start(flac, tmp_path, kill_after).wait(60) == -9
     assert len(list(tmp_path.glob("*.part"))) == 1
     reader = opened(flac, tmp_path)
