@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from psl.evaluation.metrics import average_precision, evaluate_scores
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ArrayScores
 from shards.system.exits import run_main
+from tools.bench.memory import peak_bytes
 
 LABELS_OF_A_CLIP = 2.7
 """As many as AudioSet's evaluation clips have; class k has a share like 1 / (k + 1)."""
@@ -89,8 +89,7 @@ def on_disk(
         of_bootstrap = seconds(
             lambda: resample(labels, file, num_resamples=num_resamples, seed=0)
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return of_metrics, of_bootstrap, peak
+    return of_metrics, of_bootstrap, peak_bytes()
 
 
 def print_memory(args: argparse.Namespace) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from shards.order.plan import Plan
+from tools.bench.memory import peak_bytes
 
 NUM_CLIPS = 2_084_320
 CLIPS_PER_SHARD = 500
@@ -43,14 +43,13 @@ def measure(world: int, weighted: bool) -> dict[str, float]:
         plan = Plan(counts, sizes, GLOBAL_BATCH_SIZE, 7, weights=weights)
         return next(plan.steps(2, start=step, rank=rank, world_size=world))[0]
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     first, resumed = cpu_seconds(lambda: start(0)), cpu_seconds(lambda: start(middle))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "world": world,
         "first_seconds": round(first, 3),
         "resume_seconds": round(resumed, 3),
-        "megabytes": (peak - before) // 1024,
+        "megabytes": (peak_bytes() - before) // 2**20,
         "share_of_batch": len(start(middle)),
     }
 
