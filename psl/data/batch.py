@@ -56,7 +56,8 @@ class Batch:
         """The same on ``device``, with what is prepared of it."""
         put = functools.partial(to_device, device=device)
         prepared = None if self.prepared is None else prepared_by(self.prepared, put)
-        return Batch(
+        return dataclasses.replace(
+            self,
             pcm=put(self.pcm),
             num_samples=put(self.num_samples),
             targets=put(self.targets),

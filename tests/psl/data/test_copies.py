@@ -170,3 +170,19 @@ def test_an_online_teacher_prepares_before_the_batch_goes_to_the_gpu() -> None:
     (batch,) = batches.batches(run_of(make, CPU), state)
     assert batch.prepared is not None and batch.prepared[0] is not None
     assert batch.prepared[0][0].inputs["features"][:, 0].tolist() == [2.0, 1.0]
+
+
+def test_a_batch_on_another_device_is_known_to_be_whole_there() -> None:
+    """A student with an online teacher would ask its GPU, and have slower attention."""
+    batch = Batch(
+        torch.zeros(2, 4, dtype=torch.int16),
+        torch.full((2,), 4),
+        torch.zeros(2, 3),
+        is_whole=True,
+        prepared=[None],
+    )
+    there = batch.on(UNREADABLE)
+    assert there.is_whole and there.prepared == [None]
+    assert {there.pcm.device, there.num_samples.device, there.targets.device} == {
+        UNREADABLE
+    }
