@@ -1,7 +1,7 @@
 """Shards made ready before training reads them: fetched, read ahead, decoded.
 
-Owns which shards each of these turns to, and when. How they are done is
-shards/dataset's.
+Owns which shards each of these turns to, and when, and whether the cache can hold what
+is read at a time. How they are done is shards/dataset's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Self
 import numpy as np
 
 from psl.data.config import LoaderConfig
-from psl.data.loader import cache_share, readahead_bytes
+from psl.data.loader import cache_share, open_cache, readahead_bytes
 from psl.data.transcode import copying
+from psl.distributed.runtime import num_local_processes
 from shards.dataset.prefetch import Prefetcher
 from shards.dataset.readahead import Readahead
 from shards.dataset.reader import MemberReader
@@ -24,6 +25,25 @@ from shards.order.plan import Plan
 
 Find = Callable[[int, int], np.ndarray]
 """Epoch and step -> the shards of that window."""
+
+
+def check_fits_cache(
+    readers: Sequence[MemberReader], loader: LoaderConfig, shards: np.ndarray
+) -> None:
+    """ValueError unless ``shards``, read in turns, fit in the cache together.
+
+    Otherwise almost every read would fetch a shard again.
+    """
+    prefetcher = Prefetcher(readers, cache_share(loader))
+    needed = sum(prefetcher.num_bytes(int(shard)) for shard in shards)
+    if needed > prefetcher.max_bytes:
+        enough = 1.01 * needed * num_local_processes()
+        raise ValueError(
+            f"{open_cache(loader).folder}: {len(shards)} shards of "
+            f"{needed / 1e9:.3g} GB are read at the same time, but each process on "
+            f"this machine has {prefetcher.max_bytes / 1e9:.3g} GB of cache; set "
+            f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
+        )
 
 
 class Ahead:
@@ -89,7 +109,7 @@ def _two_windows(plan: Plan, find: Find, epoch: int, step: int) -> Iterator[int]
 def _later_windows(plan: Plan, find: Find, epoch: int, step: int) -> Iterator[int]:
     """Shards of the rest of an epoch, from the window after the next.
 
-    Clips decoded before they are read need not be decoded once more.
+    Clips decoded before they are read need not be decoded again.
     """
     begin = step - step % plan.window_steps + 2 * plan.window_steps
     for following in range(begin, plan.num_steps, plan.window_steps):

@@ -1,8 +1,8 @@
 """Datasets of a run, joined -> its plan, and batches with their targets.
 
-Owns what an example of training is: a chunk, the view of it that is shown, and its
-target. Threads and devices are psl/data/loader.py's, the order
-shards/order/plan.py's.
+Owns what an example of training is: a chunk, and the view of it that is shown. Its
+target is psl/data/targets.py's, threads and devices are psl/data/loader.py's, the order
+is shards/order/plan.py's.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from psl.data.ahead import Ahead
+from psl.data.ahead import Ahead, check_fits_cache
 from psl.data.augment import WaveAugment
-from psl.data.batch import Batch, mix_targets, to_device
+from psl.data.batch import Batch, to_device
 from psl.data.batch_memory import BatchMemory
 from psl.data.checks import check_has_labels
 from psl.data.config import LoaderConfig, Setting, TrainAugmentConfig
 from psl.data.corrections import CorrectedLabels, with_corrections
 from psl.data.device_labels import DeviceLabels
 from psl.data.labels import LabelLayout, check_allowed, count_unlabelled, open_labels
-from psl.data.loader import cache_share, open_cache, read_windows
+from psl.data.loader import open_cache, read_windows
+from psl.data.targets import Targets
 from psl.data.transcode import keep_decoded
 from psl.data.views import choose_views
-from psl.distributed.runtime import num_local_processes
-from shards.dataset.prefetch import Prefetcher
 from shards.dataset.reader import MemberReader
 from shards.format.chunking import Chunking
 from shards.format.join import concatenate, open_each
@@ -232,8 +230,7 @@ class TrainingData:
         """
         if self.is_remote:
             needed = plan.shards_needed(*at, rank=rank, world_size=world_size)
-            prefetcher = Prefetcher(self._readers, cache_share(self.loader))
-            self._check_window(prefetcher, needed)
+            check_fits_cache(self._readers, self.loader, needed)
 
     @property
     def is_remote(self) -> bool:
@@ -241,23 +238,18 @@ class TrainingData:
         return any(reader.any_remote for reader in self._readers)
 
     @property
+    def _targets(self) -> Targets:
+        return Targets(
+            self.audio.index,
+            self.labels,
+            self.alpha,
+            self.corrected,
+            self.device_labels,
+        )
+
+    @property
     def _readers(self) -> list[MemberReader]:
         return [reader for reader in (self.audio, self.labels) if reader]
-
-    def _check_window(self, prefetcher: Prefetcher, shards: np.ndarray) -> None:
-        """ValueError unless ``shards``, read in turns, fit in the cache together.
-
-        Otherwise almost every read would fetch a shard again.
-        """
-        needed = sum(prefetcher.num_bytes(int(shard)) for shard in shards)
-        if needed > prefetcher.max_bytes:
-            enough = 1.01 * needed * num_local_processes()
-            raise ValueError(
-                f"{open_cache(self.loader).folder}: {len(shards)} shards of "
-                f"{needed / 1e9:.3g} GB are read at the same time, but each process on "
-                f"this machine has {prefetcher.max_bytes / 1e9:.3g} GB of cache; set "
-                f"loader.cache_gb={enough / 1e9:.3g} or more, or pack smaller shards"
-            )
 
     @property
     def num_chunks(self) -> np.ndarray:
@@ -324,41 +316,5 @@ class TrainingData:
             pcm=to_device(pcm, device),
             num_samples=to_device(lengths, device),
             is_whole=bool((lengths == self.chunking.chunk_samples).all()),
-            targets=self._targets_on(device, rows, chunks, views, bounds),
+            targets=self._targets.make(rows, chunks, views, bounds, device),
         )
-
-    def _targets_on(
-        self,
-        device: torch.device,
-        rows: np.ndarray,
-        chunks: np.ndarray,
-        views: np.ndarray,
-        bounds: tuple[np.ndarray, np.ndarray],
-    ) -> Tensor:
-        """[B, C] float32."""
-        if self.device_labels is None:
-            return to_device(self._targets(rows, chunks, views, bounds), device)
-        pseudo = self.device_labels.gather(rows, chunks, views)
-        if self.alpha == 1:  # the weak labels would count for nothing
-            return pseudo
-        index = self.audio.index
-        weak = index.table.weak_targets(rows, len(index.classes))
-        return mix_targets(pseudo, to_device(weak, device), self.alpha)
-
-    def _targets(
-        self,
-        rows: np.ndarray,
-        chunks: np.ndarray,
-        views: np.ndarray,
-        bounds: tuple[np.ndarray, np.ndarray],
-    ) -> np.ndarray:
-        """[B, C] float32."""
-        index = self.audio.index
-        weak = index.table.weak_targets(rows, len(index.classes))
-        targets = weak
-        if self.labels is not None:
-            pseudo = self.labels.chunk_labels(rows, chunks, views).astype(np.float32)
-            targets = mix_targets(pseudo, weak, self.alpha)
-        if self.corrected is not None:
-            self.corrected.apply(targets, rows, bounds)
-        return targets
