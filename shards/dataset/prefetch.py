@@ -22,6 +22,21 @@ NUM_THREADS = 4
 _NO_ROOM_SECONDS = 1.0
 
 
+def within(
+    shards: Iterable[int], num_bytes: Callable[[int], int], max_bytes: int
+) -> Iterator[int]:
+    """The first of ``shards``, each once, that have ``max_bytes`` together."""
+    seen: set[int] = set()
+    left = max_bytes
+    for shard in shards:
+        if shard not in seen:
+            seen.add(shard)
+            left -= num_bytes(shard)
+            if left < 0:
+                return
+            yield shard
+
+
 class ShardThreads:
     """Threads that do something for one shard after the other.
 
@@ -111,7 +126,7 @@ class Prefetcher:
 
         ``shards`` is iterated by the threads.
         """
-        self._threads.want(self._within_limit(shards))
+        self._threads.want(within(shards, self.num_bytes, self.max_bytes))
 
     def num_bytes(self, shard: int) -> int:
         """Bytes of cache that a shard takes."""
@@ -120,17 +135,6 @@ class Prefetcher:
             for reader in self.readers
             if reader.is_remote(shard)
         )
-
-    def _within_limit(self, shards: Iterable[int]) -> Iterator[int]:
-        seen: set[int] = set()
-        left = self.max_bytes
-        for shard in shards:
-            if shard not in seen:
-                seen.add(shard)
-                left -= self.num_bytes(shard)
-                if left < 0:
-                    return
-                yield shard
 
     def _fetch(self, shard: int, stop: threading.Event) -> bool:
         return all(reader.fetch(shard, stop) for reader in self.readers)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from shards.dataset.prefetch import ShardThreads
+from shards.dataset.prefetch import ShardThreads, within
 from shards.dataset.reader import MemberReader
 
 NUM_THREADS = 2
@@ -47,21 +47,18 @@ class Readahead:
         Those beyond the limit are left to their readers. ``shards`` is iterated by the
         threads.
         """
-        self._threads.want(self._within_limit(shards))
+        self._threads.want(self._not_asked(shards))
 
-    def _within_limit(self, shards: Iterable[int]) -> Iterator[int]:
+    def _not_asked(self, shards: Iterable[int]) -> Iterator[int]:
         """Those not asked for yet; what was, and is wanted no more, is forgotten."""
         asked, self._asked = self._asked, set()
-        left = self._max_bytes
-        for shard in shards:
-            if shard in self._asked:
-                continue
-            left -= sum(size for _, size in self._files(shard))
-            if left < 0:
-                return
+        for shard in within(shards, self._num_bytes, self._max_bytes):
             self._asked.add(shard)
             if shard not in asked:
                 yield shard
+
+    def _num_bytes(self, shard: int) -> int:
+        return sum(size for _, size in self._files(shard))
 
     def _files(self, shard: int) -> list[tuple[Path, int]]:
         """Path and bytes of the files of a shard that are on this machine."""
