@@ -23,10 +23,15 @@ from accelerate.utils import (
     is_deepspeed_available,
 )
 
-from psl.distributed import runtime, zero
+from psl.distributed import zero
 from psl.distributed.collectives import wait_for_all
 from psl.distributed.config import Precision, Strategy
-from psl.distributed.runtime import is_deepspeed, leave_hangs_to_us, rank_and_world_size
+from psl.distributed.runtime import (
+    is_deepspeed,
+    keep_freed_memory,
+    leave_hangs_to_us,
+    rank_and_world_size,
+)
 from shards.system.exits import JobError
 from shards.system.extras import pip_install
 
@@ -103,7 +108,7 @@ def join_job(
     cuda = torch.cuda.is_available()
     _check_device(cuda)
     if not cuda:
-        runtime.keep_freed_memory()
+        keep_freed_memory()
         # DeepSpeed, where installed, would warn that it found no GPU
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # DeepSpeed 0.19 calls them at every step of ZeRO-3

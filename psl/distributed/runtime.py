@@ -67,7 +67,7 @@ def keep_freed_memory() -> bool:
     """Have malloc keep what PyTorch frees, for the next step; whether it does.
 
     A step frees and takes the same hundreds of MB again. glibc gives large blocks back
-    to the system each time, which then zeroes every page anew: a quarter of the CPU
+    to the system each time, which then zeroes every page again: a quarter of the CPU
     time of psl.train on one core (16.3 s, and 12.3 s so, for 12 steps of 32 chunks of
     2 s with start and end; 2026-11-29). Left alone where the user tunes malloc
     (MALLOC_..., GLIBC_TUNABLES), and where it is not glibc's.

@@ -30,7 +30,7 @@ from psl.training.online import OnlineTeacher
 from psl.training.optim import build_optimizer, optimizer_tensors, put_optimizer_tensors
 from psl.training.parts import open_parts
 from psl.training.profile import Profiler
-from psl.training.recording import CudaRecorder
+from psl.training.recording import CudaRecorder, Recorder
 from psl.training.resume import Saved, read_saved, shared_facts
 from psl.training.schedule import Schedule
 from psl.training.speed import Meter, Work, work_of
@@ -175,20 +175,17 @@ def _build_step(
         if saved is not None:
             averaged.load_state_dict(saved.used)
     late = is_read_late(accelerator.device) and not runtime.is_deepspeed(accelerator)
-    step = Stepper(
+    model, optimizer = _prepare(
         accelerator,
-        *_prepare(
-            accelerator,
-            model,
-            build_optimizer(model, config.optim, fused=late),
-            saved.optimizer if saved else {},
-        ),
-        seed=config.seed,
-        precision=config.precision,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        accumulation_steps=config.accumulation_steps,
-        nonfinite=config.nonfinite,
-        compile_model=config.compile,
+        model,
+        build_optimizer(model, config.optim, fused=late),
+        saved.optimizer if saved else {},
+    )
+    step = make_step(
+        config,
+        accelerator,
+        model,
+        optimizer,
         late=late,
         recorder=CudaRecorder() if config.cuda_graph else None,
     )
@@ -196,6 +193,31 @@ def _build_step(
         trained = accelerator.unwrap_model(step.model)
         step.average = MovingAverage(averaged, trained, config.optim.ema_decay)
     return step
+
+
+def make_step(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    *,
+    late: bool = False,
+    recorder: Recorder | None = None,
+) -> Stepper:
+    """What makes the steps of a run of ``config``; ``late`` as Stepper has it."""
+    return Stepper(
+        accelerator,
+        model,
+        optimizer,
+        seed=config.seed,
+        precision=config.precision,
+        clip_grad_norm=config.optim.clip_grad_norm,
+        accumulation_steps=config.accumulation_steps,
+        nonfinite=config.nonfinite,
+        compile_model=config.compile,
+        late=late,
+        recorder=recorder,
+    )
 
 
 def _build_model(

@@ -138,9 +138,11 @@ class Stepper:
 
     def _exchanged(self) -> list[Tensor]:
         """What is averaged over the ranks, in a fixed order."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
         shared = [self._numbers[LOSS], self._numbers[STOP]]
-        return [*gradients, *self._statistics.averaged, *shared]
+        return [*self._gradients(), *self._statistics.averaged, *shared]
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._parameters if p.grad is not None]
 
     def _weigh(self) -> None:
         """Unpack, clip, and complete ``_numbers``."""
@@ -151,8 +153,7 @@ class Stepper:
     def _clipped_norm(self) -> Tensor:
         """[] norm of the gradient before clipping, which this does."""
         if self._clip is None:
-            gradients = [p.grad for p in self._parameters if p.grad is not None]
-            return nn.utils.get_total_norm(gradients)
+            return nn.utils.get_total_norm(self._gradients())
         return nn.utils.clip_grad_norm_(self._parameters, self._clip)
 
     def _update_unless_bad(self) -> None:

@@ -20,6 +20,7 @@ from psl.training.board import Board, Clip, choose_clips, class_indices, has_mat
 from psl.training.config import BoardConfig, TrainConfig
 from psl.training.trackers import RemoteTracker
 from shards.format.classes import Classes
+from shards.system.extras import pip_install
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +73,8 @@ class Tracking:
         self._board.play(self._clips, self._rate)
         if not has_matplotlib():
             _log.warning(
-                "board.clips: no pictures, as matplotlib is not installed; "
-                "pip install -e '.[report]'"
+                "board.clips: no pictures, as matplotlib is not installed; run %s",
+                pip_install("report"),
             )
 
     def _try(self, name: str, action: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """How fast an epoch of training's batches is: cold files, codecs, decoded copies.
 
 Times psl.train's own data (order, threads, readahead, copies) without a model, each
-epoch in a process of its own, which opens everything anew, in rounds that take turns.
+epoch in a process of its own, which opens everything again, in rounds that take turns.
 ``cold`` drops the dataset's files from the page cache first; where the disk lies behind
 a cache of its own (a virtual machine's), they may still come from there. Prints
 Markdown.

@@ -32,21 +32,23 @@ import torch
 from psl.config import parse
 from psl.data.batch import Batch
 from psl.data.loader import WaitMeter
-from psl.distributed import launch
-from psl.job.attempt import Attempt
+from psl.labelling.store import write_labels
 from psl.training.batches import batches
 from psl.training.config import TrainConfig
 from psl.training.optim import optimizer_tensors
-from psl.training.run import Run, open_run
+from psl.training.run import Run
 from psl.weights.checkpoint import TrainingState, save_checkpoint
 from shards.audio.members import encode
 from shards.dataset.writer import DatasetBuilder, Row
 from shards.format.classes import Classes
+from shards.format.index import open_index
 from shards.format.schema import ClipInfo
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
+from tools.bench.opened import opened_run
 
-RATE, CLIP_SECONDS, NUM_SHARDS = 16000, 10, 4
+RATE, CLIP_SECONDS, CHUNK_SECONDS, NUM_SHARDS = 16000, 10, 2.0, 4
+CHUNKS_PER_CLIP = round(CLIP_SECONDS / CHUNK_SECONDS)
 CHECKPOINT_SHARE = 0.05
 """Of the time of training, that checkpoints may take."""
 LAYOUTS = {"one": (1, 1), "two_strangers": (2, 1), "two_together": (1, 2)}
@@ -89,6 +91,14 @@ def make_dataset(folder: Path, num_clips: int, *, num_classes: int = 2) -> None:
     builder.publish(names)
 
 
+def make_labels(folder: Path, audio: Path) -> None:
+    """A random dense label for each chunk of the clips of ``make_dataset``."""
+    index, rng = open_index(audio, kind="audio"), np.random.default_rng(0)
+    shape = (CHUNKS_PER_CLIP, len(index.classes))
+    labels = {index.key(row): rng.random(shape) for row in range(len(index))}
+    write_labels(folder, audio, labels, chunk_seconds=CHUNK_SECONDS)
+
+
 def _noise(
     rng: np.random.Generator, numbers: Sequence[int], classes: Sequence[str]
 ) -> Iterator[Row]:
@@ -112,21 +122,14 @@ def measure_process(config: TrainConfig, num_steps: int, out: Path) -> None:
 
     Collective. Of each turn of five steps the first is not counted.
     """
-    with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.join_job(global_batch_size=config.chunks_per_step)
-        attempt.join(accelerator)
-        run, state = open_run(config, accelerator, attempt)
-        rank = accelerator.process_index
+    with opened_run(config) as (run, state):
+        rank = run.accelerator.process_index
         figures = _time_steps(run, state, num_steps)
         figures = replace(figures, checkpoint_seconds=_time_checkpoint(run, state))
         write_atomic(out.with_suffix(f".{rank}.json"), json.dumps(asdict(figures)))
-        run.log.close()
-        attempt.leave()
-        launch.leave_job(accelerator)
 
 
 def _time_steps(run: Run, state: TrainingState, num_steps: int) -> Figures:
-    run.step.model.train()
     fetched = WaitMeter(endless(run, state))
     times: dict[bool, list[float]] = {True: [], False: []}
     waits = []
@@ -224,7 +227,11 @@ def _run_layout(
     for number in range(num_jobs):
         values = {
             "run_dir": str(folder / f"run{number}"),
-            "data": {"audio": [str(data)], "valid": str(data), "chunk_seconds": 2.0},
+            "data": {
+                "audio": [str(data)],
+                "valid": str(data),
+                "chunk_seconds": CHUNK_SECONDS,
+            },
             "model": json.loads(args.model),
             "global_batch_size": args.batch * world_size,
             "loader": {"threads": 1},

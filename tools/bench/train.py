@@ -24,26 +24,28 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from psl.config import parse
-from psl.distributed import launch, runtime
-from psl.job.attempt import Attempt
-from psl.labelling.store import write_labels
+from psl.distributed import runtime
 from psl.models.families import build_from_config
 from psl.training import loop
 from psl.training.config import TrainConfig
-from psl.training.optim import build_optimizer
-from psl.training.run import open_run
 from shards.format.index import open_index
 from shards.system.exits import run_main
 from shards.system.files import write_atomic
 from tools.bench.contenders import Audio, Hdf5Chunks, write_hdf5
-from tools.bench.scaling import make_dataset
+from tools.bench.opened import opened_run
+from tools.bench.scaling import (
+    CHUNK_SECONDS,
+    CHUNKS_PER_CLIP,
+    make_dataset,
+    make_labels,
+)
+from tools.gpu.rounds import BareStep
 
-CHUNK_SECONDS, CHUNKS_PER_CLIP, NUM_CLASSES = 2.0, 5, 527
+NUM_CLASSES = 527
 WAYS = ("published", "ours", "bare")
 ORDERS = list(itertools.permutations(WAYS))
 """Of the rounds: what comes after what must not count."""
@@ -119,25 +121,13 @@ def published_steps(
     return epoch
 
 
-def bare_steps(
-    config: TrainConfig, device: torch.device, num_steps: int, num_samples: int
-) -> Callable[[], None]:
+def bare_steps(config: TrainConfig, num_steps: int) -> Callable[[], None]:
     """As many steps on one batch that is there: model, loss, gradient, update."""
-    model = _model(config, device).train()
-    optimizer = build_optimizer(model, config.optim)
-    size = config.chunks_per_step
-    waveform = 0.1 * torch.randn(size, num_samples, device=device)
-    lengths = torch.full((size,), num_samples, device=device)
-    targets = torch.rand(size, NUM_CLASSES, device=device)
+    step = BareStep(config.model, NUM_CLASSES, config.chunks_per_step)
 
     def steps() -> None:
         for _ in range(num_steps):
-            optimizer.zero_grad()
-            loss = nn.functional.binary_cross_entropy(
-                model(waveform, lengths)[0], targets
-            )
-            loss.backward()
-            optimizer.step()
+            step()
 
     return steps
 
@@ -147,10 +137,7 @@ def our_steps(
     config: TrainConfig,
 ) -> Iterator[tuple[torch.device, int, Callable[[], None]]]:
     """The device, steps of an epoch, and psl.train's own loop over the next epoch."""
-    with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.join_job(global_batch_size=config.chunks_per_step)
-        attempt.join(accelerator)
-        run, state = open_run(config, accelerator, attempt)
+    with opened_run(config) as (run, state):
 
         def epoch() -> None:
             nonlocal state
@@ -158,10 +145,7 @@ def our_steps(
             assert state.step_in_epoch == run.plan.num_steps
             state = replace(state, epoch=state.epoch + 1, step_in_epoch=0)
 
-        yield accelerator.device, run.plan.num_steps, epoch
-        run.log.close()
-        attempt.leave()
-        launch.leave_job(accelerator)
+        yield run.accelerator.device, run.plan.num_steps, epoch
 
 
 def _model(config: TrainConfig, device: torch.device) -> nn.Module:
@@ -173,12 +157,11 @@ def measure(folder: Path, args: argparse.Namespace) -> list[Round]:
     """``args.rounds`` rounds, after one to warm up."""
     audio = _make_audio(folder, args.batch * args.steps)
     config = parse(TrainConfig, _values(folder, args), where="bench_train")
-    num_samples = audio.chunking.chunk_samples
     with our_steps(config) as (device, num_steps, ours):
         ways = {
             "published": published_steps(config, audio, device, args.workers),
             "ours": ours,
-            "bare": bare_steps(config, device, num_steps, num_samples),
+            "bare": bare_steps(config, num_steps),
         }
         chunks, found = num_steps * args.batch, []
         for number in range(args.rounds + 1):
@@ -203,10 +186,7 @@ def _make_audio(folder: Path, num_chunks: int) -> Audio:
     make_dataset(place, num_clips, num_classes=NUM_CLASSES)
     index = open_index(place, kind="audio")
     write_hdf5(folder / "clips.h5", index)
-    rng = np.random.default_rng(0)
-    shape = (CHUNKS_PER_CLIP, NUM_CLASSES)
-    labels = {index.key(row): rng.random(shape) for row in range(len(index))}
-    write_labels(folder / "labels", place, labels, chunk_seconds=CHUNK_SECONDS)
+    make_labels(folder / "labels", place)
     return Audio(folder, {"wav": index})
 
 

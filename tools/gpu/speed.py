@@ -6,7 +6,6 @@ OUT are JSON. Measures the product's own loops, data included.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
@@ -14,33 +13,29 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 
 from psl.config import parse
 from psl.data.loader import WaitMeter
-from psl.distributed import launch, runtime
-from psl.job.attempt import Attempt
+from psl.distributed import runtime
 from psl.labelling import job
 from psl.labelling.config import LabelConfig
-from psl.labelling.store import write_labels
 from psl.labelling.worker import ShardWorker
 from psl.training.config import TrainConfig
 from psl.training.optim import build_optimizer
-from psl.training.run import Run, open_run
+from psl.training.run import Run, make_step
 from psl.training.step import Stepper
 from shards.format.index import open_index
-from tools.bench.scaling import endless, make_dataset
+from tools.bench.opened import opened_run
+from tools.bench.scaling import endless, make_dataset, make_labels
 from tools.gpu import rounds
 
 WARM_UP_STEPS = 20
-CHUNKS_PER_CLIP = 5
-"""Of 10 s in 2 s."""
 RESIDENT_STEPS = 20
 """Steps on a batch that is there already."""
 
@@ -82,27 +77,8 @@ def make_data(folder: str, num_clips: int, num_classes: int) -> dict[str, Any]:
     """Audio, and a dense label for each chunk of 2 s; how fast they were written."""
     start, audio = time.perf_counter(), Path(folder)
     make_dataset(audio, num_clips, num_classes=num_classes)
-    index, rng = open_index(audio, kind="audio"), np.random.default_rng(0)
-    shape = (CHUNKS_PER_CLIP, num_classes)
-    labels = {index.key(row): rng.random(shape) for row in range(len(index))}
-    write_labels(audio.parent / "labels", audio, labels, chunk_seconds=2.0)
+    make_labels(audio.parent / "labels", audio)
     return {"clips_per_second": num_clips / (time.perf_counter() - start)}
-
-
-@contextlib.contextmanager
-def opened(config: TrainConfig) -> Iterator[tuple[Run, Any]]:
-    """A run of the product and its state, from the first step on."""
-    with Attempt(config.run_dir, config.attempt, str) as attempt:
-        accelerator = launch.join_job(
-            precision=config.precision, global_batch_size=config.chunks_per_step
-        )
-        attempt.join(accelerator)
-        run, state = open_run(config, accelerator, attempt)
-        run.step.model.train()
-        yield run, state
-        run.log.close()
-        attempt.leave()
-        launch.leave_job(accelerator)
 
 
 def stepping(step: Stepper, batches: Callable[[], Any]) -> rounds.Kind:
@@ -113,7 +89,7 @@ def stepping(step: Stepper, batches: Callable[[], Any]) -> rounds.Kind:
 
 def time_training(config: TrainConfig, num_steps: int) -> dict[str, Any]:
     """Figures of ``num_steps`` steps, after a few to warm up."""
-    with opened(config) as (run, state):
+    with opened_run(config) as (run, state):
         fetched = WaitMeter(endless(run, state))
         step = stepping(run.step, lambda: next(fetched))
         _repeat(step, min(WARM_UP_STEPS, num_steps))
@@ -145,7 +121,7 @@ def compare_product(config: TrainConfig, task: dict[str, Any]) -> dict[str, Any]
     """The product's step on one batch, beside the bare step."""
     chunks, steps = config.chunks_per_step, task["steps"]
     plain = rounds.BareStep(config.model, task["num_classes"], chunks)
-    with opened(config) as (run, state):
+    with opened_run(config) as (run, state):
         batch = next(iter(endless(run, state)))
         product = stepping(run.step, lambda: batch)
         kinds: dict[str, rounds.Kind] = {"product": product, "bare": plain}
@@ -166,17 +142,8 @@ def _read_at_once(config: TrainConfig, run: Run) -> Stepper:
     """The product's step, if the host waited for the verdict of each."""
     model = copy.deepcopy(run.bare_model).train()
     fused = run.accelerator.device.type == "cuda"
-    return Stepper(
-        run.accelerator,
-        model,
-        build_optimizer(model, config.optim, fused=fused),
-        seed=config.seed,
-        precision=config.precision,
-        clip_grad_norm=config.optim.clip_grad_norm,
-        accumulation_steps=config.accumulation_steps,
-        nonfinite=config.nonfinite,
-        compile_model=config.compile,
-    )
+    optimizer = build_optimizer(model, config.optim, fused=fused)
+    return make_step(config, run.accelerator, model, optimizer)
 
 
 def time_labelling(config: LabelConfig) -> dict[str, Any]:

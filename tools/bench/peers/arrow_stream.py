@@ -11,6 +11,7 @@ from datasets import load_from_disk
 from datasets.distributed import split_dataset_by_node
 
 from tools.bench.peers.arrow import prepare as prepare
+from tools.bench.peers.loading import loader_options
 from tools.bench.peers.task import SEED, SHUFFLE_BUFFER, Task
 
 NUM_SHARDS = 16
@@ -30,13 +31,7 @@ class Reader:
         self._stream, self._task = stream, task
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        loader = torch.utils.data.DataLoader(
-            self._stream,
-            batch_size=self._task.batch_size,
-            num_workers=self._task.workers,
-            persistent_workers=self._task.workers > 0,
-            drop_last=True,
-        )
+        loader = torch.utils.data.DataLoader(self._stream, **loader_options(self._task))
         for epoch in itertools.count():
             self._stream.set_epoch(epoch)
             for batch in loader:

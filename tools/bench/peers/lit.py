@@ -13,6 +13,7 @@ from litdata import StreamingDataLoader, StreamingDataset, optimize
 from shards.dataset.reader import MemberReader
 from shards.format.index import open_index
 from tools.bench.peers.clips import chunk_samples
+from tools.bench.peers.loading import loader_options
 from tools.bench.peers.task import SEED, Task
 
 
@@ -43,13 +44,7 @@ class Reader:
         dataset = StreamingDataset(
             str(task.folder), shuffle=True, drop_last=True, seed=SEED
         )
-        self._loader = StreamingDataLoader(
-            dataset,
-            batch_size=task.batch_size,
-            num_workers=task.workers,
-            persistent_workers=task.workers > 0,
-            drop_last=True,
-        )
+        self._loader = StreamingDataLoader(dataset, **loader_options(task))
         if state is not None:
             self._loader.load_state_dict(state)
 

@@ -14,6 +14,16 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tools.bench.peers.task import SEED, Task
 
 
+def loader_options(task: Task) -> dict[str, Any]:
+    """What every DataLoader of whole batches is given."""
+    return {
+        "batch_size": task.batch_size,
+        "num_workers": task.workers,
+        "persistent_workers": task.workers > 0,
+        "drop_last": True,
+    }
+
+
 def random_batches(dataset: Dataset[Any], task: Task) -> Iterator[Any]:
     """Batches of a dataset with a length, in a new random order every epoch.
 
@@ -27,13 +37,10 @@ def random_batches(dataset: Dataset[Any], task: Task) -> Iterator[Any]:
         )
     loader = DataLoader(
         dataset,
-        batch_size=task.batch_size,
         sampler=sampler,
         shuffle=sampler is None,
         generator=generator,
-        num_workers=task.workers,
-        persistent_workers=task.workers > 0,
-        drop_last=True,
+        **loader_options(task),
     )
     epoch = 0
     while True:

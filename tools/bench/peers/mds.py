@@ -8,6 +8,7 @@ from typing import Any
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
 from tools.bench.peers.clips import chunk_samples, each_chunk
+from tools.bench.peers.loading import loader_options
 from tools.bench.peers.task import SEED, Task
 
 
@@ -30,13 +31,7 @@ class Reader:
             batch_size=task.batch_size,
             num_canonical_nodes=1,
         )
-        self._loader = StreamingDataLoader(
-            dataset,
-            batch_size=task.batch_size,
-            num_workers=task.workers,
-            persistent_workers=task.workers > 0,
-            drop_last=True,
-        )
+        self._loader = StreamingDataLoader(dataset, **loader_options(task))
         if state is not None:
             self._loader.load_state_dict(state)
 

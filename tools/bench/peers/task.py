@@ -69,7 +69,7 @@ class Task:
 
 
 class Reader(Protocol):
-    """Reads batches without end, epoch after epoch, each shuffled anew."""
+    """Reads batches without end, epoch after epoch, each in a new order."""
 
     def __init__(self, task: Task, state: Any = None) -> None:
         """``state`` is what state() of another process's reader has given."""
