@@ -21,6 +21,7 @@ from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.opened import open_model
 from psl.evaluation.references import References, open_references, weak_labels
 from psl.evaluation.results import summarise, write_results
+from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.scoring import scores_on_disk
 from psl.evaluation.segment_scores import SegmentScores
@@ -121,19 +122,14 @@ def _measure_and_write(
     return summary
 
 
-def _check_finite(scores: ScoreTable | None, index: Index, what: str) -> None:
+def _check_finite(scores: ScoreFile | None, index: Index, what: str) -> None:
     """ValueError naming the first clip whose scores [R, C] are not all finite."""
     assert scores is not None, "rank 0 has them"
-    first, number = None, 0
-    for start, block in scores.row_blocks():
-        broken = np.flatnonzero(~np.isfinite(block).all(axis=1))
-        if len(broken):
-            first = start + int(broken[0]) if first is None else first
-            number += len(broken)
-    if first is not None:
+    broken = np.flatnonzero(~scores.is_finite)
+    if len(broken):
         raise ValueError(
-            f"{what}: {index.place(first)}: a score is not finite, and so it is for "
-            f"{number} of {len(index)} clips; the model is broken"
+            f"{what}: {index.place(int(broken[0]))}: a score is not finite, and so it "
+            f"is for {len(broken)} of {len(index)} clips; the model is broken"
         )
 
 

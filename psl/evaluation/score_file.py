@@ -27,7 +27,7 @@ class ScoreFile:
 
     Clips are in blocks of about 16 MB. While it is written, a block holds clip after
     clip; sealing transposes each block where it lies, so that a class of a block is
-    contiguous, and so are a few classes of it. 1 byte for each clip is in memory.
+    contiguous, and so are a few classes of it. 2 bytes for each clip are in memory.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class ScoreFile:
         self._dtype = np.dtype(dtype or np.float32)
         self._step = clips_in_a_block(num_classes)
         self._times_written = np.zeros(num_clips, np.uint8)
+        self.is_finite = np.ones(num_clips, np.bool_)
+        """[R] whether all scores of each clip that was written are."""
         self._folder = _existing(Path(folder))
         self._what = f"{self._bytes(num_clips) / 1e9:.1f} GB of scores"
         with naming_write(self._folder, self._what), contextlib.ExitStack() as stack:
@@ -74,6 +76,7 @@ class ScoreFile:
     def write(self, places: np.ndarray, scores: np.ndarray) -> None:
         """Set the scores [B, C] of the clips ``places`` [B]."""
         np.add.at(self._times_written, places, 1)
+        self.is_finite[places] = np.isfinite(scores).all(axis=1)
         order = np.argsort(places)
         jumps = np.flatnonzero(np.diff(places[order]) != 1) + 1
         for run in np.split(order, jumps) if len(order) else []:

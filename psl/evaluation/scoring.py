@@ -231,7 +231,7 @@ def evaluate_model(
     ``before_batch`` is that of ``score_clips``. ``on_scores`` gets the weak targets and
     the scores, [V, C] each, on every rank.
     """
-    rows = np.arange(len(index)) if rows is None else rows
+    rows = _rows(index, rows)
     scores = score_clips(
         model,
         index,
