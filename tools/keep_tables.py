@@ -61,9 +61,8 @@ def copy(page: Path, file: str, *, date: str, command: str) -> Stored:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m tools.keep_tables``."""
     words = list(sys.argv[1:] if argv is None else argv)
-    own, _, command = (
-        (words, "", []) if "--" not in words else _parted(words, words.index("--"))
-    )
+    end = words.index("--") if "--" in words else len(words)
+    own, command = words[:end], words[end + 1 :]
     parser = argparse.ArgumentParser(
         prog="python -m tools.keep_tables",
         description=__doc__,
@@ -86,10 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         stored = copy(args.copy, args.file, date=args.date, command=args.command)
     write_stored(args.folder / f"{args.file}.json", stored)
-
-
-def _parted(words: list[str], at: int) -> tuple[list[str], str, list[str]]:
-    return words[:at], "--", words[at + 1 :]
 
 
 if __name__ == "__main__":

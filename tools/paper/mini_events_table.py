@@ -34,8 +34,8 @@ KINDS = {
     "windows": ("events_fine", "", f"{FORMS['events_fine'].title}"),
 }
 """Folder in a run, what the run's name ends in, and words for it."""
-BY_SEED = dict[int, Values]
-Found = Mapping[tuple[str, str], BY_SEED]
+BySeed = dict[int, Values]
+Found = Mapping[tuple[str, str], BySeed]
 """By kind and system."""
 
 
@@ -46,7 +46,7 @@ def events_job(root: Path, data: Path) -> EventsJob:
     return EventsJob(root, shards / "eval", shards / "dev", data / "strong.csv", titles)
 
 
-def read_values(job: EventsJob) -> dict[tuple[str, str], BY_SEED]:
+def read_values(job: EventsJob) -> dict[tuple[str, str], BySeed]:
     """The measures of each kind and system, of every seed that has them."""
     found = {}
     for kind, (folder, suffix, _) in KINDS.items():
@@ -104,13 +104,8 @@ def _title(name: str) -> str:
     return TABLES["table2"].rows[name].title
 
 
-def render(job: EventsJob) -> str:
-    """All that was measured, in Markdown. ShardError if no student was."""
-    found = read_values(job)
-    if not found:
-        raise ShardError(
-            f"{job.root}: no measured student in it; run this without --report first"
-        )
+def render(job: EventsJob, found: Found) -> str:
+    """All that was measured, in Markdown."""
     lines = [
         "Mean ± standard deviation of the seeds (95 % confidence interval of the mean, "
         "Student's t).",
@@ -132,11 +127,17 @@ def render(job: EventsJob) -> str:
 
 
 def write_results(job: EventsJob) -> str:
-    """Write ROOT/EVENTS.md and EVENTS.json; the Markdown."""
-    text = render(job)
+    """Write ROOT/EVENTS.md and EVENTS.json; the Markdown.
+
+    ShardError if no student was measured.
+    """
+    found = read_values(job)
+    if not found:
+        raise ShardError(
+            f"{job.root}: no measured student in it; run this without --report first"
+        )
+    text = render(job, found)
     write_atomic(job.root / "EVENTS.md", text)
-    values = {
-        f"{kind} {name}": seeds for (kind, name), seeds in read_values(job).items()
-    }
+    values = {f"{kind} {name}": seeds for (kind, name), seeds in found.items()}
     write_atomic(job.root / "EVENTS.json", json.dumps(values, indent=1) + "\n")
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -11,21 +10,10 @@ import pytest
 from psl.config import parse
 from psl.config_values import read_words
 from psl.training.config import TrainConfig
-from tests.learning import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 PROFILES = ["table", "audioset"]
-
-
-@pytest.fixture(scope="module")
-def tools() -> ModuleType:
-    """tools/paper/reproduce.py."""
-    return importlib.import_module("tools.paper.reproduce")
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes are named relative to it."""
-    monkeypatch.chdir(REPOSITORY)
 
 
 def commands(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shlex
 from collections import Counter
@@ -21,7 +20,8 @@ from psl.labelling.config import LabelConfig
 from psl.models.config import MobileNetV2Config
 from psl.training.config import TrainConfig
 from shards.errors import ShardError
-from tests.learning import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 CONFIGS = {
     "psl.train": TrainConfig,
@@ -30,18 +30,6 @@ CONFIGS = {
     "psl.events": EventsConfig,
 }
 NAMES = ("baseline", "psl_10s", "psl_5s", "psl_2s")
-
-
-@pytest.fixture(scope="module")
-def tools() -> ModuleType:
-    """tools/paper/reproduce.py."""
-    return importlib.import_module("tools.paper.reproduce")
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes are named relative to it."""
-    monkeypatch.chdir(REPOSITORY)
 
 
 def commands(
@@ -107,7 +95,7 @@ def test_finer_students_differ_in_their_frames_alone(
 def test_one_kind_of_frames_can_be_made_alone(
     tools: ModuleType, capsys: pytest.CaptureFixture[str], frames: str, end: str
 ) -> None:
-    """Whoever has no time for both would get neither."""
+    """A user who has no time for both would get neither."""
     words = ("--rows", "psl_2s", "--seeds", "1", "--frames", frames)
     runs = [c.run_dir for m, c in commands(tools, capsys, *words) if m == "psl.train"]
     assert runs == ["r/teacher", f"r/seed1/psl_{end}"]

@@ -19,7 +19,8 @@ from psl.evaluation.stored import StoredScores, write_scores
 from psl.labelling.config import CalibrateConfig, LabelConfig
 from psl.training.config import TrainConfig
 from shards.errors import ShardError
-from tests.learning import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 CONFIGS = {
     "psl.train": TrainConfig,
@@ -32,21 +33,9 @@ SYSTEMS = ("baseline", "psl_10s", "psl_5s", "psl_2s")
 
 
 @pytest.fixture(scope="module")
-def tools() -> ModuleType:
-    """tools/paper/reproduce.py."""
-    return importlib.import_module("tools.paper.reproduce")
-
-
-@pytest.fixture(scope="module")
 def results() -> ModuleType:
     """tools/paper/real_results.py."""
     return importlib.import_module("tools.paper.real_results")
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes are named relative to it."""
-    monkeypatch.chdir(REPOSITORY)
 
 
 def words(root: Path, *more: str) -> list[str]:

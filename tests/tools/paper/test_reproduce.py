@@ -16,8 +16,9 @@ from psl.config import parse
 from psl.config_values import read_words
 from psl.models.families import build_from_config
 from psl.training.config import DEFAULT_BATCH_SIZE, TrainConfig
-from tests.learning import REPOSITORY
 from tools.paper.steps import Step, global_batch_size, num_processes
+
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 
 PAPER = {
     "baseline": (17.69, 1.994),
@@ -37,18 +38,6 @@ ROWS = {
     "table4": ["baseline", "psl_10s", "psl_5s", "psl_2s"],
 }
 CASES = [(table, row) for table, rows in ROWS.items() for row in rows]
-
-
-@pytest.fixture(scope="module")
-def tools() -> ModuleType:
-    """tools/paper/reproduce.py."""
-    return importlib.import_module("tools.paper.reproduce")
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recipes are named relative to it."""
-    monkeypatch.chdir(REPOSITORY)
 
 
 def commands(
