@@ -328,17 +328,7 @@
     const picture = el("div", {class: "picture"}, canvas, cursor);
     paint(canvas, found.spectrogram);
     picture.style.width = `${100 * Math.min(1, found.seconds / (end || found.seconds))}%`;
-    picture.addEventListener("click", (event) => {
-      const box = picture.getBoundingClientRect();
-      audio.currentTime = found.seconds * (event.clientX - box.left) / box.width;
-      audio.play().catch(() => {});
-    });
-    const follow = () => {
-      cursor.hidden = audio.paused && audio.currentTime === 0;
-      cursor.style.left = `${100 * Math.min(1, audio.currentTime / found.seconds)}%`;
-      if (!audio.paused) requestAnimationFrame(follow);
-    };
-    for (const name of ["play", "pause", "seeked", "ended"]) audio.addEventListener(name, follow);
+    seekable(picture, cursor, audio, found.seconds);
     return [el("div", {}, audio, found.whole ? null : el("div", {class: "soft small"},
       `the first ${found.seconds.toFixed(0)} s`)), picture];
   }

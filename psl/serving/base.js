@@ -14,6 +14,29 @@ function el(name, props, ...children) {
   return made;
 }
 
+// A click into ``box`` plays ``audio`` (of ``seconds``) from there, and ``cursor`` follows it.
+function seekable(box, cursor, audio, seconds) {
+  box.addEventListener("click", (event) => {
+    const place = box.getBoundingClientRect();
+    audio.currentTime = seconds * (event.clientX - place.left) / place.width;
+    audio.play().catch(() => {});
+  });
+  followed(audio, () => {
+    cursor.hidden = audio.paused && audio.currentTime === 0;
+    cursor.style.left = `${100 * Math.min(1, audio.currentTime / seconds)}%`;
+  });
+}
+
+// Calls ``draw`` while a sound plays, and whenever it starts, stops or jumps.
+function followed(audio, draw) {
+  const follow = () => {
+    if (!audio.isConnected) return;
+    draw();
+    if (!audio.paused) requestAnimationFrame(follow);
+  };
+  for (const name of ["play", "pause", "seeked", "ended"]) audio.addEventListener(name, follow);
+}
+
 // A spectrogram of psl/serving/sounds.py: dark blue over red to light yellow.
 function paint(canvas, found) {
   const bytes = Uint8Array.from(atob(found.data), (c) => c.charCodeAt(0));

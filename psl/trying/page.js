@@ -40,18 +40,12 @@
     if (url) URL.revokeObjectURL(url);
     url = URL.createObjectURL(blob);
     const audio = el("audio", {controls: true, src: url, id: "audio"});
-    const cursors = [], numbers = [];
-    const share = (t) => `${100 * Math.min(1, t / found.seconds)}%`;
+    const numbers = [];
     const strip = (kind, draw, label) => {
       const canvas = el("canvas", {"aria-label": label}), cursor = el("div", {class: "cursor", hidden: true});
-      cursors.push(cursor);
       draw(canvas);
       const made = el("div", {class: `strip ${kind}`}, canvas, cursor);
-      made.addEventListener("click", (event) => {
-        const box = made.getBoundingClientRect();
-        audio.currentTime = found.seconds * (event.clientX - box.left) / box.width;
-        audio.play().catch(() => {});
-      });
+      seekable(made, cursor, audio, found.seconds);
       return made;
     };
     const rows = found.classes.map((c) => {
@@ -69,15 +63,11 @@
     audio.addEventListener("error", () => {
       audio.replaceWith(el("p", {class: "soft"}, "This browser does not play this kind of file."));
     });
-    const follow = () => {
-      if (!audio.isConnected) return;
+    followed(audio, () => {
       const t = audio.currentTime, k = found.starts.findLastIndex((s, n) => s <= t && t <= found.ends[n]);
-      for (const cursor of cursors) { cursor.hidden = audio.paused && t === 0; cursor.style.left = share(t); }
       for (const [number, probs, best] of numbers)
         number.textContent = (audio.paused && t === 0 ? best : k < 0 ? 0 : probs[k]).toFixed(2);
-      if (!audio.paused) requestAnimationFrame(follow);
-    };
-    for (const name of ["play", "pause", "seeked", "ended"]) audio.addEventListener(name, follow);
+    });
   }
 
   // A column for each moment: the mean of the windows that cover it.
