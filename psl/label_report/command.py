@@ -38,6 +38,32 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the audio dataset it was made for (default: as {MADE_NAME} in DIR says)",
     )
     add("--out", type=Path, help="folder for the report (default: DIR/report)")
+    _add_truth(parser)
+    add(
+        "--ontology",
+        metavar="NAME",
+        help="add the ancestors of weak labels and true events: audioset, or a file "
+        "like its ontology.json",
+    )
+    add(
+        "--before",
+        metavar="DIR",
+        help="the labels that these were calibrated from, to compare with (default: "
+        f"as {MADE_NAME} says, if they are still there)",
+    )
+    add(
+        "--corrections",
+        metavar="FILE",
+        help="what people said in psl review, to compare the labels with",
+    )
+    add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
+    add("--no-pictures", action="store_true", help="write numbers only")
+    return parser
+
+
+def _add_truth(parser: argparse.ArgumentParser) -> None:
+    """Flags of true events, and of how labels are held against them."""
+    add = parser.add_argument
     add(
         "--strong",
         metavar="CSV",
@@ -81,26 +107,6 @@ def _parser() -> argparse.ArgumentParser:
         help="measure PSDS, F1 and segments on at most N clips, evenly spaced "
         "(default 1000)",
     )
-    add(
-        "--ontology",
-        metavar="NAME",
-        help="add the ancestors of weak labels and true events: audioset, or a file "
-        "like its ontology.json",
-    )
-    add(
-        "--before",
-        metavar="DIR",
-        help="the labels that these were calibrated from, to compare with (default: "
-        f"as {MADE_NAME} says, if they are still there)",
-    )
-    add(
-        "--corrections",
-        metavar="FILE",
-        help="what people said in psl review, to compare the labels with",
-    )
-    add("--clip", metavar="KEY", help="clip to draw (default: the most telling one)")
-    add("--no-pictures", action="store_true", help="write numbers only")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
