@@ -154,7 +154,7 @@ def plain_commands(text: str) -> list[Command] | None:
 def outputs(words: Sequence[str]) -> Iterator[str]:
     """The files and folders that a command of ours writes, as far as it names them.
 
-    None for those that go on with what is there: the last step of a packing that others
+    None for those that resume what is there: the last step of a packing that others
     began, downloads and reviews.
     """
     if "--merge" in words or words[:2] in (["psl", "download"], ["psl", "review"]):

@@ -12,7 +12,7 @@ from tools.results.tables import Results
 
 
 def test_every_table_with_numbers_is_what_the_stored_results_say() -> None:
-    """Whoever checks a claim would find another number than the one in the page."""
+    """A reader who checks a claim would find a number that the page does not have."""
     assert list(check(REPOSITORY)) == []
 
 

@@ -108,7 +108,7 @@ def test_jobs_that_read_each_clip_once_refuse_to_keep_them() -> None:
 def test_copies_get_done_where_an_epoch_takes_less_than_a_copy(
     flac: Path, tmp_path: Path
 ) -> None:
-    """A small dataset would be decoded for ever, and copied half in every epoch."""
+    """A small dataset would be decoded in every epoch, and copied only in part."""
     data = opened(flac, transcode="wav", cache=str(tmp_path / "cache"))
     assert data.audio.copies is not None
     deadline = time.monotonic() + 60

@@ -45,7 +45,7 @@ def test_what_torchrun_sets_for_everybody_is_not_the_user_s_choice(
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks for a fault in nccl could not have its own messages."""
+    """A user who debugs nccl could not have its own messages."""
     set_by_user = {HANDLING: "3", MONITORING: "1", OLD_RECORDS: "50"}
     for name, value in set_by_user.items():
         monkeypatch.setenv(name, value)

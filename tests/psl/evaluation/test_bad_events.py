@@ -142,7 +142,7 @@ def test_classes_without_an_event_to_fit_to_are_named(
 def test_one_clip_of_one_class_has_every_number(
     teacher: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever tries the command on a single annotated clip would meet a NaN."""
+    """A user who tries the command on a single annotated clip would get a NaN."""
     strong = tmp_path / "strong.tsv"
     index = open_index(dataset, kind="audio")
     strong.write_text(f"{HEADER}{index.key(3)}\t0.5\t1.5\t{MIDS[0]}\n")

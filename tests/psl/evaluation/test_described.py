@@ -28,7 +28,7 @@ FOUND: dict[str, Any] = {
 
 
 def test_values_are_in_percent_with_their_intervals_and_reasons() -> None:
-    """Whoever reads 0.34 next to a table in percent has to think, or errs."""
+    """A reader would misread 0.34 next to a table in percent."""
     assert described(FOUND).splitlines() == [
         "300 clips, 21 classes with positives, against data/eval",
         "  mAP             34.57  (30.00 to 39.10)",
@@ -63,7 +63,7 @@ def test_other_labels_coverage_and_segments_have_lines_of_their_own() -> None:
 
 
 def test_events_are_counted_and_measured_where_the_truth_is_known() -> None:
-    """A table of events without a word on how good they are, or where they went."""
+    """A user would not learn how good the events are, or where they were written."""
     some = {"num_clips": 3, "num_found": 7}
     assert described_events(some) == (
         "3 clips, 7 events found; name the true ones with strong= to measure"

@@ -236,7 +236,7 @@ def test_events_that_may_all_be_left_out_leave_a_report_without_them(
 
 
 def test_one_clip_of_one_class_has_every_number(dataset: Path, tmp_path: Path) -> None:
-    """Whoever annotated a single clip would meet a crash, or a NaN."""
+    """A user who annotated a single clip would get a crash, or a NaN."""
     audio = open_index(dataset, kind="audio")
     labels = open_index(write_labels(tmp_path / "labels", audio, PROBS), kind="labels")
     strong = write_events(tmp_path / "strong.csv", EVENTS[:1])

@@ -61,7 +61,7 @@ def test_an_export_of_label_studio_itself_is_read(
 
     The file is the export of a server of Label Studio 1.23.2, without the copies of
     predictions. Somebody accepted clip4 in its pages; in clip2 added a class to the
-    first chunk and drew a region anew; skipped clip3; removed all regions of clip5; and
+    first chunk and drew a region again; skipped clip3; removed all of clip5; and
     accepted clip0, to which an empty annotation came by its API before the second
     region of the first one was removed. clip1 is open.
     """

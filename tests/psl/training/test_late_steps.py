@@ -162,7 +162,7 @@ def test_a_late_step_whose_gradient_alone_is_not_finite_changes_nothing(
 def test_a_replayed_step_does_what_it_would_do_unrecorded(
     accelerator: Accelerator, options: dict[str, Any]
 ) -> None:
-    """A graph would go on with the learning rate, seed or batch of its recording."""
+    """A graph would keep the learning rate, seed or batch of its recording."""
     recorder = Replaying()
     plain = stepper(accelerator, late=True, **options)
     recorded = stepper(accelerator, recorder=recorder, **options)
@@ -260,7 +260,7 @@ class LateCopier:
 
 
 def test_the_verdict_of_a_step_is_read_when_the_next_one_is_queued() -> None:
-    """Read before, the device has nothing to do; never read, NaN goes on for ever."""
+    """Read before, the device has nothing to do; never read, NaN spreads."""
     copier = LateCopier()
     verdicts = Verdicts(copier)
     numbers = torch.tensor([0.5, 1.0, 0.0, 0.25])
