@@ -247,7 +247,7 @@ def _stop(cluster: Cluster, daemons: list[subprocess.Popen[bytes]]) -> None:
         daemon.terminate()
     for daemon in daemons:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            daemon.wait(timeout=20)
+            daemon.wait(timeout=120)
     for process in processes_of(cluster.folder):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

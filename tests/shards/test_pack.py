@@ -236,7 +236,7 @@ def kill_when(words: list[str], out: Path, *, num_parts: int) -> None:
             time.sleep(0.001)
         os.kill(packer.pid, signal.SIGKILL)
         # Workers hold stderr too, so it ends only when the last of them is gone.
-        packer.communicate(timeout=20)
+        packer.communicate(timeout=120)
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def read_by(plan: Plan, data: TrainingData, rank: int, window: int) -> set[str]:
 
 def settle(asked: Asked, names: set[str]) -> None:
     """Wait until all of ``names`` were asked for, and for more that may come."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not names <= {name for name, _, _ in asked}:
         assert time.monotonic() < deadline, (names, asked)
         time.sleep(0.01)

@@ -49,7 +49,7 @@ def epoch_of(data: TrainingData, epoch: int) -> list[bytes]:
 def wait_for_copies(data: TrainingData) -> None:
     """Until the threads of an unfinished epoch have made a copy of each shard."""
     steps = data.steps(data.plan(8, seed=3), 0, start=0, rank=0, world_size=1)
-    copies, deadline = data.audio.copies, time.monotonic() + 60
+    copies, deadline = data.audio.copies, time.monotonic() + 120
     assert copies is not None
     for _ in steps:
         while not all(map(copies.is_there, range(3))):
@@ -111,7 +111,7 @@ def test_copies_get_done_where_an_epoch_takes_less_than_a_copy(
     """A small dataset would be decoded in every epoch, and copied only in part."""
     data = opened(flac, transcode="wav", cache=str(tmp_path / "cache"))
     assert data.audio.copies is not None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not all(map(data.audio.copies.is_there, range(3))):
         steps = data.steps(data.plan(8, seed=3), 0, start=0, rank=0, world_size=1)
         next(steps)

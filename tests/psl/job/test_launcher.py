@@ -155,6 +155,6 @@ def test_a_rank_whose_launcher_ended_while_it_was_importing_ends() -> None:
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        timeout=50,
+        timeout=240,
     )
     assert "error: the launcher of this rank is gone (its process)" in result.stderr

@@ -106,8 +106,8 @@ def test_the_chunk_is_played_to_its_end(browser: Any, review: Any) -> None:
     """A page without sound is no review."""
     page, said = opened(browser, review[0])
     page.keyboard.press(" ")
-    page.wait_for_selector(".cursor:not([hidden])", timeout=5000)
-    page.wait_for_selector(".cursor[hidden]", state="attached", timeout=5000)
+    page.wait_for_selector(".cursor:not([hidden])", timeout=30_000)
+    page.wait_for_selector(".cursor[hidden]", state="attached", timeout=30_000)
     assert said == []
     page.close()
 

@@ -204,7 +204,7 @@ def test_kill_9_loses_no_decision(labels: Path, dataset: Path, tmp_path: Path) -
         url = re.search(r"http://\S+", line)
         assert url is not None, line
         body = json.dumps({"item": 0, "classes": {MIDS[0]: True}}).encode()
-        with urllib.request.urlopen(f"{url[0]}decide", data=body, timeout=20) as reply:
+        with urllib.request.urlopen(f"{url[0]}decide", data=body, timeout=60) as reply:
             assert json.load(reply) == {"num_held": 1}
     finally:
         process.send_signal(signal.SIGKILL)

@@ -35,7 +35,7 @@ def ask(
 ) -> tuple[int, bytes]:
     """Status and body; path below the token, or from the root with a slash."""
     port = int(server.url.split(":")[2].split("/")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     whole = path if path.startswith("/") else f"/{server.token}/{path}"
     named = dict(headers or {})
     connection.request(method, whole, body=body, headers=named)
@@ -92,7 +92,7 @@ def test_what_no_browser_sends_is_refused(
     """It would be answered, or tell of the inside."""
     host = server.url.split("/")[2]
     port = int(host.split(":")[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         text = head.format(host=host, token=server.token)
         connection.sendall(f"{text}\r\n\r\n".encode())
         assert int(connection.recv(100).split()[1]) == status
@@ -103,7 +103,7 @@ def test_a_browser_that_leaves_is_no_error(
 ) -> None:
     """Whoever goes on while a clip loads would see a traceback in the terminal."""
     host, port = server.url.split("/")[2].split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         reset = struct.pack("ii", 1, 0)  # on close, without a word
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)

@@ -236,7 +236,7 @@ def test_a_killed_build_leaves_whole_files_and_is_completed(
     """Hurt: whoever's session ends in the middle and starts the command again."""
     out = tmp_path / "killed"
     process = subprocess.Popen(command(out, "--workers", "2"), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(list(out.glob("audio/*.wav"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
