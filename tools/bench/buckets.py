@@ -123,11 +123,11 @@ def measure_process(task: Mapping[str, Any]) -> None:
     """What one of the two processes does; rank 0 writes its times. Collective."""
     accelerator = launch.join_job()
     torch.manual_seed(0)
-    num_classes = 1 if task["seconds"] else 527
+    num_classes = 527
     settings = {**SIZES.get(task["model"], {}), **task["settings"]}
     model = build_model(task["model"], num_classes=num_classes, **settings).train()
     if task["seconds"]:
-        model = Played(model, task["seconds"])
+        model, num_classes = Played(model, task["seconds"]), 1
     step = _stepper(accelerator, model)
     num_samples = round(RATE * CHUNK_SECONDS)
     chunks = task["chunks"]
