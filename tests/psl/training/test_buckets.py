@@ -180,6 +180,7 @@ def test_three_ranks_in_buckets_resume_bit_for_bit(
     [
         ("action=nan", "step 2: loss is nan, nothing was updated; batch of rank 1: "),
         ("action=stop", "gives no sign of life in step 2:"),
+        ("action=kill", "error: rank 1 (process "),
     ],
 )
 def test_a_rank_with_a_problem_is_named_as_without_buckets(
