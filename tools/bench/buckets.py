@@ -218,8 +218,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     head = ["model, gradient", "passes", "loopback", "way", "step, ms"]
     head += ["communication seen, ms", "step over that of one all-reduce"]
     rows = [row for each in found for row in rows_of(each)]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("".join(f"| {c} " if c else "| " for c in r) + "|" for r in lines)
+    lines = ["".join(f"| {c} " if c else "| " for c in r) + "|" for r in [head, *rows]]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
