@@ -76,6 +76,15 @@ def flat_sum_over_ranks(flat: Tensor) -> None:
         dist.all_reduce(flat)
 
 
+def begin_sum_over_ranks(flat: Tensor) -> dist.Work:
+    """Begin to add up ``flat`` [n] over the ranks, in place; wait for what it gives.
+
+    Collective. ``flat`` must stay as it is until then.
+    """
+    work: dist.Work = dist.all_reduce(flat, async_op=True)
+    return work
+
+
 def unpack_mean(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     """Put the means, from ``flat`` [n] sums over the ranks, back into ``tensors``."""
     parts = flat.div_(dist.get_world_size()).split([t.numel() for t in tensors])

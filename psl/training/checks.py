@@ -45,6 +45,7 @@ def check_possible(config: TrainConfig, plan: Plan, accelerator: Accelerator) ->
             f"average_best {config.average_best} of keep_best {config.keep_best} "
             "checkpoints: raise keep_best"
         )
+    _check_buckets(config, accelerator)
     _check_cuda_graph(config, accelerator)
     if config.sync_batch_norm and accelerator.device.type != "cuda":
         raise ValueError(
@@ -78,6 +79,22 @@ def _check_cuda_graph(config: TrainConfig, accelerator: Accelerator) -> None:
         raise ValueError(
             "cuda_graph: with sync_batch_norm the ranks talk inside the step, which is "
             "not recorded; set one of the two to false"
+        )
+
+
+def _check_buckets(config: TrainConfig, accelerator: Accelerator) -> None:
+    """ValueError if something else shares the gradients, or steps are recorded."""
+    if config.bucket_mb is None:
+        return
+    if runtime.is_deepspeed(accelerator):
+        raise ValueError(
+            "bucket_mb: DeepSpeed shares the gradients in its own way; use "
+            "strategy=ddp, or set bucket_mb=null"
+        )
+    if config.cuda_graph:
+        raise ValueError(
+            "bucket_mb: with cuda_graph the backward pass is recorded, and buckets "
+            "leave inside of it; set bucket_mb=null or cuda_graph=false"
         )
 
 

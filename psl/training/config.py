@@ -181,6 +181,10 @@ class TrainConfig:
     """What is split among the processes: ddp nothing; zero1 the optimizer's state,
     zero2 also the gradients, zero3 also the weights, all three by DeepSpeed; null for
     what accelerate launch says, or else ddp. It may change when a run resumes."""
+    bucket_mb: float | None = Field(default=None, gt=0, le=1e6)
+    """Cut the gradient into buckets of at most this many MB (1e6 bytes), each of which
+    is shared while the backward pass still computes the next; null for one all-reduce
+    at its end. Only with strategy=ddp, not with cuda_graph; idle on one process."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     """Seed of the initial weights, the order of chunks, dropout and augment."""
     log_every: Count = 20

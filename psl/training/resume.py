@@ -47,6 +47,7 @@ ON_RESUME: dict[str, Rule] = {
     "precision": "consent",
     "arithmetic": "consent",
     "strategy": "free",
+    "bucket_mb": "free",
     "seed": "fixed",
     "log_every": "free",
     "tracker": "free",

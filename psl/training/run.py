@@ -215,6 +215,7 @@ def make_step(
         accumulation_steps=config.accumulation_steps,
         nonfinite=config.nonfinite,
         compile_model=config.compile,
+        bucket_mb=config.bucket_mb,
         late=late,
         recorder=recorder,
     )

@@ -18,6 +18,7 @@ from torch import Tensor, nn, optim
 
 from psl.data.batch import Batch
 from psl.distributed import collectives, launch, runtime
+from psl.distributed.exchange import Exchange
 from psl.training.averages import MovingAverage
 from psl.training.config import Nonfinite
 from psl.training.loss import psl_loss
@@ -30,8 +31,8 @@ from psl.training.verdict import LOSS, NORM, STOP, Outcome, Verdicts, is_bad, pr
 class Stepper:
     """Makes optimizer steps.
 
-    Every rank has the same whole model, and gradients are averaged here in one flat
-    all-reduce, together with the loss, BatchNorm statistics and the request to stop.
+    Every rank has the same whole model, and gradients are averaged here (Exchange),
+    together with the loss, BatchNorm statistics and the request to stop.
     (DistributedDataParallel would add gradients up in another order in its first step
     than in later ones, so that with 3 or more ranks a resumed run would differ.) Under
     DeepSpeed, model and optimizer are prepared by it, and it reduces the gradients.
@@ -42,6 +43,8 @@ class Stepper:
 
     average: MovingAverage | None = None
     """The moving average of the weights, which each update moves; None for none."""
+    exchange: Exchange
+    """What averages over the ranks; another one may take over between two steps."""
 
     def __init__(
         self,
@@ -55,12 +58,15 @@ class Stepper:
         accumulation_steps: int,
         nonfinite: Nonfinite,
         compile_model: bool,
+        bucket_mb: float | None = None,
         late: bool = False,
         recorder: Recorder | None = None,
     ) -> None:
         """``late`` needs a fused optimizer; with a ``recorder``, steps are replayed.
 
-        Neither is for DeepSpeed. BatchNorm's buffers become views (NormStatistics).
+        ``bucket_mb`` is Exchange's, and not for a ``recorder``: buckets leave inside of
+        what it records. None of the three is for DeepSpeed. BatchNorm's buffers become
+        views (NormStatistics).
         """
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self._seed = seed
@@ -80,7 +86,7 @@ class Stepper:
         self._losses = torch.zeros(accumulation_steps, device=device)
         self._stop, self._bad = torch.zeros((2,), device=device).unbind()
         self._numbers = torch.zeros(4, device=device)
-        self._flat = torch.zeros(0, device=device)
+        self.exchange = Exchange(self._parameters, bucket_mb=bucket_mb)
         if self._is_late:
             optimizer.found_inf = self._bad  # type: ignore[attr-defined]
         if recorder is not None:
@@ -106,7 +112,7 @@ class Stepper:
             self._pieces.run(f"part {part}", backward)
         self._pieces.run("pack", self._pack)
         if not collectives.is_alone():
-            collectives.flat_sum_over_ranks(self._flat)
+            self.exchange.reduce()
         if self._is_late and self.average:
             self.average.expect(step)
         update = self._update_unless_bad if self._is_late else self._weigh
@@ -125,21 +131,22 @@ class Stepper:
     def _backward(self, batch: Batch, part: int) -> None:
         """Add one part's share to the gradient."""
         loss = self._loss(batch, part)
+        if part == self._num_parts - 1:
+            self.exchange.expect_last_part()
         (loss / self._num_parts).backward()
         self._losses[part].copy_(loss.detach())
 
     def _pack(self) -> None:
-        """Make ready what the ranks exchange: ``_flat``."""
+        """Make ready what the ranks exchange."""
         self._statistics.end_parts()
         self._numbers.copy_(self._losses.mean())
         self._numbers[STOP].copy_(self._stop)
         if not collectives.is_alone():
-            self._flat = collectives.pack(self._exchanged())
+            self.exchange.pack(self._beside())
 
-    def _exchanged(self) -> list[Tensor]:
-        """What is averaged over the ranks, in a fixed order."""
-        shared = [self._numbers[LOSS], self._numbers[STOP]]
-        return [*self._gradients(), *self._statistics.averaged, *shared]
+    def _beside(self) -> list[Tensor]:
+        """What is averaged over the ranks beside gradients, in a fixed order."""
+        return [*self._statistics.averaged, self._numbers[LOSS], self._numbers[STOP]]
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._parameters if p.grad is not None]
@@ -147,7 +154,7 @@ class Stepper:
     def _weigh(self) -> None:
         """Unpack, clip, and complete ``_numbers``."""
         if not collectives.is_alone():
-            collectives.unpack_mean(self._flat, self._exchanged())
+            self.exchange.unpack(self._beside())
         self._numbers[NORM].copy_(self._clipped_norm())
 
     def _clipped_norm(self) -> Tensor:
