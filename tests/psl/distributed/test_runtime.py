@@ -8,26 +8,26 @@ import sys
 
 import pytest
 
-FAULTS = """
-import resource, torch
+HELD = """
+import torch
 from psl.distributed import runtime
 
-def step():
-    parts = [torch.zeros(1 << 20) for _ in range(16)]  # 4 MiB each
+def mapped():  # not what is resident, which depends on what else the machine does
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line[:7] == "VmData:")
 
 kept = {kept}
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+before = mapped()
+parts = [torch.zeros(1 << 20) for _ in range(16)]  # 4 MiB each
+del parts
+print(kept, mapped() - before)
 """
 
 
-def faults(kept: str, **variables: str) -> tuple[str, int]:
-    """What ``kept`` gives, and how many pages ten steps of 64 MiB asked for."""
+def held(kept: str, **variables: str) -> tuple[str, int]:
+    """What ``kept`` gives, and the KiB that 64 MiB leave behind when they are freed."""
     output = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(kept=kept)],
+        [sys.executable, "-c", HELD.format(kept=kept)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,
         text=True,
@@ -39,12 +39,12 @@ def faults(kept: str, **variables: str) -> tuple[str, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_for_the_next_step() -> None:
     """A fifth of the time of a training step would be zeroing pages."""
-    said, with_it = faults("runtime.keep_freed_memory()")
-    _, without = faults("None")
-    assert said == "True" and 10 * with_it < without
+    said, with_it = held("runtime.keep_freed_memory()")
+    _, without = held("None")
+    assert said == "True" and with_it > 60_000 > 20_000 > without
 
 
 def test_a_user_s_own_malloc_settings_stay() -> None:
     """Somebody short of memory asks for less of it, and would not get it."""
     call = "runtime.keep_freed_memory()"
-    assert faults(call, MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+    assert held(call, MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
