@@ -13,7 +13,6 @@ its memory is used again only when the mark behind the copy says that it is done
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 import weakref
@@ -118,16 +117,19 @@ class BatchMemory:
         return None
 
     def _take_block(self, num_bytes: int) -> _Block:
-        pool = self._pools.setdefault(num_bytes, _Pool())
-        with contextlib.suppress(IndexError):  # there are none, or another thread's
-            while pool.waiting[0].is_copied:
+        pool = self._pools.get(num_bytes)
+        if pool is None:
+            pool = self._pools.setdefault(num_bytes, _Pool())
+        try:  # IndexError: there is none left, maybe as other threads were faster
+            while pool.waiting and pool.waiting[0].is_copied:
                 block = pool.waiting.popleft()
                 (pool.free if block.is_copied else pool.waiting).append(block)
-        with contextlib.suppress(IndexError):
-            return pool.free.pop()  # the newest may be in the processor's cache
-        if len(pool.waiting) >= MAX_WAITING:
-            with contextlib.suppress(IndexError):
+            if pool.free:
+                return pool.free.pop()  # the newest, maybe in the processor's cache
+            if len(pool.waiting) >= MAX_WAITING:
                 return _copied(pool.waiting.popleft())
+        except IndexError:
+            pass
         return self._new_block(num_bytes)
 
     def _new_block(self, num_bytes: int) -> _Block:
