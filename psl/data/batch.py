@@ -7,13 +7,14 @@ says which chunks they are.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from psl.data.page_locked import pin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,8 @@ class Batch:
         """[B, N] float32 in [-1, 1)."""
         return to_waveform(self.pcm)
 
-    def on(self, device: torch.device) -> Batch:
-        """The same on ``device``, with what is prepared of it."""
-        put = functools.partial(to_device, device=device)
+    def put(self, put: Callable[[Tensor], Tensor]) -> Batch:
+        """The same where ``put`` puts its tensors, with what is prepared of it."""
         prepared = None if self.prepared is None else prepared_by(self.prepared, put)
         return dataclasses.replace(
             self,
@@ -69,11 +69,12 @@ def pinned(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """A tensor that to_device need not copy first; for threads that read.
 
     For a GPU in memory that it can fetch from by itself (a copy, unless it is there
-    already), else as it is.
+    already), else as it is. Not for what BatchMemory.take made: that goes there by
+    BatchMemory.to_device, which knows when it may be written to again.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory()
+        return pin(tensor)
     return tensor
 
 

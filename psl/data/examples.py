@@ -47,7 +47,7 @@ class TrainingData:
     """Clips of each audio folder, in the order of the rows."""
     loader: LoaderConfig = LoaderConfig()
     memory: BatchMemory = dataclasses.field(default_factory=BatchMemory)
-    """What batches are written to."""
+    """What batches are written to, and copied to a GPU from."""
     layout: LabelLayout | None = None
     """Chunks, form and views of the labels, if there are any."""
     corrected: CorrectedLabels | None = None
@@ -245,6 +245,7 @@ class TrainingData:
             self.alpha,
             self.corrected,
             self.device_labels,
+            self.memory,
         )
 
     @property
@@ -313,7 +314,7 @@ class TrainingData:
         if self.wave_augment is not None and step is not None:
             self.wave_augment.apply(pcm, lengths, keys=keys, chunks=chunks, step=step)
         return Batch(
-            pcm=to_device(pcm, device),
+            pcm=self.memory.to_device(pcm, device),
             num_samples=to_device(lengths, device),
             is_whole=bool((lengths == self.chunking.chunk_samples).all()),
             targets=self._targets.make(rows, chunks, views, bounds, device),

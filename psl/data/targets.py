@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from psl.data.batch import mix_targets, to_device
+from psl.data.batch_memory import BatchMemory
 from psl.data.corrections import CorrectedLabels
 from psl.data.device_labels import DeviceLabels
 from shards.dataset.reader import MemberReader
@@ -33,6 +34,8 @@ class Targets:
     """What people said of the clips; None for nothing."""
     on_device: DeviceLabels | None
     """The pseudo labels on the device that trains; None to read them from shards."""
+    memory: BatchMemory
+    """What pseudo labels from shards are written to."""
 
     def make(
         self,
@@ -47,7 +50,8 @@ class Targets:
         ``bounds`` are the first and past-the-last sample [B] of each in its clip.
         """
         if self.on_device is None:
-            return to_device(self._on_host(rows, chunks, views, bounds), device)
+            targets = self._on_host(rows, chunks, views, bounds)
+            return self.memory.to_device(targets, device)
         pseudo = self.on_device.gather(rows, chunks, views)
         if self.alpha == 1:  # the weak labels would count for nothing
             return pseudo
@@ -63,9 +67,11 @@ class Targets:
         if self.labels is None:
             targets = self._weak(rows)
         else:
-            targets = self.labels.chunk_labels(rows, chunks, views).astype(np.float32)
+            labels = self.labels.chunk_labels(rows, chunks, views)
+            targets = self.memory.take((len(rows), labels.shape[1]), np.float32)
+            targets[:] = labels
             if self.alpha != 1:
-                targets = mix_targets(targets, self._weak(rows), self.alpha)
+                targets[:] = mix_targets(targets, self._weak(rows), self.alpha)
         if self.corrected is not None:
             self.corrected.apply(targets, rows, bounds)
         return targets

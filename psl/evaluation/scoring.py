@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from psl.data.batch import pinned, to_device, to_waveform
+from psl.data.batch import to_device, to_waveform
+from psl.data.batch_memory import BatchMemory
 from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
@@ -185,16 +186,17 @@ def visit_clips(
     may be collective. ``on_frames`` gets the frame_probs [B, T, C] of each batch.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
-    rows = _rows(index, rows)
+    rows, memory = _rows(index, rows), BatchMemory.for_device(device)
     counts = index.table.count[rows]
 
     def fetch(places: np.ndarray) -> tuple[np.ndarray, Tensor]:
         length = int(counts[places[0]])
         shortest = round(MIN_SECONDS * index.properties["sample_rate"])
-        pcm = np.zeros((len(places), max(length, shortest)), np.int16)
+        pcm = memory.take((len(places), max(length, shortest)))
+        pcm[:, length:] = 0
         for position, place in enumerate(places):
             pcm[position, :length] = reader.samples(int(rows[place]), 0, length)
-        return places, pinned(pcm, device)
+        return places, torch.from_numpy(pcm)
 
     num_ranks, rank = accelerator.num_processes, accelerator.process_index
     batches = visit_batches(counts, batch_size, rank=rank, world_size=num_ranks)
@@ -203,7 +205,8 @@ def visit_clips(
         for number, (places, pcm) in enumerate(fetch_ahead(fetch, batches, loader)):
             before_batch(number)
             lengths = to_device(counts[places], device)
-            clip_probs, frames = model(to_waveform(to_device(pcm, device)), lengths)
+            waveform = to_waveform(memory.to_device(pcm, device))
+            clip_probs, frames = model(waveform, lengths)
             on_frames(places, frames)
             on_scores(places, clip_probs)
         nothing = torch.zeros(0, len(index.classes), device=device)

@@ -90,7 +90,7 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A batch that was read, ready to be copied to the device."""
+    """A batch that was read, ready to be copied to the device; all pinned for a GPU."""
 
     pcm: Tensor
     """[B, N] int16."""
@@ -169,7 +169,7 @@ class ShardWorker:
         """``on_written`` gets the number of clips of each shard that was written."""
         self._work, self._queue, self._claims = work, queue, claims
         self._prefetcher, self._stop, self._on_written = prefetcher, stop, on_written
-        self._memory = BatchMemory()
+        self._memory = BatchMemory.for_device(work.device)
         self._numbers = {name: number for number, name in enumerate(work.names)}
         self._reading: _Shard
         self._writer: ThreadPoolExecutor
@@ -260,7 +260,7 @@ class ShardWorker:
             self._finish(self._reading)
 
     def _read(self, batch: ChunkBatch) -> _Heard:
-        """What is heard for a batch. In a thread that reads, pinning included."""
+        """What is heard for a batch, in pinned memory. In a thread that reads."""
         work = self._work
         read = read_batch(
             work.reader,
@@ -271,11 +271,11 @@ class ShardWorker:
             forgive=work.max_unreadable > 0,
         )
         pin = functools.partial(pinned, device=work.device)
+        pcm, lengths = torch.from_numpy(read.pcm), torch.from_numpy(read.lengths)
         prepared = None
         if work.prepare is not None:
-            pcm, lengths = torch.from_numpy(read.pcm), torch.from_numpy(read.lengths)
             prepared = prepared_by(work.prepare(to_waveform(pcm), lengths), pin)
-        return _Heard(pin(read.pcm), pin(read.lengths), prepared, read.unreadable)
+        return _Heard(pcm, pin(lengths), prepared, read.unreadable)
 
     def _score(self, shard: _Shard, batch: _Heard) -> None:
         """Have the teacher look at a batch; on a GPU, without waiting for it."""
@@ -283,7 +283,7 @@ class ShardWorker:
         self.unreadable.update(batch.unreadable)
         if not shard.claim.lost:
             device = self._work.device
-            waveform = to_waveform(to_device(batch.pcm, device))
+            waveform = to_waveform(self._memory.to_device(batch.pcm, device))
             lengths = to_device(batch.lengths, device)
             probs = self._work.score(waveform, lengths, batch.prepared)
             shard.probs.append(probs.to("cpu", non_blocking=True))

@@ -5,6 +5,7 @@ Owns the order of these, and what happens in which thread.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +32,7 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
     prepares = run.online is not None and run.online.prepares
     # back from a GPU, a loader thread would wait for all that is queued there
     made_on = torch.device("cpu") if prepares else device
+    put = functools.partial(run.data.memory.to_device, device=device)
     first = run.schedule.steps_done(state) + 1
 
     def fetch(item: tuple[int, tuple[np.ndarray, np.ndarray]]) -> Batch:
@@ -41,7 +43,7 @@ def batches(run: Run, state: TrainingState) -> Iterator[Batch]:
         if run.mixup and (run.online is None or _hears_mixtures(run.config)):
             batch = run.mixup.mix(batch, step)
         if run.online is not None and prepares:
-            return run.online.prepare(batch).on(device)
+            return run.online.prepare(batch).put(put)
         return batch
 
     return fetch_ahead(fetch, enumerate(order, start=first), run.config.loader)

@@ -6,6 +6,7 @@ Owns everything before the first step, and what stays the same from then on.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn, optim
 
+from psl.data.batch_memory import BatchMemory
 from psl.data.examples import TrainingData
 from psl.data.mixup import Mixup
 from psl.data.spec_augment import install_masks
@@ -114,7 +116,8 @@ def open_run(
     choose_arithmetic(config.arithmetic)
     parts = open_parts(config, accelerator)
     valid, plan, schedule = parts.valid, parts.plan, parts.schedule
-    data = parts.data
+    memory = BatchMemory.for_device(accelerator.device)
+    data = dataclasses.replace(parts.data, memory=memory)
     if config.data.labels_on_device:
         data = data.with_labels_on(accelerator.device)
     online, fingerprint = parts.online, parts.fingerprint

@@ -1,9 +1,11 @@
-"""What is copied to a GPU, where and when, seen by copiers that are put in place."""
+"""What is copied to a GPU, where and when; a device that copies late stands for it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import gc
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,43 +16,18 @@ import torch
 from torch import Tensor
 
 from psl import evaluate, label, train
-from psl.data.batch import Batch, Group, pinned, prepared_by, to_device
+from psl.data import batch_memory
+from psl.data.batch import Batch, Group, prepared_by, to_device
+from psl.data.batch_memory import BatchMemory
 from psl.data.config import LoaderConfig
-from psl.evaluation import scoring
-from psl.labelling import worker
 from psl.training import batches
 from psl.training.online import OnlineTeacher
-from tests.learning import teacher_config
+from tests.late_device import LateDevice
+from tests.learning import losses, teacher_config, tiny_config
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 UNREADABLE = torch.device("meta")
 """A device from which nothing can be copied back: trying to is an error."""
-
-
-class Copier:
-    """In the place of ``pinned`` and ``to_device`` of a module."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-        self.pinned_by: set[str] = set()
-        self.copied: list[str] = []
-        """Of each copy of samples: whether they were pinned, and the thread."""
-        self._pinned: list[Tensor] = []
-        monkeypatch.setattr(module, "pinned", self.pin)
-        monkeypatch.setattr(module, "to_device", self.copy)
-
-    def pin(self, values: Any, device: torch.device) -> Tensor:
-        """As ``pinned``; a copy, which is remembered."""
-        self.pinned_by.add(threading.current_thread().name)
-        self._pinned.append(pinned(values, device).clone())
-        return self._pinned[-1]
-
-    def copy(self, values: Any, device: torch.device) -> Tensor:
-        """As ``to_device``."""
-        if values.ndim == 2:
-            is_pinned = any(values is tensor for tensor in self._pinned)
-            told = "pinned" if is_pinned else "not pinned"
-            self.copied.append(f"{told}, {threading.current_thread().name}")
-        return to_device(values, device)
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +38,74 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     return folder / "run"
 
 
-def test_labels_are_scored_from_memory_that_reading_threads_have_pinned(
+def device_behind(monkeypatch: pytest.MonkeyPatch) -> LateDevice:
+    """What all jobs copy their batches to from now on; three copies behind."""
+    late = LateDevice(lag=3, shows_early=True)
+    monkeypatch.setattr(batch_memory, "copier_for", lambda _: late)
+    return late
+
+
+def assert_kept_until_copied(late: LateDevice, shapes: Mapping[Any, int]) -> None:
+    """``shapes`` of all copies, and how many; none was of another batch."""
+    late.finish(3)
+    assert Counter(late.copied) == shapes
+    assert late.num_wrong == late.num_lost == 0
+    gc.collect()
+    assert late.num_alive == 0
+
+
+def test_labels_are_scored_from_memory_that_reading_threads_write_to(
     teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The GPU would wait while its next batch is copied within the host."""
-    copier = Copier(monkeypatch, worker)
-    words = [f"teacher={teacher}", f"audio={dataset}", f"out={tmp_path / 'labels'}"]
-    label.main([*words, "chunk_seconds=1", "batch_size=8"])
-    assert copier.pinned_by
-    assert all(name.startswith("label read") for name in copier.pinned_by)
-    # 24 clips of 2 s in 3 shards: 16 chunks each, 2 batches
-    assert copier.copied == ["pinned, MainThread"] * 6
+    """The GPU would wait for a copy within the host, or score other chunks."""
+    words = [f"teacher={teacher}", f"audio={dataset}", "chunk_seconds=1"]
+    words += ["batch_size=3", "fill=repeat", "fill_seconds=2"]
+    label.main([*words, f"out={tmp_path / 'plain'}"])
+    late = device_behind(monkeypatch)
+    label.main([*words, f"out={tmp_path / 'late'}"])
+    # 24 clips of 2 s in 3 shards: 16 chunks each, 5 batches of 3 and one of 1
+    assert_kept_until_copied(late, {(3, 32000): 15, (1, 32000): 3})
+    assert late.threads and all(name.startswith("label read") for name in late.threads)
+    names = [f"{number:06d}.tar" for number in range(3)]
+    late_bytes, plain_bytes = (
+        [(tmp_path / folder / name).read_bytes() for name in names]
+        for folder in ("late", "plain")
+    )
+    assert late_bytes == plain_bytes
 
 
-def test_clips_are_scored_from_memory_that_loader_threads_have_pinned(
+def test_clips_are_scored_from_memory_that_loader_threads_write_to(
     teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation would keep the GPU waiting, batch by batch."""
-    copier = Copier(monkeypatch, scoring)
-    words = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path / 'eval'}"]
-    evaluate.main([*words, "batch_size=8"])
-    assert copier.pinned_by and "MainThread" not in copier.pinned_by
-    assert copier.copied == ["pinned, MainThread"] * 3
+    words = [f"checkpoint={teacher}", f"audio={dataset}", "batch_size=2"]
+    evaluate.main([*words, f"out={tmp_path / 'plain'}"])
+    late = device_behind(monkeypatch)
+    evaluate.main([*words, f"out={tmp_path / 'late'}"])
+    assert_kept_until_copied(late, {(2, 32000): 12})
+    assert late.threads and "MainThread" not in late.threads
+    found, expected = (
+        json.loads((tmp_path / folder / "metrics.json").read_text())["mAP"]
+        for folder in ("late", "plain")
+    )
+    assert found == expected
+
+
+def test_a_run_has_the_same_losses_from_a_device_that_copies_late(
+    teacher: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students would be trained on samples of one clip and targets of another."""
+    labels = tmp_path / "labels"
+    words = [f"teacher={teacher}", f"audio={dataset}", f"out={labels}"]
+    label.main([*words, "chunk_seconds=1"])
+    words = [f"data.labels=[{labels}]", "data.alpha=0.5", "loader.threads=3"]
+    train.main(tiny_config(tmp_path / "plain", dataset, *words))
+    late = device_behind(monkeypatch)
+    train.main(tiny_config(tmp_path / "late", dataset, *words))
+    # 2 epochs of 6 steps of 8 chunks of 3 classes, each validated on 24 clips
+    shapes = {(8, 16000): 12, (8, 3): 12, (24, 32000): 2}
+    assert_kept_until_copied(late, shapes)
+    assert losses(tmp_path / "late/run") == losses(tmp_path / "plain/run")
 
 
 def test_what_is_pinned_already_is_not_copied_again_on_its_way_to_a_gpu(
@@ -143,6 +166,7 @@ def run_of(make: Callable[..., Batch], device: torch.device) -> Any:
             steps=lambda *_, **__: [chosen],
             choose_views=lambda *_, **__: None,
             batch=make,
+            memory=BatchMemory(),
         ),
         mixup=None,
         online=OnlineTeacher(SimpleNamespace(model=Features()), alpha=1.0),  # type: ignore[arg-type]
@@ -181,7 +205,7 @@ def test_a_batch_on_another_device_is_known_to_be_whole_there() -> None:
         is_whole=True,
         prepared=[None],
     )
-    there = batch.on(UNREADABLE)
+    there = batch.put(lambda tensor: tensor.to(UNREADABLE))
     assert there.is_whole and there.prepared == [None]
     assert {there.pcm.device, there.num_samples.device, there.targets.device} == {
         UNREADABLE
