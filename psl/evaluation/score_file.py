@@ -37,13 +37,15 @@ class ScoreFile:
         num_clips: int,
         num_classes: int,
         dtype: np.dtype | None = None,
+        row: str = "clip",
     ) -> None:
         """A file in ``folder``, or in the next folder above it that there is.
 
-        Scores are float32, or ``dtype``. Raises OSError naming the folder if it cannot
-        hold them.
+        Scores are float32, or ``dtype``. ``row`` is what a row is called in errors.
+        Raises OSError naming the folder if it cannot hold them.
         """
         self.shape = (num_clips, num_classes)
+        self._row = row
         self._dtype = np.dtype(dtype or np.float32)
         self._step = clips_in_a_block(num_classes)
         self._times_written = np.zeros(num_clips, np.uint8)
@@ -88,7 +90,9 @@ class ScoreFile:
         wrong = np.flatnonzero(self._times_written != 1)
         if len(wrong):
             times = self._times_written[wrong[0]]
-            raise JobError(f"clip {wrong[0]} was scored {times} times, expected once")
+            raise JobError(
+                f"{self._row} {wrong[0]} was scored {times} times, expected once"
+            )
         for start, stop in self._blocks():
             rows = self._read_at(self._bytes(start), (stop - start, self.shape[1]))
             self._write_at(self._bytes(start), np.ascontiguousarray(rows.T))

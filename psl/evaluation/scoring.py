@@ -18,6 +18,7 @@ from psl.distributed import collectives
 from psl.distributed.arithmetic import without_trials
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.score_file import ScoreFile
+from psl.evaluation.to_main import ToMain
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index
 from shards.order.plan import visit_batches
@@ -27,9 +28,6 @@ CLIPS_AT_A_TIME = 32
 depend on it."""
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
-_SENT_CLIPS = 4096
-"""That ranks send to rank 0 together, about."""
-
 
 OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
@@ -104,7 +102,12 @@ def scores_on_disk(
             files.append(stack.enter_context(file))
 
         collectives.from_main(create)
-        sender = _ToMain(accelerator, batch_size, len(columns), files)
+        sender = ToMain(
+            accelerator,
+            files,
+            num_classes=len(columns),
+            rows_of_a_batch=batch_size,
+        )
         visit_clips(
             model,
             index,
@@ -117,51 +120,6 @@ def scores_on_disk(
         sender.flush()
         collectives.from_main(lambda: files[0].seal())
         yield files[0] if files else None
-
-
-class _ToMain:
-    """Scores of each rank on their way to the file, which rank 0 has. Collective."""
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        batch_size: int,
-        num_classes: int,
-        files: list[ScoreFile],
-    ) -> None:
-        """``files`` is empty on other ranks."""
-        self._files, self._device = files, accelerator.device
-        together = batch_size * accelerator.num_processes
-        self._batches = max(1, _SENT_CLIPS // together)
-        self._probs = torch.zeros(
-            self._batches * batch_size, num_classes, device=self._device
-        )
-        self._places = torch.full((len(self._probs),), -1, device=self._device)
-        self._num_batches = self._num_clips = 0
-
-    def add(self, places: np.ndarray, probs: Tensor) -> None:
-        """Take the scores [B, C] of a batch; all ranks call it equally often."""
-        part = slice(self._num_clips, self._num_clips + len(places))
-        self._places[part] = to_device(places, self._device)
-        self._probs[part] = probs
-        self._num_clips = part.stop
-        self._num_batches += 1
-        if self._num_batches == self._batches:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what there is."""
-        self._places[self._num_clips :] = -1
-        places = collectives.gather_on_main(self._places)
-        probs = collectives.gather_on_main(self._probs)
-        collectives.from_main(lambda: self._write(places, probs))
-        self._num_batches = self._num_clips = 0
-
-    def _write(self, places: list[Tensor], probs: list[Tensor]) -> None:
-        for where, scores in zip(places, probs, strict=True):
-            known = where.cpu().numpy()
-            number = int((known >= 0).sum())
-            self._files[0].write(known[:number], scores[:number].cpu().numpy())
 
 
 @without_trials()
@@ -179,10 +137,10 @@ def visit_clips(
 ) -> None:
     """Run ``model`` on this rank's share of the clips. Collective if the calls are.
 
-    ``model`` must be in evaluation mode and the same on all ranks. ``before_batch`` and
-    ``on_scores``, which gets the clip_probs [B, C], are called equally often on all
-    ranks, ``on_scores`` with no clips where other ranks have one batch more. So both
-    may be collective. ``on_frames`` gets the frame_probs [B, T, C] of each batch.
+    ``model`` must be in evaluation mode and the same on all ranks. ``on_frames`` gets
+    the frame_probs [B, T, C] of each batch, ``on_scores`` the clip_probs [B, C]. They
+    and ``before_batch`` are called equally often on all ranks, with no clips where
+    other ranks have one batch more. So all may be collective.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
     rows = _rows(index, rows)
@@ -209,6 +167,7 @@ def visit_clips(
         nothing = torch.zeros(0, len(index.classes), device=device)
         for number in range(len(batches), -(-num_batches // num_ranks)):
             before_batch(number)
+            on_frames(np.arange(0), nothing[:, None])
             on_scores(np.arange(0), nothing)
 
 
