@@ -16,10 +16,11 @@ from psl.data.checks import check_has_labels
 from psl.distributed import collectives, launch
 from psl.distributed.arithmetic import choose_arithmetic
 from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.labels import weak_labels
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.opened import open_model
-from psl.evaluation.references import References, open_references, weak_labels
+from psl.evaluation.references import References, open_references
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ScoreTable

@@ -38,11 +38,13 @@ class ScoreFile:
         num_classes: int,
         dtype: np.dtype | None = None,
         row: str = "clip",
+        bytes_in_memory: int = 0,
     ) -> None:
         """A file in ``folder``, or in the next folder above it that there is.
 
-        Scores are float32, or ``dtype``. ``row`` is what a row is called in errors.
-        Raises OSError naming the folder if it cannot hold them.
+        Scores are float32, or ``dtype``. ``row`` is what a row is called in errors. A
+        table that takes no more than ``bytes_in_memory`` is held in memory instead, in
+        the same layout. Raises OSError naming the folder if it cannot hold the scores.
         """
         self.shape = (num_clips, num_classes)
         self._row = row
@@ -53,6 +55,10 @@ class ScoreFile:
         """[R] whether all scores of each clip that was written are."""
         self._folder = _existing(Path(folder))
         self._what = f"{self._bytes(num_clips) / 1e9:.1f} GB of scores"
+        self._memory: np.ndarray | None = None
+        if self._bytes(num_clips) <= bytes_in_memory:
+            self._memory = np.empty(self._bytes(num_clips), np.uint8)
+            return
         with naming_write(self._folder, self._what), contextlib.ExitStack() as stack:
             self._stream = stack.enter_context(
                 tempfile.TemporaryFile(dir=self._folder, buffering=0)
@@ -72,8 +78,10 @@ class ScoreFile:
         self.close()
 
     def close(self) -> None:
-        """Give the disk its space back."""
-        self._stream.close()
+        """Give the disk, or memory, its space back."""
+        if self._memory is None:
+            self._stream.close()
+        self._memory = None
 
     def write(self, places: np.ndarray, scores: np.ndarray) -> None:
         """Set the scores [B, C] of the clips ``places`` [B]."""
@@ -122,7 +130,11 @@ class ScoreFile:
         return num_clips * self.shape[1] * self._dtype.itemsize
 
     def _write_at(self, place: int, values: np.ndarray) -> None:
-        data = values.reshape(-1).view(np.uint8).data
+        flat = values.reshape(-1).view(np.uint8)
+        if self._memory is not None:
+            self._memory[place : place + len(flat)] = flat
+            return
+        data = flat.data
         with naming_write(self._folder, self._what):
             while data:
                 done = os.pwrite(self._stream.fileno(), data, place)
@@ -130,7 +142,11 @@ class ScoreFile:
 
     def _read_at(self, place: int, shape: tuple[int, int]) -> np.ndarray:
         values = np.empty(shape, self._dtype)
-        data = values.reshape(-1).view(np.uint8).data
+        flat = values.reshape(-1).view(np.uint8)
+        if self._memory is not None:
+            flat[:] = self._memory[place : place + len(flat)]
+            return values
+        data = flat.data
         while data:
             done = os.preadv(self._stream.fileno(), [data], place)
             assert done, "a file that is as long as it was made"

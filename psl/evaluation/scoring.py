@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
 from psl.distributed.arithmetic import without_trials
+from psl.evaluation.labels import Labels, weak_labels
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.score_file import ScoreFile
+from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.to_main import ToMain
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index
@@ -28,6 +30,10 @@ CLIPS_AT_A_TIME = 32
 depend on it."""
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
+VALIDATION_BYTES = 64_000_000
+"""Scores of a validation that stay in memory; those of AudioSet's evaluation clips take
+43 MB. A file would cost 4 ms on a local disk (2026-11-29), and more on a file server,
+where run folders often are."""
 
 OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
@@ -83,22 +89,32 @@ def scores_on_disk(
     accelerator: Accelerator,
     *,
     folder: str | Path,
-    columns: list[int],
+    columns: Sequence[int],
     batch_size: int,
     loader: LoaderConfig,
+    rows: np.ndarray | None = None,
+    before_batch: Callable[[int], None] = lambda number: None,
     on_frames: OnBatch = lambda places, probs: None,
+    bytes_in_memory: int = 0,
 ) -> Iterator[ScoreFile | None]:
-    """Probabilities of all clips in ``columns``, on disk: rank 0's. Collective.
+    """Probabilities of clips in ``columns``, on disk: rank 0's. Collective.
 
     None on the other ranks, which send theirs to rank 0 every few thousand clips. The
-    file is in ``folder`` or above it, and gone after the block. Raises OSError on all
-    ranks if the disk cannot hold it, JobError unless every clip was scored once.
+    file is in ``folder`` or above it, and gone after the block; up to
+    ``bytes_in_memory`` there is none. ``model``, ``rows`` and what is called are as
+    visit_clips has them. Raises OSError on all ranks if the disk cannot hold it,
+    JobError unless every clip was scored once.
     """
-    files: list[ScoreFile] = []
+    rows, files, chosen = _rows(index, rows), list[ScoreFile](), list(columns)
     with contextlib.ExitStack() as stack:
 
         def create() -> None:
-            file = ScoreFile(folder, num_clips=len(index), num_classes=len(columns))
+            file = ScoreFile(
+                folder,
+                num_clips=len(rows),
+                num_classes=len(columns),
+                bytes_in_memory=bytes_in_memory,
+            )
             files.append(stack.enter_context(file))
 
         collectives.from_main(create)
@@ -114,7 +130,9 @@ def scores_on_disk(
             accelerator,
             batch_size=batch_size,
             loader=loader,
-            on_scores=lambda places, probs: sender.add(places, probs[:, columns]),
+            rows=rows,
+            before_batch=before_batch,
+            on_scores=lambda places, probs: sender.add(places, probs[:, chosen]),
             on_frames=on_frames,
         )
         sender.flush()
@@ -180,26 +198,36 @@ def evaluate_model(
     index: Index,
     accelerator: Accelerator,
     *,
+    folder: str | Path,
     loader: LoaderConfig,
     rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
-    on_scores: Callable[[np.ndarray, np.ndarray], None] = lambda targets, scores: None,
+    on_scores: Callable[[Labels, ScoreTable], None] = lambda labels, scores: None,
 ) -> Metrics:
     """Metrics of ``model`` over all clips of ``index``, or ``rows``. Collective.
 
-    ``before_batch`` is that of ``score_clips``. ``on_scores`` gets the weak targets and
-    the scores, [V, C] each, on every rank.
+    The scores are where scores_on_disk has them, beyond VALIDATION_BYTES in ``folder``,
+    and rank 0 measures for all.
+    ``on_scores`` gets the weak labels of these clips and their scores, on rank 0 alone.
     """
     rows = _rows(index, rows)
-    scores = score_clips(
+    labels = weak_labels(index).of_clips(rows)
+    with scores_on_disk(
         model,
         index,
         accelerator,
+        folder=folder,
+        columns=range(len(index.classes)),
         batch_size=CLIPS_AT_A_TIME,
         loader=loader,
         rows=rows,
         before_batch=before_batch,
-    )
-    targets = index.table.weak_targets(rows, len(index.classes))
-    on_scores(targets, scores)
-    return evaluate_scores(targets, scores)
+        bytes_in_memory=VALIDATION_BYTES,
+    ) as scores:
+
+        def measure() -> Metrics:
+            assert scores is not None, "rank 0 has them"
+            on_scores(labels, scores)
+            return evaluate_scores(labels, scores)
+
+        return collectives.from_main(measure)
