@@ -32,8 +32,8 @@ MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
 VALIDATION_BYTES = 64_000_000
 """Scores of a validation that stay in memory; those of AudioSet's evaluation clips take
-43 MB. A file would cost 4 ms on a local disk (2026-11-29), and more on a file server,
-where run folders often are."""
+43 MB. A file would cost 4 ms on a local disk (2026-11-29, busy machine), and more on a
+file server, where run folders often are."""
 
 OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
