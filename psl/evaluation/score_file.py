@@ -1,9 +1,9 @@
 """Scores [R, C] in a file without a name, for more clips than memory holds.
 
-Owns the layout. The file belongs to this process: it has no name, so a process that is
-killed leaves nothing. All of it is reserved before the first clip is scored, so a disk
-that is too small is reported then. Plain reads and writes, as a memory map of a disk
-that fills up would kill the process.
+Owns the layout, which small tables have in memory. The file belongs to this process: it
+has no name, so a process that is killed leaves nothing. All of it is reserved before
+the first clip is scored, so a disk that is too small is reported then. Plain reads and
+writes, as a memory map of a disk that fills up would kill the process.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class ScoreFile:
         """Give the disk, or memory, its space back."""
         if self._memory is None:
             self._stream.close()
-        self._memory = None
+        else:
+            self._memory = np.empty(0, np.uint8)
 
     def write(self, places: np.ndarray, scores: np.ndarray) -> None:
         """Set the scores [B, C] of the clips ``places`` [B]."""

@@ -188,6 +188,16 @@ def test_a_disk_without_room_for_segments_is_said_and_nothing_is_left(
         assert not os.path.realpath(number).startswith(str(tmp_path))
 
 
+def test_closing_twice_is_closing_once(tmp_path: Path) -> None:
+    """The end of a validation would hide the error that ended it."""
+    for bytes_in_memory in (0, 100):
+        file = ScoreFile(
+            tmp_path, num_clips=2, num_classes=3, bytes_in_memory=bytes_in_memory
+        )
+        file.close()
+        file.close()
+
+
 def test_a_validation_on_disk_is_that_in_memory_and_leaves_nothing(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
