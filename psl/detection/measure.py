@@ -97,9 +97,7 @@ def measure(
         event_f1=count(clips, rules, "event").f1,
         segment_f1=count(clips, rules, "segment").f1,
         segments=measure_segments(
-            segments,
-            np.concatenate([clip.segment_scores for clip in clips]),
-            list(range(len(rules))),
+            segments, np.concatenate([clip.segment_scores for clip in clips])
         ),
         num_events=np.bincount(labels, minlength=len(rules)),
         num_clips=len(clips),

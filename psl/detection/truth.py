@@ -7,7 +7,7 @@ file, and segments.py has the rule by which an event counts for a segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,12 +41,12 @@ class Truth:
         segments = Segments.of(
             found,
             audio,
+            columns,
             segment_seconds=SEGMENT_SECONDS,
             min_overlap=default_overlap(SEGMENT_SECONDS),
         )
         events = events_by_row(found, columns, audio.properties["sample_rate"])
-        truth = segments.truth[:, list(columns)]
-        return Truth(audio, events, replace(segments, truth=truth))
+        return Truth(audio, events, segments)
 
     def clip(
         self, row: int, scores: np.ndarray, starts: np.ndarray, stops: np.ndarray

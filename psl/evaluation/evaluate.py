@@ -16,15 +16,16 @@ from psl.data.checks import check_has_labels
 from psl.distributed import collectives, launch
 from psl.distributed.arithmetic import choose_arithmetic
 from psl.evaluation.config import EvaluateConfig
+from psl.evaluation.labels import weak_labels
 from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.opened import open_model
-from psl.evaluation.references import References, open_references, weak_labels
+from psl.evaluation.references import References, open_references
 from psl.evaluation.results import summarise, write_results
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.scoring import scores_on_disk
-from psl.evaluation.segment_scores import SegmentScores
+from psl.evaluation.segment_scores import segments_on_disk
 from psl.evaluation.segments import (
     SEGMENT_SECONDS,
     SegmentMetrics,
@@ -61,30 +62,37 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]
         batch_size=config.batch_size,
     )
     shared = opened.shared
-    segments, found = _open_segments(config, index, shared.of_audio), None
-    if segments is not None:
-        bounds = functools.partial(frame_bounds, opened.framed)
-        found = SegmentScores(segments, bounds, accelerator.device)
+    segments = _open_segments(config, index, shared.of_audio)
     references = open_references(config, index)
-    with scores_on_disk(
-        opened.model,
-        index,
-        accelerator,
-        folder=config.out,
-        columns=shared.of_audio,
-        batch_size=config.batch_size,
-        loader=config.loader,
-        on_frames=found.add if found else lambda places, probs: None,
-    ) as scores:
+    with (
+        segments_on_disk(
+            segments,
+            shared.of_audio,
+            functools.partial(frame_bounds, opened.framed),
+            accelerator,
+            folder=config.out,
+            batch_size=config.batch_size,
+        ) as in_time,
+        scores_on_disk(
+            opened.model,
+            index,
+            accelerator,
+            folder=config.out,
+            columns=shared.of_audio,
+            batch_size=config.batch_size,
+            loader=config.loader,
+            on_frames=in_time.add if in_time else lambda places, probs: None,
+        ) as scores,
+    ):
         collectives.from_main(lambda: _check_finite(scores, index, what))
-        in_time = None
-        if segments is not None and found is not None:
-            of_segments = found.sum_over_ranks()
-            in_time = measure_segments(segments, of_segments, shared.of_audio)
+        of_segments = in_time.sealed() if in_time else None
         launch.leave_job(accelerator)  # nobody waits while rank 0 measures
         if scores is None:
             return None
-        summary = _measure_and_write(config, index, shared, scores, references, in_time)
+        found = None
+        if segments is not None and of_segments is not None:
+            found = measure_segments(segments, of_segments)
+        summary = _measure_and_write(config, index, shared, scores, references, found)
         if len(shared.classes) < len(index.classes):
             names = ", ".join(shared.classes.names)
             number = len(shared.classes)
@@ -145,7 +153,9 @@ def _open_segments(
     seconds = config.segment_seconds or SEGMENT_SECONDS
     events = open_events(config.strong, index, config.max_left_out, columns)
     overlap = config.min_overlap or default_overlap(seconds)
-    return Segments.of(events, index, segment_seconds=seconds, min_overlap=overlap)
+    return Segments.of(
+        events, index, columns, segment_seconds=seconds, min_overlap=overlap
+    )
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, Any] | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shards.format.index import Index
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -103,3 +105,13 @@ class Labels:
         """[V] int64, ascending: the clips that have other labels in ``other``."""
         pairs = (x.clip * x.num_classes + x.label for x in (self, other))
         return np.unique(np.setxor1d(*pairs) // max(1, self.num_classes))
+
+
+def weak_labels(index: Index) -> Labels:
+    """The weak labels of all clips."""
+    return Labels.of_pairs(
+        index.table.label_rows,
+        index.table.label,
+        num_clips=len(index),
+        num_classes=len(index.classes),
+    )

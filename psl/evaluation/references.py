@@ -12,7 +12,7 @@ import numpy as np
 
 from psl.data.corrections import with_corrections
 from psl.evaluation.config import EvaluateConfig
-from psl.evaluation.labels import Labels
+from psl.evaluation.labels import Labels, weak_labels
 from psl.evaluation.measured import Measured, measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.official import Coverage, cover
@@ -88,16 +88,6 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
             num_elsewhere=said.num_elsewhere,
         )
     return References(coverage, others)
-
-
-def weak_labels(index: Index) -> Labels:
-    """The weak labels of all clips."""
-    return Labels.of_pairs(
-        index.table.label_rows,
-        index.table.label,
-        num_clips=len(index),
-        num_classes=len(index.classes),
-    )
 
 
 def _add_ancestors(ontology: str, index: Index) -> OtherLabels:

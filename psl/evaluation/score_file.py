@@ -1,9 +1,9 @@
 """Scores [R, C] in a file without a name, for more clips than memory holds.
 
-Owns the layout. The file belongs to this process: it has no name, so a process that is
-killed leaves nothing. All of it is reserved before the first clip is scored, so a disk
-that is too small is reported then. Plain reads and writes, as a memory map of a disk
-that fills up would kill the process.
+Owns the layout, which small tables have in memory. The file belongs to this process: it
+has no name, so a process that is killed leaves nothing. All of it is reserved before
+the first clip is scored, so a disk that is too small is reported then. Plain reads and
+writes, as a memory map of a disk that fills up would kill the process.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ class ScoreFile:
         num_clips: int,
         num_classes: int,
         dtype: np.dtype | None = None,
+        row: str = "clip",
+        bytes_in_memory: int = 0,
     ) -> None:
         """A file in ``folder``, or in the next folder above it that there is.
 
-        Scores are float32, or ``dtype``. Raises OSError naming the folder if it cannot
-        hold them.
+        Scores are float32, or ``dtype``. ``row`` is what a row is called in errors. A
+        table that takes no more than ``bytes_in_memory`` is held in memory instead, in
+        the same layout. Raises OSError naming the folder if it cannot hold the scores.
         """
         self.shape = (num_clips, num_classes)
+        self._row = row
         self._dtype = np.dtype(dtype or np.float32)
         self._step = clips_in_a_block(num_classes)
         self._times_written = np.zeros(num_clips, np.uint8)
@@ -51,6 +55,10 @@ class ScoreFile:
         """[R] whether all scores of each clip that was written are."""
         self._folder = _existing(Path(folder))
         self._what = f"{self._bytes(num_clips) / 1e9:.1f} GB of scores"
+        self._memory: np.ndarray | None = None
+        if self._bytes(num_clips) <= bytes_in_memory:
+            self._memory = np.empty(self._bytes(num_clips), np.uint8)
+            return
         with naming_write(self._folder, self._what), contextlib.ExitStack() as stack:
             self._stream = stack.enter_context(
                 tempfile.TemporaryFile(dir=self._folder, buffering=0)
@@ -70,8 +78,11 @@ class ScoreFile:
         self.close()
 
     def close(self) -> None:
-        """Give the disk its space back."""
-        self._stream.close()
+        """Give the disk, or memory, its space back."""
+        if self._memory is None:
+            self._stream.close()
+        else:
+            self._memory = np.empty(0, np.uint8)
 
     def write(self, places: np.ndarray, scores: np.ndarray) -> None:
         """Set the scores [B, C] of the clips ``places`` [B]."""
@@ -88,7 +99,9 @@ class ScoreFile:
         wrong = np.flatnonzero(self._times_written != 1)
         if len(wrong):
             times = self._times_written[wrong[0]]
-            raise JobError(f"clip {wrong[0]} was scored {times} times, expected once")
+            raise JobError(
+                f"{self._row} {wrong[0]} was scored {times} times, expected once"
+            )
         for start, stop in self._blocks():
             rows = self._read_at(self._bytes(start), (stop - start, self.shape[1]))
             self._write_at(self._bytes(start), np.ascontiguousarray(rows.T))
@@ -118,7 +131,11 @@ class ScoreFile:
         return num_clips * self.shape[1] * self._dtype.itemsize
 
     def _write_at(self, place: int, values: np.ndarray) -> None:
-        data = values.reshape(-1).view(np.uint8).data
+        flat = values.reshape(-1).view(np.uint8)
+        if self._memory is not None:
+            self._memory[place : place + len(flat)] = flat
+            return
+        data = flat.data
         with naming_write(self._folder, self._what):
             while data:
                 done = os.pwrite(self._stream.fileno(), data, place)
@@ -126,7 +143,11 @@ class ScoreFile:
 
     def _read_at(self, place: int, shape: tuple[int, int]) -> np.ndarray:
         values = np.empty(shape, self._dtype)
-        data = values.reshape(-1).view(np.uint8).data
+        flat = values.reshape(-1).view(np.uint8)
+        if self._memory is not None:
+            flat[:] = self._memory[place : place + len(flat)]
+            return values
+        data = flat.data
         while data:
             done = os.preadv(self._stream.fileno(), [data], place)
             assert done, "a file that is as long as it was made"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,11 @@ from psl.data.config import LoaderConfig
 from psl.data.loader import fetch_ahead, open_cache
 from psl.distributed import collectives
 from psl.distributed.arithmetic import without_trials
+from psl.evaluation.labels import Labels, weak_labels
 from psl.evaluation.metrics import Metrics, evaluate_scores
 from psl.evaluation.score_file import ScoreFile
+from psl.evaluation.score_tables import ScoreTable
+from psl.evaluation.to_main import ToMain
 from shards.dataset.reader import MemberReader
 from shards.format.index import Index
 from shards.order.plan import visit_batches
@@ -28,9 +31,10 @@ CLIPS_AT_A_TIME = 32
 depend on it."""
 MIN_SECONDS = 0.5
 """Shorter clips are padded to this, so that every model has a frame to look at."""
-_SENT_CLIPS = 4096
-"""That ranks send to rank 0 together, about."""
-
+VALIDATION_BYTES = 64_000_000
+"""Scores of a validation that stay in memory; those of AudioSet's evaluation clips take
+43 MB. A file would cost 4 ms on a local disk (2026-11-29, busy machine), and more on a
+file server, where run folders often are."""
 
 OnBatch = Callable[[np.ndarray, Tensor], None]
 """Gets the places of clips among the rows [B], and something of each."""
@@ -86,83 +90,55 @@ def scores_on_disk(
     accelerator: Accelerator,
     *,
     folder: str | Path,
-    columns: list[int],
+    columns: Sequence[int],
     batch_size: int,
     loader: LoaderConfig,
+    rows: np.ndarray | None = None,
+    before_batch: Callable[[int], None] = lambda number: None,
     on_frames: OnBatch = lambda places, probs: None,
+    bytes_in_memory: int = 0,
 ) -> Iterator[ScoreFile | None]:
-    """Probabilities of all clips in ``columns``, on disk: rank 0's. Collective.
+    """Probabilities of clips in ``columns``, on disk: rank 0's. Collective.
 
     None on the other ranks, which send theirs to rank 0 every few thousand clips. The
-    file is in ``folder`` or above it, and gone after the block. Raises OSError on all
-    ranks if the disk cannot hold it, JobError unless every clip was scored once.
+    file is in ``folder`` or above it, and gone after the block; up to
+    ``bytes_in_memory`` there is none. ``model``, ``rows`` and what is called are as
+    visit_clips has them. Raises OSError on all ranks if the disk cannot hold it,
+    JobError unless every clip was scored once.
     """
-    files: list[ScoreFile] = []
+    rows, files, chosen = _rows(index, rows), list[ScoreFile](), list(columns)
     with contextlib.ExitStack() as stack:
 
         def create() -> None:
-            file = ScoreFile(folder, num_clips=len(index), num_classes=len(columns))
+            file = ScoreFile(
+                folder,
+                num_clips=len(rows),
+                num_classes=len(columns),
+                bytes_in_memory=bytes_in_memory,
+            )
             files.append(stack.enter_context(file))
 
         collectives.from_main(create)
-        sender = _ToMain(accelerator, batch_size, len(columns), files)
+        sender = ToMain(
+            accelerator,
+            files,
+            num_classes=len(columns),
+            rows_of_a_batch=batch_size,
+        )
         visit_clips(
             model,
             index,
             accelerator,
             batch_size=batch_size,
             loader=loader,
-            on_scores=lambda places, probs: sender.add(places, probs[:, columns]),
+            rows=rows,
+            before_batch=before_batch,
+            on_scores=lambda places, probs: sender.add(places, probs[:, chosen]),
             on_frames=on_frames,
         )
         sender.flush()
         collectives.from_main(lambda: files[0].seal())
         yield files[0] if files else None
-
-
-class _ToMain:
-    """Scores of each rank on their way to the file, which rank 0 has. Collective."""
-
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        batch_size: int,
-        num_classes: int,
-        files: list[ScoreFile],
-    ) -> None:
-        """``files`` is empty on other ranks."""
-        self._files, self._device = files, accelerator.device
-        together = batch_size * accelerator.num_processes
-        self._batches = max(1, _SENT_CLIPS // together)
-        self._probs = torch.zeros(
-            self._batches * batch_size, num_classes, device=self._device
-        )
-        self._places = torch.full((len(self._probs),), -1, device=self._device)
-        self._num_batches = self._num_clips = 0
-
-    def add(self, places: np.ndarray, probs: Tensor) -> None:
-        """Take the scores [B, C] of a batch; all ranks call it equally often."""
-        part = slice(self._num_clips, self._num_clips + len(places))
-        self._places[part] = to_device(places, self._device)
-        self._probs[part] = probs
-        self._num_clips = part.stop
-        self._num_batches += 1
-        if self._num_batches == self._batches:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what there is."""
-        self._places[self._num_clips :] = -1
-        places = collectives.gather_on_main(self._places)
-        probs = collectives.gather_on_main(self._probs)
-        collectives.from_main(lambda: self._write(places, probs))
-        self._num_batches = self._num_clips = 0
-
-    def _write(self, places: list[Tensor], probs: list[Tensor]) -> None:
-        for where, scores in zip(places, probs, strict=True):
-            known = where.cpu().numpy()
-            number = int((known >= 0).sum())
-            self._files[0].write(known[:number], scores[:number].cpu().numpy())
 
 
 @without_trials()
@@ -180,10 +156,10 @@ def visit_clips(
 ) -> None:
     """Run ``model`` on this rank's share of the clips. Collective if the calls are.
 
-    ``model`` must be in evaluation mode and the same on all ranks. ``before_batch`` and
-    ``on_scores``, which gets the clip_probs [B, C], are called equally often on all
-    ranks, ``on_scores`` with no clips where other ranks have one batch more. So both
-    may be collective. ``on_frames`` gets the frame_probs [B, T, C] of each batch.
+    ``model`` must be in evaluation mode and the same on all ranks. ``on_frames`` gets
+    the frame_probs [B, T, C] of each batch, ``on_scores`` the clip_probs [B, C]. They
+    and ``before_batch`` are called equally often on all ranks, with no clips where
+    other ranks have one batch more. So all may be collective.
     """
     reader, device = MemberReader(index, open_cache(loader)), accelerator.device
     rows, memory = _rows(index, rows), BatchMemory.for_device(device)
@@ -212,6 +188,7 @@ def visit_clips(
         nothing = torch.zeros(0, len(index.classes), device=device)
         for number in range(len(batches), -(-num_batches // num_ranks)):
             before_batch(number)
+            on_frames(np.arange(0), nothing[:, None])
             on_scores(np.arange(0), nothing)
 
 
@@ -224,26 +201,36 @@ def evaluate_model(
     index: Index,
     accelerator: Accelerator,
     *,
+    folder: str | Path,
     loader: LoaderConfig,
     rows: np.ndarray | None = None,
     before_batch: Callable[[int], None] = lambda number: None,
-    on_scores: Callable[[np.ndarray, np.ndarray], None] = lambda targets, scores: None,
+    on_scores: Callable[[Labels, ScoreTable], None] = lambda labels, scores: None,
 ) -> Metrics:
     """Metrics of ``model`` over all clips of ``index``, or ``rows``. Collective.
 
-    ``before_batch`` is that of ``score_clips``. ``on_scores`` gets the weak targets and
-    the scores, [V, C] each, on every rank.
+    The scores are where scores_on_disk has them, beyond VALIDATION_BYTES in ``folder``,
+    and rank 0 measures for all.
+    ``on_scores`` gets the weak labels of these clips and their scores, on rank 0 alone.
     """
     rows = _rows(index, rows)
-    scores = score_clips(
+    labels = weak_labels(index).of_clips(rows)
+    with scores_on_disk(
         model,
         index,
         accelerator,
+        folder=folder,
+        columns=range(len(index.classes)),
         batch_size=CLIPS_AT_A_TIME,
         loader=loader,
         rows=rows,
         before_batch=before_batch,
-    )
-    targets = index.table.weak_targets(rows, len(index.classes))
-    on_scores(targets, scores)
-    return evaluate_scores(targets, scores)
+        bytes_in_memory=VALIDATION_BYTES,
+    ) as scores:
+
+        def measure() -> Metrics:
+            assert scores is not None, "rank 0 has them"
+            on_scores(labels, scores)
+            return evaluate_scores(labels, scores)
+
+        return collectives.from_main(measure)

@@ -6,18 +6,22 @@ scores of a model (segment_scores.py). The truth is read by true_events.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from psl.evaluation.labels import Labels
 from psl.evaluation.metrics import average_precision
+from psl.evaluation.score_tables import ScoreTable, as_table
 from psl.evaluation.true_events import Events, events_in_chunks
 from shards.format.chunking import Chunking
 from shards.format.index import Index
 
 SEGMENT_SECONDS = 1.0
 """Length of a segment where nobody says another."""
+NOT_FINITE = "a segment's score is not finite; the model is broken"
 
 
 @dataclass(frozen=True)
@@ -33,23 +37,28 @@ class Segments:
     """[V] int64, of each."""
     first: np.ndarray
     """[V + 1] int64: segments first[v] to first[v + 1] are those of clip rows[v]."""
-    truth: np.ndarray
-    """[S, C] bool: whether an event of the class counts for the segment."""
+    truth: Labels
+    """Of S segments: the C classes of which an event counts for each."""
 
     @staticmethod
     def of(
-        events: Events, audio: Index, *, segment_seconds: float, min_overlap: float
+        events: Events,
+        audio: Index,
+        columns: Sequence[int],
+        *,
+        segment_seconds: float,
+        min_overlap: float,
     ) -> Segments:
         """Segments of ``segment_seconds``; an event counts as events_in_chunks says.
 
-        ``min_overlap`` is in s.
+        Class ``columns[c]`` of ``audio`` becomes class c; events of others are left
+        out. ``min_overlap`` is in s.
         """
         rate = audio.properties["sample_rate"]
         chunking = Chunking.from_seconds(segment_seconds, rate)
         rows = np.flatnonzero(events.covered)
         num_samples = audio.table.count[rows].astype(np.int64)
         first = np.append(0, np.cumsum(chunking.num_chunks(num_samples)))
-        truth = np.zeros((int(first[-1]), len(audio.classes)), np.bool_)
         clip = np.searchsorted(rows, events.row)
         event, segment = events_in_chunks(
             events.start,
@@ -58,7 +67,12 @@ class Segments:
             chunking=chunking,
             min_samples=round(min_overlap * rate),
         )
-        truth[first[clip[event]] + segment, events.label[event]] = True
+        truth = Labels.of_pairs(
+            first[clip[event]] + segment,
+            events.label[event],
+            num_clips=int(first[-1]),
+            num_classes=len(audio.classes),
+        ).of_classes(list(columns))
         return Segments(segment_seconds, chunking, rows, num_samples, first, truth)
 
     def shares(
@@ -117,36 +131,42 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def measure_segments(
-    segments: Segments, scores: np.ndarray, columns: list[int]
+    segments: Segments, scores: np.ndarray | ScoreTable
 ) -> SegmentMetrics:
-    """Metrics of scores [S, C] of the classes ``columns``.
+    """Metrics of scores [S, C].
 
+    Of a table on disk, one class (a few where segments are few) is in memory at a time.
     Raises ValueError if a score is not finite, or no segment has an event.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError("a segment's score is not finite; the model is broken")
-    clip = np.repeat(np.arange(len(segments.rows)), np.diff(segments.first))
-    ap, ap_in_clip, share = [], [], []
-    for column in columns:
-        true, score = segments.truth[:, column], scores[:, column]
-        ap.append(average_precision(true, score))
-        holds = np.zeros(len(segments.rows), np.bool_)
-        holds[clip[true]] = True
-        inside = holds[clip]
-        tells = true.any() and not true[inside].all()
-        ap_in_clip.append(
-            average_precision(true[inside], score[inside]) if tells else np.nan
-        )
-        share.append(true[inside].mean() if inside.any() else np.nan)
+    table, truth = as_table(scores), segments.truth
+    ap, ap_in_clip, share = np.full((3, truth.num_classes), np.nan)
+    for c, column in enumerate(table.columns()):
+        if not np.isfinite(column).all():
+            raise ValueError(NOT_FINITE)
+        if not truth.num_positives[c]:
+            continue
+        true, inside = truth.has(c), _in_positive_clips(segments, c)
+        ap[c] = average_precision(true, column)
+        share[c] = true[inside].mean()
+        if share[c] < 1:
+            ap_in_clip[c] = average_precision(true[inside], column[inside])
     if np.isnan(ap).all():
         raise ValueError(
             "no segment has an event of the measured classes; nothing to measure"
         )
     return SegmentMetrics(
         segment_seconds=segments.seconds,
-        ap=np.array(ap),
-        ap_in_clip=np.array(ap_in_clip),
-        share_in_clip=np.array(share),
-        num_segments=len(scores),
+        ap=ap,
+        ap_in_clip=ap_in_clip,
+        share_in_clip=share,
+        num_segments=table.shape[0],
         num_clips=len(segments.rows),
     )
+
+
+def _in_positive_clips(segments: Segments, column: int) -> np.ndarray:
+    """[S] bool: the segments of the clips in which the class ``column`` sounds."""
+    of_class = segments.truth.clips_with(column)
+    holds = np.zeros(len(segments.rows), np.bool_)
+    holds[np.searchsorted(segments.first, of_class, side="right") - 1] = True
+    return np.repeat(holds, np.diff(segments.first))

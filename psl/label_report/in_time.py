@@ -57,7 +57,7 @@ def measure_in_time(
     number = min(len(known), max_clips)
     rows = known[np.arange(number) * len(known) // max(number, 1)]
     truth = Truth.of(events.only(rows), audio)
-    if truth.segments is None or not truth.segments.truth.any():
+    if truth.segments is None or not len(truth.segments.truth.clip):
         return None
     reader, clips = MemberReader(labels), []
     for row in rows.tolist():

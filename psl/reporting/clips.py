@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from psl.data.pseudo_labels import PseudoLabels
-from psl.evaluation.stored import StoredScores
+from psl.evaluation.stored import OpenScores, open_scores
 from psl.serving.sounds import spectrogram
 from shards.dataset.clips import AudioDataset
 
@@ -85,15 +86,18 @@ def strongest(labels: PseudoLabels, key: str) -> list[int]:
     return np.argsort(-labels[key].max(axis=0), kind="stable")[:NUM_CLASSES].tolist()
 
 
-def sample_rows(stored: StoredScores, keys: set[str], *, most: int) -> list[int]:
+def sample_rows(stored: OpenScores, keys: set[str], *, most: int) -> list[int]:
     """Rows of clips to play: half of them clear successes, half clear mistakes.
 
     By the lowest score of a class that is labelled less the highest of one that is
     not; each half of different classes.
     """
-    within = np.where(stored.targets, stored.scores, np.inf).min(axis=1)
-    outside = np.where(stored.targets, -np.inf, stored.scores).max(axis=1)
-    margin = within - outside
+    margin = np.full(len(stored.key), np.nan)
+    for start, scores in stored.blocks():
+        part = slice(start, start + len(scores))
+        targets = stored.labels.targets(part.start, part.stop)
+        within = np.where(targets, scores, np.inf).min(axis=1)
+        margin[part] = within - np.where(targets, -np.inf, scores).max(axis=1)
     usable = np.flatnonzero(np.isfinite(margin))
     usable = np.array([r for r in usable if stored.key[r].decode() in keys], np.int64)
     order = usable[np.argsort(margin[usable], kind="stable")]
@@ -103,15 +107,31 @@ def sample_rows(stored: StoredScores, keys: set[str], *, most: int) -> list[int]
 
 
 def _of_different_classes(
-    stored: StoredScores, order: np.ndarray, most: int
+    stored: OpenScores, order: np.ndarray, most: int
 ) -> list[int]:
+    """The first rows of ``order``, which have labels, of different first labels."""
     chosen: list[int] = []
     seen: set[int] = set()
     for row in order.tolist():
-        label = int(stored.targets[row].argmax())
+        label = int(stored.labels.label[stored.labels.span(row, row + 1).start])
         if label not in seen:
             seen.add(label)
             chosen.append(row)
         if len(chosen) == most:
             break
     return chosen
+
+
+def said_of(
+    path: Path, keys: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores [C] and targets [C] bool of those clips of ``keys`` that ``path`` has."""
+    found = {}
+    with open_scores(path) as stored:
+        wanted = np.flatnonzero(np.isin(stored.key, [key.encode() for key in keys]))
+        for start, scores in stored.blocks():
+            stop = start + len(scores)
+            for row in wanted[(wanted >= start) & (wanted < stop)].tolist():
+                targets = stored.labels.targets(row, row + 1)[0]
+                found[stored.key[row].decode()] = scores[row - start].copy(), targets
+    return found

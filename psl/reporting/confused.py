@@ -6,9 +6,12 @@ label that is missing; listening tells.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from psl.evaluation.labels import Labels
 
 MIN_CLIPS = 3
 """Clips of a class without the other, fewer of which say nothing."""
@@ -28,19 +31,26 @@ class Pair:
     """With ``label`` and without ``taken_for``."""
 
 
-def confused(targets: np.ndarray, scores: np.ndarray, *, most: int) -> list[Pair]:
+def confused(
+    labels: Labels, blocks: Iterable[tuple[int, np.ndarray]], *, most: int
+) -> list[Pair]:
     """Up to ``most`` pairs, the greatest rise of the score over ``elsewhere`` first.
 
-    ``targets`` [R, C] bool, ``scores`` [R, C] in [0, 1].
+    ``blocks`` are clips in their order: the first one's number, and scores [b, C] in
+    [0, 1]. One is in memory at a time.
     """
-    with_label = targets.astype(np.float32)
-    without = ~targets
-    outside = np.where(without, scores, 0).astype(np.float32)
     # [a, b]: over the clips with a and without b
-    counts = (with_label.T @ without.astype(np.float32)).astype(np.float64)
-    sums = (with_label.T @ outside).astype(np.float64)
-    other_counts = without.sum(axis=0) - counts
-    other_sums = outside.sum(axis=0, dtype=np.float64) - sums
+    counts, sums = np.zeros((2, labels.num_classes, labels.num_classes))
+    num_without, sum_outside = np.zeros((2, labels.num_classes))
+    for start, scores in blocks:
+        targets = labels.targets(start, start + len(scores))
+        with_label = targets.astype(np.float32)
+        outside = np.where(targets, 0, scores).astype(np.float32)
+        counts += with_label.T @ (~targets).astype(np.float32)
+        sums += with_label.T @ outside
+        num_without += (~targets).sum(axis=0)
+        sum_outside += outside.sum(axis=0, dtype=np.float64)
+    other_counts, other_sums = num_without - counts, sum_outside - sums
     mean = sums / np.maximum(counts, 1)
     elsewhere = np.maximum(other_sums, 0) / np.maximum(other_counts, 1)
     rise = np.where((counts >= MIN_CLIPS) & (other_counts >= 1), mean - elsewhere, 0.0)

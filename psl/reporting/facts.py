@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from psl.evaluation.stored import open_scores
 from psl.reporting.confused import confused
 from psl.reporting.runs import EVENT_SCORES, Evaluation, EventScores, Run, flatten
 from psl.training.config import DataConfig, TrainConfig
@@ -162,7 +163,7 @@ def title_of(run: Run, evaluation: Evaluation | EventScores) -> str:
 
 
 def _evaluation(number: int, run: Run, evaluation: Evaluation) -> dict[str, Any]:
-    summary, scores = evaluation.summary, evaluation.scores
+    summary = evaluation.summary
     intervals, segments = (_mapping(summary, k) for k in ("intervals", "segments"))
     return {
         "run": number,
@@ -182,7 +183,7 @@ def _evaluation(number: int, run: Run, evaluation: Evaluation) -> dict[str, Any]
             if isinstance(intervals, dict)
         },
         "segment_mAP": _number(segments.get("mAP")),
-        "confused": None if scores is None else _confused(evaluation),
+        "confused": _confused(evaluation),
     }
 
 
@@ -203,14 +204,16 @@ def _interval(value: Any) -> list[float] | None:
     return None if None in ends else ends  # type: ignore[return-value]
 
 
-def _confused(evaluation: Evaluation) -> list[list[Any]]:
-    assert evaluation.scores is not None
-    scores, names = evaluation.scores, names_of(evaluation)
-    pairs = confused(scores.targets, scores.scores, most=MAX_PAIRS)
+def _confused(evaluation: Evaluation) -> list[list[Any]] | None:
+    if evaluation.scores is None:
+        return None
+    mids, names = evaluation.mids, names_of(evaluation)
+    with open_scores(evaluation.scores) as stored:
+        pairs = confused(stored.labels, stored.blocks(), most=MAX_PAIRS)
     return [
         [
-            plain(names[scores.mids[p.label]]),
-            plain(names[scores.mids[p.taken_for]]),
+            plain(names[mids[p.label]]),
+            plain(names[mids[p.taken_for]]),
             round(p.score, 4),
             round(p.elsewhere, 4),
             p.num_clips,
@@ -222,8 +225,7 @@ def _confused(evaluation: Evaluation) -> list[list[Any]]:
 def names_of(evaluation: Evaluation) -> dict[str, str]:
     """Display names of the classes of an evaluation by mid; the mid if unknown."""
     found = {c.mid: c.name for c in evaluation.classes or ()}
-    mids = evaluation.scores.mids if evaluation.scores else ()
-    return {mid: found.get(mid, mid) for mid in (*found, *mids)}
+    return {mid: found.get(mid, mid) for mid in (*found, *evaluation.mids)}
 
 
 def per_class(runs: Sequence[Run]) -> list[dict[str, Any]]:

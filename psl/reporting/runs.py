@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from psl.config_values import read_yaml
-from psl.evaluation.stored import SCORES_NAME, StoredScores, read_scores
+from psl.evaluation.stored import SCORES_NAME, open_scores
 from psl.job.status import STATUS_NAME
 from psl.job.status import report as state_of
 from shards.errors import ShardError
@@ -59,8 +59,10 @@ class Evaluation:
     """metrics.json."""
     classes: list[ClassResult] | None
     """per_class.csv; None if there is none."""
-    scores: StoredScores | None
-    """scores.npz; None if there is none."""
+    scores: Path | None
+    """scores.npz, which is read when clips are shown, not held; None if not there."""
+    mids: tuple[str, ...]
+    """The classes of ``scores``, in the order of its columns."""
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,20 @@ def _read_measured(folder: Path, name: str) -> Evaluation | EventScores:
         if key not in summary or not (value is None or _is_number(value)):
             what = f"{key} is {value!r}, expected a number"
             raise _damaged(folder / SUMMARY_NAME, what, "evaluate again")
+    scores = folder / SCORES_NAME
     return Evaluation(
         folder=folder,
         name=name,
         summary=summary,
         classes=_if_there(folder / PER_CLASS_NAME, _read_per_class),
-        scores=_if_there(folder / SCORES_NAME, read_scores),
+        scores=_if_there(scores, Path),
+        mids=_if_there(scores, _mids_of) or (),
     )
+
+
+def _mids_of(path: Path) -> tuple[str, ...]:
+    with open_scores(path) as stored:
+        return stored.mids
 
 
 def _read_per_class(path: Path) -> list[ClassResult]:

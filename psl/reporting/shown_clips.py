@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from psl.data.pseudo_labels import PseudoLabels, read_labels
+from psl.evaluation.stored import open_scores
 from psl.reporting.clips import (
     NUM_CLASSES,
     NUM_SOUNDS,
     NUM_TIMELINES,
+    said_of,
     sample_rows,
     sound,
     strongest,
@@ -112,12 +116,12 @@ def _samples(
     runs: Sequence[Run], audio: AudioDataset, lines: list[str]
 ) -> list[dict[str, Any]]:
     """Clips of the first evaluation with scores, with what each evaluation says."""
-    scored = [(r, e) for r in runs for e in r.evaluations if e.scores is not None]
     keys = set(audio.keys)
     scored = [
-        (run, e)
-        for run, e in scored
-        if e.scores is not None and keys & {k.decode() for k in e.scores.key.tolist()}
+        (run, evaluation, evaluation.scores)
+        for run in runs
+        for evaluation in run.evaluations
+        if evaluation.scores is not None and _has_any(evaluation.scores, keys)
     ]
     if not scored:
         lines.append(
@@ -125,41 +129,35 @@ def _samples(
             "stored scores, so no sample clips"
         )
         return []
-    first = scored[0][1].scores
-    assert first is not None
+    with open_scores(scored[0][2]) as stored:
+        rows = sample_rows(stored, keys, most=NUM_SOUNDS)
+        chosen = [stored.key[row].decode() for row in rows]
+    said = [(run, e, said_of(scores, chosen)) for run, e, scores in scored]
     return [
-        _sample(first.key[row].decode(), scored, audio)
-        for row in sample_rows(first, keys, most=NUM_SOUNDS)
+        {
+            "key": plain(key),
+            "labels": [plain(name) for name in audio[key].label_names],
+            "heard": [_heard(run, e, *of[key]) for run, e, of in said if key in of],
+            "sound": sound(audio, key),
+        }
+        for key in chosen
     ]
 
 
-def _sample(
-    key: str, scored: Sequence[tuple[Run, Evaluation]], audio: AudioDataset
+def _has_any(scores: Path, keys: set[str]) -> bool:
+    """Whether one of the clips is among ``keys``."""
+    with open_scores(scores) as stored:
+        return any(key.decode() in keys for key in stored.key.tolist())
+
+
+def _heard(
+    run: Run, evaluation: Evaluation, scores: np.ndarray, targets: np.ndarray
 ) -> dict[str, Any]:
-    heard = []
-    for run, evaluation in scored:
-        scores = evaluation.scores
-        assert scores is not None
-        rows = (scores.key == key.encode()).nonzero()[0]
-        if not len(rows):
-            continue
-        values, names = scores.scores[rows[0]], names_of(evaluation)
-        heard.append(
-            {
-                "title": plain(title_of(run, evaluation), 120),
-                "tags": [
-                    [
-                        plain(names[scores.mids[c]]),
-                        round(float(values[c]), 3),
-                        bool(scores.targets[rows[0], c]),
-                    ]
-                    for c in (-values).argsort(kind="stable")[:NUM_CLASSES].tolist()
-                ],
-            }
-        )
-    return {
-        "key": plain(key),
-        "labels": [plain(name) for name in audio[key].label_names],
-        "heard": heard,
-        "sound": sound(audio, key),
-    }
+    """The classes of the highest of ``scores`` [C], and whether each is labelled."""
+    mids, names = evaluation.mids, names_of(evaluation)
+    highest = (-scores).argsort(kind="stable")[:NUM_CLASSES].tolist()
+    tags = [
+        [plain(names[mids[c]]), round(float(scores[c]), 3), bool(targets[c])]
+        for c in highest
+    ]
+    return {"title": plain(title_of(run, evaluation), 120), "tags": tags}

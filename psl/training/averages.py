@@ -160,6 +160,7 @@ def average_best(
         runtime.move_model(model, accelerator.device).eval(),
         valid.index,
         accelerator,
+        folder=run_dir,
         loader=loader,
         rows=valid.rows,
         before_batch=before_batch,

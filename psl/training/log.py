@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from psl.config import to_yaml
+from psl.evaluation.labels import Labels
+from psl.evaluation.score_tables import ScoreTable
 from psl.training.tracking import Tracking
 from shards import __version__
 from shards.system.files import write_atomic
@@ -128,10 +129,10 @@ class RunLog:
         }
         self._bar.set_postfix(shown, refresh=False)
 
-    def show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
-        """Curves and clips of a validation: weak targets and scores, [V, C] each."""
+    def show(self, step: int, labels: Labels, scores: ScoreTable) -> None:
+        """Curves and clips of a validation of V clips: weak labels, scores [V, C]."""
         if self._tracking is not None:
-            self._tracking.show(step, targets, scores)
+            self._tracking.show(step, labels, scores)
 
     def close(self) -> None:
         """Flush everything."""

@@ -189,10 +189,11 @@ def _validate(run: Run, state: TrainingState) -> TrainingState:
         run.used_model().eval(),
         run.valid.index,
         run.accelerator,
+        folder=run.config.run_dir,
         loader=run.config.loader,
         rows=run.valid.rows,
         before_batch=_while_scoring(run, step, lambda: _stop(run, state)),
-        on_scores=lambda targets, scores: run.log.show(step, targets, scores),
+        on_scores=lambda labels, scores: run.log.show(step, labels, scores),
     )
     run.log.record(step, epoch=state.epoch, valid_mAP=metrics.mean_ap)
     history = (*state.history, (step, metrics.mean_ap))

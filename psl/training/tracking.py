@@ -16,6 +16,8 @@ import yaml
 
 from psl.config import to_yaml
 from psl.data.validation import Validation
+from psl.evaluation.labels import Labels
+from psl.evaluation.score_tables import ScoreTable, SomeClips
 from psl.training.board import Board, Clip, choose_clips, class_indices, has_matplotlib
 from psl.training.config import BoardConfig, TrainConfig
 from psl.training.trackers import RemoteTracker
@@ -98,22 +100,28 @@ class Tracking:
         for name, tracker in list(self._trackers.items()):
             self._try(name, partial(tracker.record, step, values))
 
-    def show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
-        """Curves and clips of a validation: weak targets and scores, [V, C] each."""
-        self._try(TENSORBOARD, lambda: self._show(step, targets, scores))
+    def show(self, step: int, labels: Labels, scores: ScoreTable) -> None:
+        """Curves and clips of a validation of V clips: weak labels, scores [V, C]."""
+        self._try(TENSORBOARD, lambda: self._show(step, labels, scores))
 
-    def _show(self, step: int, targets: np.ndarray, scores: np.ndarray) -> None:
+    def _show(self, step: int, labels: Labels, scores: ScoreTable) -> None:
         if self._board is None:
             return
-        curves = {
-            name: (targets[:, index], scores[:, index])
-            for name, index in self._curves.items()
-        }
-        self._board.curves(step, curves)
-        for clip in self._clips if has_matplotlib() else ():
+        if self._curves:
+            columns = {
+                c: column.copy()
+                for c, column in enumerate(scores.columns())
+                if c in self._curves.values()
+            }
+            curves = {n: (labels.has(c), columns[c]) for n, c in self._curves.items()}
+            self._board.curves(step, curves)
+        if self._clips and has_matplotlib():
             names = self._valid.index.classes.names
-            by_name = dict(zip(names, scores[clip.place].tolist(), strict=True))
-            self._board.picture(step, clip, by_name, self._rate)
+            places = np.array([clip.place for clip in self._clips])
+            blocks = [block for _, block in SomeClips(scores, places).row_blocks()]
+            for clip, row in zip(self._clips, np.concatenate(blocks), strict=True):
+                by_name = dict(zip(names, row.tolist(), strict=True))
+                self._board.picture(step, clip, by_name, self._rate)
 
     def close(self) -> None:
         """Send what is left, within CLOSE_SECONDS each."""

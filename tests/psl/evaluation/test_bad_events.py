@@ -14,6 +14,7 @@ from torch import nn
 from psl import evaluate, events
 from psl.detection.decode import Rule
 from psl.detection.measure import measure
+from psl.evaluation.labels import Labels
 from psl.evaluation.segments import Segments
 from psl.weights.checkpoint import Checkpoint
 from shards.errors import ShardError
@@ -158,7 +159,7 @@ def test_one_clip_of_one_class_has_every_number(
 def test_no_clips_have_a_sentence() -> None:
     """The first error would be NumPy's, about arrays."""
     none = np.zeros(0, np.int64)
-    truth = np.zeros((0, 1), np.bool_)
+    truth = Labels.of(np.zeros((0, 1), np.bool_))
     segments = Segments(1.0, Chunking(8, 8), none, none, np.zeros(1, np.int64), truth)
     with pytest.raises(ValueError, match="no clips; expected scores of at least one"):
         measure([], [Rule()], segments)

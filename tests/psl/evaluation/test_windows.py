@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
@@ -18,7 +20,8 @@ from torch import nn
 from psl import evaluate, label
 from psl.config import parse
 from psl.evaluation.config import EvaluateConfig
-from psl.evaluation.segment_scores import SegmentScores
+from psl.evaluation.labels import Labels
+from psl.evaluation.segment_scores import segments_on_disk
 from psl.evaluation.segments import Segments, measure_segments
 from psl.evaluation.windows import WindowedModel, frame_bounds
 from psl.weights.checkpoint import load_checkpoint
@@ -27,7 +30,6 @@ from shards.errors import ShardError
 from shards.format.chunking import Chunking
 from shards.format.index import open_index
 
-CPU = torch.device("cpu")
 HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
 EVENTS = [
     ("clip0_0", 0.0, 0.4, "/m/low"),
@@ -152,16 +154,27 @@ def test_a_segment_s_score_is_its_frames_by_the_time_they_share(
         rows=np.array([4]),
         num_samples=np.array([length]),
         first=np.array([0, number]),
-        truth=np.zeros((number, 1), np.bool_),
+        truth=Labels.of(np.zeros((number, 1), np.bool_)),
     )
-    scores = SegmentScores(segments, lambda n: frame_bounds(model, n), CPU)
-    scores.add(np.array([3]), frames)  # a clip that the CSV does not name
-    scores.add(np.array([4]), frames)
+    with segments_on_disk(
+        segments,
+        [0],
+        lambda n: frame_bounds(model, n),
+        Accelerator(cpu=True),
+        folder=tempfile.gettempdir(),
+        batch_size=1,
+    ) as scores:
+        assert scores is not None
+        scores.add(np.array([3]), frames)  # a clip that the CSV does not name
+        scores.add(np.array([4]), frames)
+        file = scores.sealed()
+        assert file is not None
+        (found,) = file.columns()
     expected = [
         by_sample[s * segment : min((s + 1) * segment, length)].mean()
         for s in range(number)
     ]
-    np.testing.assert_allclose(scores.sum_over_ranks()[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_segment_map_is_scikit_learn_s(
@@ -232,16 +245,20 @@ def test_scores_that_are_not_finite_have_no_segment_map() -> None:
     """A broken model would get a number."""
     pieces = Chunking(10, 10)
     truth, one = np.ones((2, 1), np.bool_), np.array([20])
-    segments = Segments(1.0, pieces, np.array([0]), one, np.array([0, 2]), truth)
+    segments = Segments(
+        1.0, pieces, np.array([0]), one, np.array([0, 2]), Labels.of(truth)
+    )
     with pytest.raises(ValueError, match="score is not finite"):
-        measure_segments(segments, np.array([[0.5], [np.nan]]), [0])
-    all_true = measure_segments(segments, np.array([[0.5], [0.2]]), [0]).summary()
+        measure_segments(segments, np.array([[0.5], [np.nan]]))
+    all_true = measure_segments(segments, np.array([[0.5], [0.2]])).summary()
     assert all_true["mAP"] == 1.0
     assert all_true["mAP_in_positive_clips"] is None
     assert all_true["chance_in_positive_clips"] is None
-    silent = Segments(1.0, pieces, np.array([0]), one, np.array([0, 2]), ~truth)
+    silent = Segments(
+        1.0, pieces, np.array([0]), one, np.array([0, 2]), Labels.of(~truth)
+    )
     with pytest.raises(ValueError, match="no segment has an event"):
-        measure_segments(silent, np.array([[0.5], [0.2]]), [0])
+        measure_segments(silent, np.array([[0.5], [0.2]]))
 
 
 @pytest.mark.parametrize(

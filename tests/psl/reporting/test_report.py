@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from psl import report
+from psl.evaluation.labels import Labels
 from psl.reporting.confused import confused
 from psl.reporting.facts import shortened
 from psl.reporting.runs import short_names
@@ -201,7 +202,11 @@ def test_confused_classes_by_hand() -> None:
     targets = np.array([[1, 0], [1, 0], [1, 0], [1, 1], [0, 1], [0, 0]], np.bool_)
     scores = np.array([[0, 0.5], [0, 0.5], [0, 0.8], [0, 1], [0.3, 1], [0, 0.2]])
     # of class 1 on clips 0 to 2: 0.6; on clip 5: 0.2. Of class 0 on clip 4: one clip
-    (pair,) = confused(targets, scores, most=9)
+    labels = Labels.of(targets)
+    (pair,) = confused(labels, [(0, scores)], most=9)
+    (again,) = confused(labels, [(0, scores[:2]), (2, scores[2:])], most=9)
+    assert (again.label, again.taken_for, again.num_clips) == (0, 1, 3)
+    assert (again.score, again.elsewhere) == pytest.approx((0.6, 0.2))
     assert (pair.label, pair.taken_for, pair.num_clips) == (0, 1, 3)
     assert (pair.score, pair.elsewhere) == pytest.approx((0.6, 0.2))
 

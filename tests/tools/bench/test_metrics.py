@@ -37,3 +37,16 @@ def test_memory_is_that_of_a_process_of_its_own(
     found = re.fullmatch(r"\| 300 \| 0.00 \| (\d+) \| .* \| .* \|", line)
     assert found and 50 < int(found[1]) < 2000
     assert not list(tmp_path.iterdir())
+
+
+def test_the_memory_of_segments_is_measured_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As above, for segments of these clips."""
+    tool = importlib.import_module("tools.bench.segments")
+    tool.main(["--clips", "40", "--classes", "12", "--folder", str(tmp_path)])
+    title, _, line = capsys.readouterr().out.splitlines()
+    assert title.startswith("| Clips of 10 s, 12 classes | ")
+    found = re.fullmatch(r"\| 40 \| 0.00 \| (\d+) \| .* \| .* \|", line)
+    assert found and 50 < int(found[1]) < 2000
+    assert not list(tmp_path.iterdir())
