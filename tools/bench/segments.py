@@ -75,15 +75,13 @@ def score(segments: Segments, scores: SegmentScores) -> ScoreFile:
     return file
 
 
-def measured(
-    num_clips: int, num_classes: int, folder: str
-) -> tuple[float, float, int, int]:
-    """Seconds of scoring and of measuring; peak memory before and after, bytes.
+def measured(num_clips: int, num_classes: int, folder: str) -> tuple[float, float, int]:
+    """Seconds of scoring and of measuring, and peak memory, bytes.
 
     The peak is that of the whole process; run it in one of its own.
     """
     torch.set_num_threads(1)
-    before, files = peak_bytes(), list[ScoreFile]()
+    files: list[ScoreFile] = []
     segments = made_up_segments(num_clips, num_classes)
     with segments_on_disk(
         segments,
@@ -96,7 +94,7 @@ def measured(
         assert scores is not None
         of_scores = seconds(lambda: files.append(score(segments, scores)))
         of_metrics = seconds(lambda: measure_segments(segments, files[0]))
-    return of_scores, of_metrics, before, peak_bytes()
+    return of_scores, of_metrics, peak_bytes()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for num_clips in args.clips:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             given = (num_clips, args.classes, args.folder)
-            of_scores, of_metrics, _, peak = pool.apply(measured, given)
+            of_scores, of_metrics, peak = pool.apply(measured, given)
         size = 4 * _SEGMENTS * num_clips * args.classes / 1e9
         print(
             f"| {num_clips:,} | {size:.2f} | {peak / 1e6:.0f} | {of_scores:.1f} "
