@@ -18,6 +18,7 @@ from shards.format.index import Index
 
 SEGMENT_SECONDS = 1.0
 """Length of a segment where nobody says another."""
+FULL = "every class sounds in all segments of its clips"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,13 @@ class SegmentMetrics:
     num_clips: int
 
     def summary(self) -> dict[str, Any]:
-        """The scalars as strict JSON has them; None for what no class has."""
+        """The scalars as strict JSON has them.
+
+        One that no class has is None, and ``undefined`` gives the reason.
+        """
         counted = ~np.isnan(self.ap_in_clip)
+        names = ("mAP_in_positive_clips", "chance_in_positive_clips")
+        undefined = {} if counted.any() else {"undefined": dict.fromkeys(names, FULL)}
         return {
             "segment_seconds": self.segment_seconds,
             "mAP": _mean(self.ap),
@@ -107,6 +113,7 @@ class SegmentMetrics:
             "num_classes_in_positive_clips": int(counted.sum()),
             "num_segments": self.num_segments,
             "num_clips": self.num_clips,
+            **undefined,
         }
 
 

@@ -68,7 +68,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
         "--strong",
         metavar="CSV",
         help="true events: segment_id (the clip's key), start_time_seconds, "
-        "end_time_seconds, label (mid), separated by tabs or commas",
+        "end_time_seconds, label (mid or name), separated by tabs or commas; or as "
+        "DESED has them",
     )
     add(
         "--threshold",
