@@ -57,7 +57,7 @@ class EventsConfig:
     """From the start of one window to that of the next, s; null for window_seconds."""
     form: Literal["audioset", "desed"] = "audioset"
     """Columns of events.tsv: AudioSet-strong's, with mids, or DESED's (filename, onset,
-    offset, event_label), with names."""
+    offset, event_label), with names of classes, and files named as in strong."""
     max_left_out: Share | None = None
     """Share of the true events, of each list, that may have an unknown mid or lie
     outside their clip; null for 0."""

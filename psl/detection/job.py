@@ -5,8 +5,6 @@ Owns the order of the work and the files in ``out``.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from pathlib import Path
@@ -16,11 +14,13 @@ from accelerate import Accelerator
 from psl.detection.config import EventsConfig
 from psl.detection.decode import Rule, decode, fit_rules
 from psl.detection.events import Events, ScoredClip
+from psl.detection.events_file import audioset_table, desed_table
 from psl.detection.measure import measure
 from psl.detection.picture import draw_clip
 from psl.detection.rules_file import read_rules, to_json
 from psl.detection.scored import score_frames
 from psl.distributed import launch
+from psl.evaluation.event_lists import file_names
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
@@ -52,7 +52,7 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
         place = max(range(len(clips)), key=lambda n: len(clips[n].truth))
         draw_clip(out / "clip.png", clips[place], found[place], classes)
     write_atomic(out / "rules.json", to_json(rules, classes, how))
-    write_atomic(out / "events.tsv", _table(clips, found, classes, config.form))
+    write_atomic(out / "events.tsv", _table(config, clips, found, classes))
     text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     write_atomic(out / "metrics.json", text)
     return summary
@@ -101,28 +101,16 @@ def _rules(
 
 
 def _table(
-    clips: list[ScoredClip], found: list[Events], classes: Classes, form: str
+    config: EventsConfig,
+    clips: list[ScoredClip],
+    found: list[Events],
+    classes: Classes,
 ) -> str:
-    """Events as tab-separated text, in the order of clips and onsets."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    if form == "desed":
-        writer.writerow(["filename", "onset", "offset", "event_label"])
-    else:
-        names = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
-        writer.writerow(names)
-    for clip, events in zip(clips, found, strict=True):
-        rows = zip(
-            events.onset.tolist(),
-            events.offset.tolist(),
-            events.label.tolist(),
-            strict=True,
-        )
-        for onset, offset, label in sorted(rows):
-            name = f"{clip.key}.wav" if form == "desed" else clip.key
-            text = classes.names[label] if form == "desed" else classes.mids[label]
-            writer.writerow([name, f"{onset:.3f}", f"{offset:.3f}", text])
-    return buffer.getvalue()
+    """The content of events.tsv."""
+    if config.form == "audioset":
+        return audioset_table(clips, found, classes)
+    named = file_names(config.strong, classes) if config.strong else {}
+    return desed_table(clips, found, classes, named)
 
 
 def run(config: EventsConfig) -> dict[str, object]:

@@ -8,6 +8,7 @@ Knows classes, but no clips; true_events.py places the events in those of a data
 from __future__ import annotations
 
 import csv
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ class Line(NamedTuple):
 
     number: int
     segment: str
-    """Key of a clip."""
+    """What the list calls the clip."""
+    keys: tuple[str, ...]
+    """Keys that the clip may have in a dataset, the likeliest first."""
     start_seconds: float
     end_seconds: float
     mid: str | None
@@ -80,9 +83,32 @@ def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[Line]
                 f"expected {len(names)} columns with a clip, 0 <= start <= end in "
                 "seconds, and a class"
             ) from None
-        if is_desed:
-            segment = key_of(without_suffix(segment).rpartition("/")[2])
-        yield Line(number, segment, *times, mids.get(label, label) or None)
+        keys = _keys_of_file(segment) if is_desed else (segment,)
+        yield Line(number, segment, keys, *times, mids.get(label, label) or None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _keys_of_file(name: str) -> tuple[str, ...]:
+    """With its folder, where a dataset needed that to tell clips apart, or without.
+
+    A name may also be the key, as a dataset's own files have it.
+    """
+    stem = without_suffix(name)
+    base = stem.rpartition("/")[2]
+    return tuple(dict.fromkeys((key_of(stem), key_of(base), base)))
+
+
+def file_names(path: str | Path, classes: Classes) -> dict[str, str]:
+    """The name of its file for each key, of a list in DESED's form; else none.
+
+    Raises ShardError as ``read_lines`` does.
+    """
+    names: dict[str, str] = {}
+    for line in read_lines(path, classes):
+        if line.keys != (line.segment,):
+            for key in line.keys:
+                names.setdefault(key, line.segment)
+    return names
 
 
 def _columns(names: list[str], header: str, path: str | Path) -> tuple[str, ...]:

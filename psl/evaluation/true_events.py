@@ -92,7 +92,7 @@ def read_events(
     """
     lines = read_lines(path, audio.classes)
     segments = {line.segment for line in lines}
-    rows = _find_rows(segments, audio)
+    rows = _find_rows({line.segment: line.keys for line in lines}, audio)
     here = [line for line in lines if line.segment in rows and line.mid is not None]
     if not here:
         found = f"segments such as {min(segments)!r}" if segments else "no event"
@@ -124,11 +124,16 @@ def read_events(
     )
 
 
-def _find_rows(segments: set[str], audio: Index) -> dict[str, int]:
-    """The row of each segment that is in the dataset."""
-    wanted = {segment.encode() for segment in segments}
+def _find_rows(keys_of: dict[str, tuple[str, ...]], audio: Index) -> dict[str, int]:
+    """The row of each segment that is in the dataset, by the first key that fits."""
+    wanted = {key.encode() for keys in keys_of.values() for key in keys}
     keys = enumerate(audio.table.key.tolist())
-    return {key.decode(): row for row, key in keys if key in wanted}
+    row_of = {key.decode(): row for row, key in keys if key in wanted}
+    found = (
+        (segment, next((row_of[key] for key in keys if key in row_of), None))
+        for segment, keys in keys_of.items()
+    )
+    return {segment: row for segment, row in found if row is not None}
 
 
 def _place(
@@ -137,7 +142,8 @@ def _place(
     """Columns of Events [E], in the order of the file, and which were ``late``."""
     rate, index_of = audio.properties["sample_rate"], audio.classes.index_of
     row = np.array([rows[line.segment] for line in lines], np.int64)
-    seconds = np.array([line[2:4] for line in lines], np.float64).reshape(-1, 2)
+    times = [(line.start_seconds, line.end_seconds) for line in lines]
+    seconds = np.array(times, np.float64).reshape(-1, 2)
     start, end = np.minimum(np.rint(seconds * rate), 2.0**62).astype(np.int64).T
     length = audio.table.count[row].astype(np.int64)
     return {
