@@ -18,7 +18,7 @@ from psl.detection.events_file import audioset_table, desed_table
 from psl.detection.measure import measure
 from psl.detection.picture import draw_clip
 from psl.detection.rules_file import read_rules, to_json
-from psl.detection.scored import score_frames
+from psl.detection.scored import Scored, score_frames
 from psl.distributed import launch
 from psl.evaluation.event_lists import file_names
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
@@ -32,18 +32,20 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
     """Do what ``config`` says, and return what metrics.json holds."""
     if accelerator.num_processes > 1:
         raise ValueError("psl.events runs as one process; start it without a launcher")
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out = {out}: a file, expected a folder; choose another")
     checkpoint = load_checkpoint(config.checkpoint)
     scored = score_frames(
         config, checkpoint, accelerator, audio=config.audio, strong=config.strong
     )
     clips, classes = scored.clips, scored.classes
-    rules, how = _rules(config, checkpoint, accelerator, classes)
+    rules, how = _rules(config, checkpoint, accelerator, scored)
     found = [decode(clip.scores, clip.edges, rules) for clip in clips]
     summary: dict[str, object] = {
         "num_clips": len(clips),
         "num_found": sum(len(events) for events in found),
     }
-    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if scored.segments is not None:
         measured = measure(clips, rules, scored.segments)
@@ -62,9 +64,10 @@ def _rules(
     config: EventsConfig,
     checkpoint: Checkpoint,
     accelerator: Accelerator,
-    classes: Classes,
+    scored: Scored,
 ) -> tuple[list[Rule], dict[str, object]]:
     """The rule of each class, and where it is from."""
+    classes = scored.classes
     if config.rules is not None:
         return read_rules(config.rules, classes), {"read_from": config.rules}
     base = Rule(
@@ -87,6 +90,12 @@ def _rules(
             f"{config.fit_audio}: not the classes of {config.audio}: "
             f"{class_difference(fit.classes.mids, classes.mids)}; "
             "pack both with one class list"
+        )
+    keys = {clip.key for clip in scored.clips}
+    if shared := sum(clip.key in keys for clip in fit.clips):
+        _log.warning(
+            "%s: %d of %d clips are clips of %s, too: its numbers will be too good",
+            *(config.fit_audio, shared, len(fit.clips), config.audio),
         )
     rules = fit_rules(fit.clips, len(classes), measure=config.fit_for, base=base)
     has_events = {label for clip in fit.clips for label in clip.truth.label.tolist()}

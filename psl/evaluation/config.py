@@ -72,6 +72,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         self.loader.check_no_transcode("an evaluation")
         check_windows(self.window_seconds, self.hop_seconds)
+        if self.bootstrap == 1:
+            raise ValueError(
+                "bootstrap = 1: one resample has no interval; set 0 for none, or 1000"
+            )
         for name in ("segment_seconds", "min_overlap", "max_left_out"):
             if getattr(self, name) is not None and self.strong is None:
                 raise ValueError(f"{name} does nothing without strong; set both")

@@ -130,6 +130,25 @@ def test_a_broken_model_is_named_with_a_clip(
         main(words(teacher, dataset, tmp_path / "out", strong))
 
 
+def test_rules_that_are_fitted_to_what_is_measured_are_told(
+    teacher: Path, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Thresholds that have seen the answers would be published as results."""
+    strong, out = tmp_path / "strong.tsv", tmp_path / "o"
+    strong.write_text(HEADER + "clip0_0\t0\t1\t/m/low\n")
+    fit = [f"fit_audio={dataset}", f"fit_strong={strong}"]
+    events.main([*words(teacher, dataset, out, strong), *fit])
+    said = f"{dataset}: 1 of 1 clips are clips of {dataset}, too: its numbers will be"
+    assert any(said in record.getMessage() for record in caplog.records)
+
+
+def test_a_file_in_the_way_is_found_before_scoring(tmp_path: Path) -> None:
+    """An hour of scoring would end with "File exists"."""
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out = .*out: a file, expected a folder"):
+        events.main(["checkpoint=c", "audio=a", f"out={tmp_path / 'out'}"])
+
+
 def test_events_that_fill_their_clips_leave_a_reason_and_no_number(
     teacher: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

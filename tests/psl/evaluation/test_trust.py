@@ -134,6 +134,12 @@ def measured(
     return measure(metrics, targets, scores, num_resamples=number, seed=seed)
 
 
+def test_one_resample_is_refused() -> None:
+    """Its interval would have no width."""
+    with pytest.raises(ValueError, match="one resample has no interval"):
+        EvaluateConfig(checkpoint="c", audio="a", out="o", bootstrap=1)
+
+
 def test_one_clip_and_one_positive_have_no_interval() -> None:
     """A width of 0 would say that nothing is more certain."""
     targets, scores = np.array([[1, 0]]), np.array([[0.9, 0.1]])
