@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -21,6 +20,7 @@ from psl.detection.rules_file import read_rules, to_json
 from psl.detection.scored import Scored, score_frames
 from psl.distributed import launch
 from psl.evaluation.event_lists import file_names
+from psl.evaluation.results import check_out
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
@@ -32,9 +32,7 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
     """Do what ``config`` says, and return what metrics.json holds."""
     if accelerator.num_processes > 1:
         raise ValueError("psl.events runs as one process; start it without a launcher")
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out = {out}: a file, expected a folder; choose another")
+    out = check_out(config.out)
     checkpoint = load_checkpoint(config.checkpoint)
     scored = score_frames(
         config, checkpoint, accelerator, audio=config.audio, strong=config.strong

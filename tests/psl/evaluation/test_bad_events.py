@@ -142,11 +142,12 @@ def test_rules_that_are_fitted_to_what_is_measured_are_told(
     assert any(said in record.getMessage() for record in caplog.records)
 
 
-def test_a_file_in_the_way_is_found_before_scoring(tmp_path: Path) -> None:
+@COMMANDS
+def test_a_file_in_the_way_is_found_before_scoring(main: Main, tmp_path: Path) -> None:
     """An hour of scoring would end with "File exists"."""
     (tmp_path / "out").touch()
     with pytest.raises(ValueError, match="out = .*out: a file, expected a folder"):
-        events.main(["checkpoint=c", "audio=a", f"out={tmp_path / 'out'}"])
+        main(["checkpoint=c", "audio=a", f"out={tmp_path / 'out'}"])
 
 
 def test_events_that_fill_their_clips_leave_a_reason_and_no_number(
