@@ -20,7 +20,7 @@ from psl.evaluation.measured import measure
 from psl.evaluation.metrics import evaluate_scores
 from psl.evaluation.opened import open_model
 from psl.evaluation.references import References, open_references, weak_labels
-from psl.evaluation.results import check_out, summarise, write_results
+from psl.evaluation.results import summarise, write_results
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.score_tables import ScoreTable
 from psl.evaluation.scoring import scores_on_disk
@@ -47,7 +47,6 @@ def evaluate(config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]
 
     What metrics.json holds; None on other ranks than 0.
     """
-    check_out(config.out)
     index = open_index(config.audio, kind="audio")
     checkpoint = load_checkpoint(config.checkpoint)
     check_has_labels(index, "evaluate against")

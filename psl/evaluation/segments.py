@@ -18,7 +18,6 @@ from shards.format.index import Index
 
 SEGMENT_SECONDS = 1.0
 """Length of a segment where nobody says another."""
-FULL = "every class sounds in all segments of its clips"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,9 @@ class Segments:
 def default_overlap(segment_seconds: float) -> float:
     """How much of an event, s, makes it count for a segment, if nobody says."""
     return min(0.25, segment_seconds / 4)
+
+
+FULL = "every class sounds in all segments of its clips"
 
 
 @dataclass(frozen=True)
