@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "with a blank between them and commas between the runs of one"
         )
     for system in systems:
-        if len(set(system)) < len(system):
+        if len({os.path.realpath(folder) for folder in system}) < len(system):
             raise ValueError(f"{','.join(system)}: names a run twice")
     from psl.evaluation.comparing import compare  # loads torch
 

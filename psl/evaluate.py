@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     end_with_launcher()
     from psl.evaluation.described import described
     from psl.evaluation.evaluate import run_evaluation  # loads torch
+    from psl.evaluation.results import check_out
 
+    check_out(config.out)
     summary = run_evaluation(config)
     if summary is None:  # another rank says it
         return

@@ -10,6 +10,7 @@ from psl.config import BatchSize, Seconds, Share, config
 from psl.data.config import LoaderConfig
 from psl.evaluation.config import check_windows
 
+DEFAULT_THRESHOLD = 0.5
 SecondsOrZero = Annotated[float, Field(ge=0, le=600)]
 """A length in time, or none."""
 
@@ -41,7 +42,7 @@ class EventsConfig:
     """With fit_audio: the F1 that is to be high, of 1-s segments or of events."""
     rules: str | None = None
     """rules.json of an earlier call, to apply; null for the rules below."""
-    threshold: float = Field(default=0.5, ge=0, le=1)
+    threshold: float = Field(default=DEFAULT_THRESHOLD, ge=0, le=1)
     """A class sounds in a frame whose probability is at least this."""
     median_seconds: SecondsOrZero = 0.0
     """Length of a median filter over the frames, s; 0 for none."""
@@ -56,10 +57,10 @@ class EventsConfig:
     """From the start of one window to that of the next, s; null for window_seconds."""
     form: Literal["audioset", "desed"] = "audioset"
     """Columns of events.tsv: AudioSet-strong's, with mids, or DESED's (filename, onset,
-    offset, event_label), with names."""
+    offset, event_label), with names of classes, and files named as in strong."""
     max_left_out: Share | None = None
-    """Share of the true events that may have an unknown mid or lie outside their clip;
-    null for 0."""
+    """Share of the true events, of each list, that may have an unknown mid or lie
+    outside their clip; null for 0."""
     batch_size: BatchSize = 32
     """Clips scored at a time."""
     loader: LoaderConfig = LoaderConfig()
@@ -75,6 +76,23 @@ class EventsConfig:
             )
         if self.fit_audio is None and self.fit_for != "segment":
             raise ValueError("fit_for does nothing without fit_audio; set both")
-        if self.strong is None and self.max_left_out is not None:
+        lists = (self.strong, self.fit_strong)
+        if lists == (None, None) and self.max_left_out is not None:
             raise ValueError("max_left_out does nothing without strong; set both")
+        if self.rules is not None:
+            self._check_rules_alone()
         check_windows(self.window_seconds, self.hop_seconds)
+
+    def _check_rules_alone(self) -> None:
+        """ValueError if a rule is given besides the file of all rules."""
+        given = {
+            "threshold": self.threshold != DEFAULT_THRESHOLD,
+            "median_seconds": self.median_seconds,
+            "min_seconds": self.min_seconds,
+            "max_gap_seconds": self.max_gap_seconds,
+        }
+        if names := [name for name, is_set in given.items() if is_set]:
+            raise ValueError(
+                f"{names[0]} does nothing with rules, a file that has it for each "
+                "class; leave one of the two out"
+            )

@@ -5,22 +5,22 @@ Owns the order of the work and the files in ``out``.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from psl.detection.config import EventsConfig
 from psl.detection.decode import Rule, decode, fit_rules
 from psl.detection.events import Events, ScoredClip
+from psl.detection.events_file import audioset_table, desed_table
 from psl.detection.measure import measure
 from psl.detection.picture import draw_clip
 from psl.detection.rules_file import read_rules, to_json
-from psl.detection.scored import score_frames
+from psl.detection.scored import Scored, score_frames
 from psl.distributed import launch
+from psl.evaluation.event_lists import file_names
+from psl.evaluation.results import check_out
 from psl.weights.checkpoint import Checkpoint, load_checkpoint
 from shards.format.classes import Classes, class_difference
 from shards.system.files import write_atomic
@@ -32,18 +32,18 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
     """Do what ``config`` says, and return what metrics.json holds."""
     if accelerator.num_processes > 1:
         raise ValueError("psl.events runs as one process; start it without a launcher")
+    out = check_out(config.out)
     checkpoint = load_checkpoint(config.checkpoint)
     scored = score_frames(
         config, checkpoint, accelerator, audio=config.audio, strong=config.strong
     )
     clips, classes = scored.clips, scored.classes
-    rules, how = _rules(config, checkpoint, accelerator, classes)
+    rules, how = _rules(config, checkpoint, accelerator, scored)
     found = [decode(clip.scores, clip.edges, rules) for clip in clips]
     summary: dict[str, object] = {
         "num_clips": len(clips),
         "num_found": sum(len(events) for events in found),
     }
-    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     if scored.segments is not None:
         measured = measure(clips, rules, scored.segments)
@@ -52,7 +52,7 @@ def find_events(config: EventsConfig, accelerator: Accelerator) -> dict[str, obj
         place = max(range(len(clips)), key=lambda n: len(clips[n].truth))
         draw_clip(out / "clip.png", clips[place], found[place], classes)
     write_atomic(out / "rules.json", to_json(rules, classes, how))
-    write_atomic(out / "events.tsv", _table(clips, found, classes, config.form))
+    write_atomic(out / "events.tsv", _table(config, clips, found, classes))
     text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     write_atomic(out / "metrics.json", text)
     return summary
@@ -62,9 +62,10 @@ def _rules(
     config: EventsConfig,
     checkpoint: Checkpoint,
     accelerator: Accelerator,
-    classes: Classes,
+    scored: Scored,
 ) -> tuple[list[Rule], dict[str, object]]:
     """The rule of each class, and where it is from."""
+    classes = scored.classes
     if config.rules is not None:
         return read_rules(config.rules, classes), {"read_from": config.rules}
     base = Rule(
@@ -88,6 +89,12 @@ def _rules(
             f"{class_difference(fit.classes.mids, classes.mids)}; "
             "pack both with one class list"
         )
+    keys = {clip.key for clip in scored.clips}
+    if shared := sum(clip.key in keys for clip in fit.clips):
+        _log.warning(
+            "%s: %d of %d clips are clips of %s, too: its numbers will be too good",
+            *(config.fit_audio, shared, len(fit.clips), config.audio),
+        )
     rules = fit_rules(fit.clips, len(classes), measure=config.fit_for, base=base)
     has_events = {label for clip in fit.clips for label in clip.truth.label.tolist()}
     unfitted = [mid for c, mid in enumerate(classes.mids) if c not in has_events]
@@ -101,28 +108,16 @@ def _rules(
 
 
 def _table(
-    clips: list[ScoredClip], found: list[Events], classes: Classes, form: str
+    config: EventsConfig,
+    clips: list[ScoredClip],
+    found: list[Events],
+    classes: Classes,
 ) -> str:
-    """Events as tab-separated text, in the order of clips and onsets."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
-    if form == "desed":
-        writer.writerow(["filename", "onset", "offset", "event_label"])
-    else:
-        names = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
-        writer.writerow(names)
-    for clip, events in zip(clips, found, strict=True):
-        rows = zip(
-            events.onset.tolist(),
-            events.offset.tolist(),
-            events.label.tolist(),
-            strict=True,
-        )
-        for onset, offset, label in sorted(rows):
-            name = f"{clip.key}.wav" if form == "desed" else clip.key
-            text = classes.names[label] if form == "desed" else classes.mids[label]
-            writer.writerow([name, f"{onset:.3f}", f"{offset:.3f}", text])
-    return buffer.getvalue()
+    """The content of events.tsv."""
+    if config.form == "audioset":
+        return audioset_table(clips, found, classes)
+    named = file_names(config.strong, classes) if config.strong else {}
+    return desed_table(clips, found, classes, named)
 
 
 def run(config: EventsConfig) -> dict[str, object]:

@@ -35,7 +35,8 @@ class EvaluateConfig:
     """From the start of one window to that of the next, s; null for window_seconds."""
     strong: str | None = None
     """CSV of true events as AudioSet-strong has them (segment_id, start_time_seconds,
-    end_time_seconds, label), to measure what is found when; null for clips only."""
+    end_time_seconds, label), or DESED, to measure what is found when; null for clips
+    only."""
     segment_seconds: Seconds | None = None
     """With strong: length of the segments that are scored, s; null for 1."""
     min_overlap: Seconds | None = None
@@ -49,8 +50,9 @@ class EvaluateConfig:
     bootstrap_seed: CountOrZero = 0
     """Seed of the resamples."""
     official: str | None = None
-    """List of the clips that there should be: AudioSet's segments CSV, or an id or its
-    SHA-256 on each line. How many are there is then stated; null for no such list."""
+    """List of the clips that there should be: AudioSet's segments CSV, or an id, its
+    SHA-256 or the name of a file on each line. How many are there is then stated; null
+    for no such list."""
     relabelled: str | None = None
     """Segments CSV with other labels of the clips, measured besides the audio's own;
     null for none."""
@@ -70,6 +72,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         self.loader.check_no_transcode("an evaluation")
         check_windows(self.window_seconds, self.hop_seconds)
+        if self.bootstrap == 1:
+            raise ValueError(
+                "bootstrap = 1: one resample has no interval; set 0 for none, or 1000"
+            )
         for name in ("segment_seconds", "min_overlap", "max_left_out"):
             if getattr(self, name) is not None and self.strong is None:
                 raise ValueError(f"{name} does nothing without strong; set both")

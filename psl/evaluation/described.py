@@ -22,20 +22,26 @@ def described(summary: Mapping[str, Any]) -> str:
     number = summary["num_classes_with_positives"]
     about = f"{summary['num_clips']} clips, {number} classes with positives"
     lines = [f"{about}, against {summary['labels']}", *_metrics(summary)]
+    lines.append(f"  sha256 of these clips: {summary['sha256_of_clips']}")
     if (coverage := summary.get("coverage")) is not None:
         present, listed = coverage["present"], coverage["listed"]
         share = f"{100 * coverage['share']:.1f} %"
         lines.append(f"  {present} of {listed} official segments are here ({share})")
+        lines.append(f"  sha256 of those: {coverage['sha256_of_present']}")
+        if coverage["unlisted"]:
+            lines.append(f"  {coverage['unlisted']} clips are in no line of that list")
     for name, found in summary.items():
         if isinstance(found, Mapping) and "clips_elsewhere" in found:
             lines += [f"against {name} labels ({found['labels']})", *_metrics(found)]
     if (segments := summary.get("segments")) is not None:
         inside = segments["mAP_in_positive_clips"]
         chance = _percent(segments["chance_in_positive_clips"]).strip()
+        reasons = segments.get("undefined", {})
+        about = reasons.get("mAP_in_positive_clips", f"(a guess: {chance})")
         lines += [
             f"segments of {segments['segment_seconds']:g} s, against true events",
             f"  {'mAP':14} {_percent(segments['mAP'])}",
-            f"  {'in its clips':14} {_percent(inside)}  (a guess: {chance})",
+            f"  {'in its clips':14} {_percent(inside)}  {about}",
         ]
     return "\n".join(lines)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from psl.data.validation import recording
+from shards.audio.decode import SUFFIXES
 from shards.errors import ShardError
 from shards.format.schema import make_key
+from shards.packing.names import key_of, without_suffix
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 _HEADERS = ("id", "key", "ytid", "segment_id", "sha256", "clip", "clip_id", "filename")
@@ -39,6 +41,8 @@ class Coverage:
     """Evaluated clips that the list does not have."""
     sha256: str
     """Fingerprint of the listed clips that were evaluated."""
+    missing: str | None
+    """The first of the list's clips that was not."""
 
     def summary(self, path: str) -> dict[str, Any]:
         """For metrics.json."""
@@ -55,33 +59,51 @@ class Coverage:
 def cover(path: str | Path, keys: list[bytes]) -> Coverage:
     """How much of the list in ``path`` clips ``keys`` are.
 
-    A line is AudioSet's (id, start, end, labels), an id or key, or the SHA-256 of one.
-    An id without a start stands for any clip of that recording. Raises ShardError
-    naming the file: unreadable, empty, a duplicate, or of other clips only.
+    A line is AudioSet's (id, start, end, labels), an id or key, the name of an audio
+    file, or the SHA-256 of an id or key. An id without a start stands for any clip of
+    that recording. Raises ShardError naming the file: unreadable, empty, a duplicate,
+    or of other clips only.
     """
     listed = _read_list(path)
-    hashed = all(_SHA256.fullmatch(name) for name in listed)
-    names = listed
-    if hashed:
-        names = {name.lower(): line for name, line in listed.items()}
+    hashed = [name for name in listed if _SHA256.fullmatch(name)]
+    meant = {alias: name for name in listed for alias in _aliases_of(name)}
+    meant |= {name: name for name in listed} | {name.lower(): name for name in hashed}
     found: set[str] = set()
     present = []
     for key in keys:
         own = {key.decode(), recording(key).decode()}
         if hashed:
-            own = {hashlib.sha256(name.encode()).hexdigest() for name in own}
-        if own & names.keys():
-            found |= own & names.keys()
+            own |= {hashlib.sha256(name.encode()).hexdigest() for name in own}
+        if here := {meant[name] for name in own & meant.keys()}:
+            found |= here
             present.append(key)
     if not present:
-        what = "hashes" if hashed else f"clips such as {next(iter(listed))!r}"
+        what = f"clips such as {next(iter(listed))!r:.100}"
+        if len(hashed) == len(listed):
+            what = "hashes"
         raise ShardError(
             f"{path}: {len(listed)} {what}, none of which is among the {len(keys)} "
-            f"evaluated, such as {keys[0].decode()!r}; give the list of these clips"
+            f"evaluated, such as {keys[0].decode()!r}; give the list of these clips, "
+            "one on each line, or its columns separated by commas"
         )
     return Coverage(
-        len(listed), len(found), len(keys) - len(present), fingerprint(present)
+        listed=len(listed),
+        present=len(found),
+        unlisted=len(keys) - len(present),
+        sha256=fingerprint(present),
+        missing=next((name for name in listed if name not in found), None),
     )
+
+
+def _aliases_of(name: str) -> set[str]:
+    """Keys that the name of an audio file may have become; none for another name."""
+    if Path(name).suffix.lower() not in SUFFIXES:
+        return set()
+    stem = without_suffix(name)
+    try:
+        return {key_of(stem), key_of(stem.rpartition("/")[2])}
+    except ShardError:
+        return set()
 
 
 def _read_list(path: str | Path) -> dict[str, int]:
@@ -100,8 +122,12 @@ def _read_list(path: str | Path) -> dict[str, int]:
                         f"{names[name]} as well; expected each clip once"
                     )
                 names[name] = lines.line_num
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
         raise ShardError(f"{path}: cannot read the official list: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ShardError(
+            f"{path}: cannot read the official list: {error}; save it as text in UTF-8"
+        ) from None
     if not names:
         raise ShardError(f"{path}: no clip; expected a list of ids, or a segments CSV")
     return names

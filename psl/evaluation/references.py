@@ -69,11 +69,12 @@ def open_references(config: EvaluateConfig, index: Index) -> References:
         coverage = cover(config.official, index.table.key.tolist())
         if coverage.present < coverage.listed:
             _log.warning(
-                "%s: %d of %d clips are there; results compare only with those on the "
-                "same clips",
+                "%s: %d of %d clips are there, not %r for one; results compare only "
+                "with those on the same clips",
                 config.official,
                 coverage.present,
                 coverage.listed,
+                coverage.missing,
             )
     if config.relabelled is not None:
         others["relabelled"] = _read_relabelled(config.relabelled, index)

@@ -27,6 +27,14 @@ VERSION = 2
 """Of metrics.json. 1 had no version, intervals or clips."""
 
 
+def check_out(out: str | Path) -> Path:
+    """``out``; ValueError if it is a file, before anything is scored for it."""
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"out = {out}: a file, expected a folder; choose another")
+    return path
+
+
 def summarise(
     config: EvaluateConfig,
     index: Index,

@@ -94,6 +94,9 @@ def default_overlap(segment_seconds: float) -> float:
     return min(0.25, segment_seconds / 4)
 
 
+FULL = "every class sounds in all segments of its clips"
+
+
 @dataclass(frozen=True)
 class SegmentMetrics:
     """How well a model knows what sounds when."""
@@ -110,8 +113,13 @@ class SegmentMetrics:
     num_clips: int
 
     def summary(self) -> dict[str, Any]:
-        """The scalars as strict JSON has them; None for what no class has."""
+        """The scalars as strict JSON has them.
+
+        One that no class has is None, and ``undefined`` gives the reason.
+        """
         counted = ~np.isnan(self.ap_in_clip)
+        names = ("mAP_in_positive_clips", "chance_in_positive_clips")
+        undefined = {} if counted.any() else {"undefined": dict.fromkeys(names, FULL)}
         return {
             "segment_seconds": self.segment_seconds,
             "mAP": _mean(self.ap),
@@ -121,6 +129,7 @@ class SegmentMetrics:
             "num_classes_in_positive_clips": int(counted.sum()),
             "num_segments": self.num_segments,
             "num_clips": self.num_clips,
+            **undefined,
         }
 
 

@@ -42,6 +42,10 @@ def open_events(
         _log.warning("%s: %d events left out", path, left_out)
     if events.num_cut:
         _log.info("%s: %d events cut at the end of their clip", path, events.num_cut)
+    if events.num_segments_elsewhere:
+        line = "%s: names %d clips that are not in %s, with %d events: left out"
+        numbers = events.num_segments_elsewhere, audio.where, events.num_elsewhere
+        _log.info(line, path, *numbers)
     if not events.covered.all():
         found, number = int(events.covered.sum()), len(audio)
         _log.info("%s: names %d of %d clips; only these count", path, found, number)

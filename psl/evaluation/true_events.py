@@ -1,43 +1,25 @@
-"""True events of clips, from a strong CSV, and the chunks they lie in.
+"""True events of the clips of a dataset, and the chunks they lie in.
 
-Owns the CSV's forms (AudioSet-strong's: segment_id, start_time_seconds,
-end_time_seconds, label; DESED's: filename, onset, offset, event_label) and the rule by
-which an event counts for a chunk. Measures nothing.
+Owns which events of a list are used, and the rule by which an event counts for a chunk.
+event_lists.py reads the list. Measures nothing.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TextIO
 
 import numpy as np
 
+from psl.evaluation.event_lists import Line, read_lines
 from shards.errors import ShardError
 from shards.format.chunking import Chunking
-from shards.format.classes import Classes
 from shards.format.index import Index
-from shards.packing.names import key_of, without_suffix
 
-COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
-DESED_COLUMNS = ("filename", "onset", "offset", "event_label")
-"""Files have names with a suffix, classes are named, and a row without times and class
-is a clip without events."""
 MAX_NAMED = 10
 """Unknown mids that an error names; all are in ``Events.unknown``."""
-
-
-class _Line(NamedTuple):
-    number: int
-    segment: str
-    start_seconds: float
-    end_seconds: float
-    mid: str | None
-    """None in a row that only says that a clip has no event."""
 
 
 @dataclass(frozen=True)
@@ -101,21 +83,16 @@ def read_events(
     max_left_out: float,
     option: str = "--max-left-out ",
 ) -> Events:
-    """The events of the clips of ``audio``; ``segment_id`` is the key of a clip.
+    """The events of the clips of ``audio``, from a list as ``read_lines`` reads it.
 
-    Columns are separated by tabs or commas, times are seconds in the clip, labels mids;
-    or the list is in DESED's form. Segments that are not in ``audio`` are counted.
-    Raises ShardError naming file and line: unreadable, malformed, no event of these
-    clips, or a share of their events beyond ``max_left_out`` with an unknown mid or
-    with nothing inside the clip. ``option`` is how the user writes that limit.
+    Events of segments that are not in ``audio`` are counted. Raises ShardError naming
+    file and line: unreadable, malformed, no event of these clips, or a share
+    of their events beyond ``max_left_out`` with an unknown mid or with nothing inside
+    the clip. ``option`` is how the user writes that limit.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = list(_parse(stream, path, audio.classes))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(f"{path}: cannot read events: {error}") from None
+    lines = read_lines(path, audio.classes)
     segments = {line.segment for line in lines}
-    rows = _find_rows(segments, audio)
+    rows = _find_rows({line.segment: line.keys for line in lines}, audio)
     here = [line for line in lines if line.segment in rows and line.mid is not None]
     if not here:
         found = f"segments such as {min(segments)!r}" if segments else "no event"
@@ -125,6 +102,7 @@ def read_events(
         raise ShardError(
             f"{path}: {found}; expected events of the clips of {audio.where}{example}"
         )
+    num_events = sum(line.mid is not None for line in lines)
     known = [line for line in here if line.mid in audio.classes.index_of]
     events = _place(known, rows, audio)
     inside = events["start"] < events["stop"]
@@ -141,66 +119,31 @@ def read_events(
         unknown=dict(unknown.most_common()),
         num_outside=int((~inside).sum()),
         num_cut=int((events["late"] & inside).sum()),
-        num_elsewhere=len(lines) - len(here),
+        num_elsewhere=num_events - len(here),
         num_segments_elsewhere=len(segments) - len(rows),
     )
 
 
-def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[_Line]:
-    """The lines below the header; ShardError names the first malformed one."""
-    header = stream.readline()
-    delimiter = "\t" if "\t" in header else ","
-    names = [name.strip() for name in header.split(delimiter)]
-    is_desed = all(name in names for name in DESED_COLUMNS)
-    columns = DESED_COLUMNS if is_desed else COLUMNS
-    if missing := [name for name in columns if name not in names]:
-        raise ShardError(
-            f"{path}: line 1: no column {', '.join(missing)} in "
-            f"{header.strip()!r:.200}; expected a header with {', '.join(COLUMNS)}, or "
-            f"{', '.join(DESED_COLUMNS)}, separated by tabs or commas"
-        )
-    places = [names.index(name) for name in columns]
-    mids = dict(zip(classes.names, classes.mids, strict=True)) if is_desed else {}
-    reader = csv.reader(stream, delimiter=delimiter)
-    for fields in reader:
-        number = reader.line_num + 1
-        if not fields:
-            continue
-        try:
-            if len(fields) != len(names):
-                raise ValueError
-            segment, start, end, label = (fields[place].strip() for place in places)
-            if is_desed:
-                segment = key_of(without_suffix(segment).rpartition("/")[2])
-                label = mids.get(label, label)
-            if is_desed and not (start or end or label):
-                yield _Line(number, segment, 0.0, 0.0, None)
-                continue
-            times = float(start), float(end)
-            if not 0.0 <= times[0] <= times[1] < math.inf:
-                raise ValueError
-        except ValueError:
-            raise ShardError(
-                f"{path}: line {number}: found {delimiter.join(fields)!r:.200}, "
-                f"expected {len(names)} columns with 0 <= start <= end in seconds"
-            ) from None
-        yield _Line(number, segment, *times, label)
-
-
-def _find_rows(segments: set[str], audio: Index) -> dict[str, int]:
-    """The row of each segment that is in the dataset."""
-    wanted = {segment.encode() for segment in segments}
+def _find_rows(keys_of: dict[str, tuple[str, ...]], audio: Index) -> dict[str, int]:
+    """The row of each segment that is in the dataset, by the first key that fits."""
+    wanted = {key.encode() for keys in keys_of.values() for key in keys}
     keys = enumerate(audio.table.key.tolist())
-    return {key.decode(): row for row, key in keys if key in wanted}
+    row_of = {key.decode(): row for row, key in keys if key in wanted}
+    found = (
+        (segment, next((row_of[key] for key in keys if key in row_of), None))
+        for segment, keys in keys_of.items()
+    )
+    return {segment: row for segment, row in found if row is not None}
 
 
 def _place(
-    lines: list[_Line], rows: dict[str, int], audio: Index
+    lines: list[Line], rows: dict[str, int], audio: Index
 ) -> dict[str, np.ndarray]:
     """Columns of Events [E], in the order of the file, and which were ``late``."""
     rate, index_of = audio.properties["sample_rate"], audio.classes.index_of
     row = np.array([rows[line.segment] for line in lines], np.int64)
-    seconds = np.array([line[2:4] for line in lines], np.float64).reshape(-1, 2)
+    times = [(line.start_seconds, line.end_seconds) for line in lines]
+    seconds = np.array(times, np.float64).reshape(-1, 2)
     start, end = np.minimum(np.rint(seconds * rate), 2.0**62).astype(np.int64).T
     length = audio.table.count[row].astype(np.int64)
     return {
@@ -215,8 +158,8 @@ def _place(
 def _check_left_out(
     path: str | Path,
     audio: Index,
-    here: list[_Line],
-    known: list[_Line],
+    here: list[Line],
+    known: list[Line],
     inside: np.ndarray,
     max_left_out: float,
     option: str,
@@ -244,10 +187,11 @@ def _check_left_out(
             f"{line.segment!r}"
         )
     share = math.ceil(1000 * num_left_out / len(here)) / 1000
+    limit = f", or {option}{share:g}" if num_left_out < len(here) else ""
     raise ShardError(
         f"{path}: {'; '.join(parts)}; of {len(here)} events of these clips "
         f"{num_left_out} would be left out; give the class list and clips they were "
-        f"made for, or {option}{share:g}"
+        f"made for{limit}"
     )
 
 

@@ -68,7 +68,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
         "--strong",
         metavar="CSV",
         help="true events: segment_id (the clip's key), start_time_seconds, "
-        "end_time_seconds, label (mid), separated by tabs or commas",
+        "end_time_seconds, label (mid or name), separated by tabs or commas; or as "
+        "DESED has them",
     )
     add(
         "--threshold",
@@ -113,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label_report``."""
     args = _parser().parse_args(argv)
     # imported late, so that --help is quick
+    from psl.evaluation.results import check_out
     from psl.label_report.drawing import draw_report, pictures
     from psl.label_report.markdown import render
     from psl.label_report.report import (
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_report,
     )
 
-    out = args.out or default_out(args.labels)
+    out = check_out(args.out or default_out(args.labels))
     settings = Settings(
         labels=args.labels,
         audio=args.audio or audio_of(args.labels),

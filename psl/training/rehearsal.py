@@ -7,9 +7,11 @@ needed, since the order is a pure function of rank and world size.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -130,6 +132,7 @@ def rehearse(
     if wrong := [rank for rank in ranks if rank >= world_size]:
         raise ValueError(f"ranks {wrong}: expected 0 to {world_size - 1} (world - 1)")
     seconds: dict[str, float] = {}
+    _check_run_dir(config.run_dir)
     config = agreed(config)
     strategy = config.strategy or "ddp"
     launch.check_installed(strategy)
@@ -165,6 +168,19 @@ def rehearse(
         seconds=seconds,
         resumes_after=parts.schedule.steps_done(saved.training) if saved else 0,
     )
+
+
+def _check_run_dir(run_dir: str) -> None:
+    """ValueError if no run can have this folder; nothing is written."""
+    place = Path(os.path.abspath(run_dir))
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"run_dir = {run_dir}: {place} is no folder; choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"run_dir = {run_dir}: no right to write into {place}; choose another"
+        )
 
 
 def _keys(parts: Parts, rank: int, world_size: int, number: int) -> list[list[str]]:

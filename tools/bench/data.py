@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import resource
@@ -186,6 +187,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def check_enough(num_chunks: int, *, num_batches: int) -> None:
+    """ValueError if the chunks do not fill the batches: some would wait for ever."""
+    if num_chunks < num_batches * BATCH_SIZE:
+        least = math.ceil(num_batches * CLIPS_PER_BATCH)
+        raise ValueError(
+            f"{num_chunks} chunks do not fill {num_batches} batches of {BATCH_SIZE}; "
+            f"take {least} clips of {CLIP_SECONDS:g} s or more"
+        )
+
+
 def compare_peers(audio: Audio, args: argparse.Namespace, load_before: float) -> None:
     """Print the tables of the comparison with other libraries, and keep the rest."""
 
@@ -236,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_clips=args.clips,
         codecs=("wav",) if args.peers else CODECS,
     )
+    check_enough(len(audio.chunk_bounds), num_batches=2 if args.peers else 1)
     if args.peers:
         compare_peers(audio, args, load_before)
         return

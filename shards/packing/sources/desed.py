@@ -10,6 +10,7 @@ labels.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,8 +103,12 @@ def _read(path: str) -> Iterator[tuple[str, str, str]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
         raise ShardError(f"{path}: cannot read the list of clips: {error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ShardError(
+            f"{path}: cannot read the list of clips: {error}; save it as text in UTF-8"
+        ) from None
     if not rows:
         raise ShardError(f"{path}: no clips; expected rows below a header line")
     names = [name for name in rows[0] if name is not None]
@@ -115,6 +120,24 @@ def _read(path: str) -> Iterator[tuple[str, str, str]]:
         )
     for number, row in enumerate(rows):
         where, name = f"{path}: line {number + 2}", (row["filename"] or "").strip()
-        if not name or row.get(None):
+        if not name or row.get(None) or None in row.values():
             raise ShardError(f"{where}: expected {len(names)} columns with a filename")
-        yield where, name, (row[column] or "").strip()
+        text = row[column].strip()
+        if column == STRONG and {"onset", "offset"} <= row.keys():
+            _check_times(row["onset"].strip(), row["offset"].strip(), text, where)
+        yield where, name, text
+
+
+def _check_times(onset: str, offset: str, text: str, where: str) -> None:
+    """ShardError unless a row has an event with its times, or none."""
+    if not (onset or offset or text):
+        return
+    try:
+        is_event = bool(text) and 0 <= float(onset) <= float(offset) < math.inf
+    except ValueError:
+        is_event = False
+    if not is_event:
+        raise ShardError(
+            f"{where}: {text!r:.80} from {onset!r:.40} to {offset!r:.40}; expected a "
+            "class with 0 <= onset <= offset in seconds, or nothing in all three"
+        )

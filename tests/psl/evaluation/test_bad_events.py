@@ -53,7 +53,11 @@ def words(checkpoint: Path, audio: Path, out: Path, strong: Path) -> list[str]:
             [],
             "strong.tsv: 2 clips of this dataset, all without events; expected events",
         ),
-        (HEADER + "clip0_0\t1\t1\t/m/low\n", [], "1 events have nothing inside their"),
+        (
+            HEADER + "clip0_0\t1\t1\t/m/low\n",
+            [],
+            "1 events have nothing inside their.*and clips they were made for$",
+        ),
         (HEADER + "clip0_0\t-1\t1\t/m/low\n", [], "line 2: found .* 0 <= start <= end"),
         ("", [], "strong.tsv: line 1: no column segment_id"),
     ],
@@ -93,6 +97,7 @@ def test_what_does_not_count_is_said(
     expected = [
         "1 events left out",
         "1 events cut at the end of their clip",
+        f"names 1 clips that are not in {dataset}, with 1 events: left out",
         "names 2 of 24 clips; only these count",
         "no event of 2 of 3 classes, which are in no mean",
     ]
@@ -124,6 +129,63 @@ def test_a_broken_model_is_named_with_a_clip(
     strong.write_text(HEADER + "clip0_0\t0\t1\t/m/low\n")
     with pytest.raises(ValueError, match=r"clip\d+_0.* not finite.*model is broken"):
         main(words(teacher, dataset, tmp_path / "out", strong))
+
+
+def test_rules_that_are_fitted_to_what_is_measured_are_told(
+    teacher: Path, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Thresholds that have seen the answers would be published as results."""
+    strong, out = tmp_path / "strong.tsv", tmp_path / "o"
+    strong.write_text(HEADER + "clip0_0\t0\t1\t/m/low\n")
+    fit = [f"fit_audio={dataset}", f"fit_strong={strong}"]
+    events.main([*words(teacher, dataset, out, strong), *fit])
+    said = f"{dataset}: 1 of 1 clips are clips of {dataset}, too: its numbers will be"
+    assert any(said in record.getMessage() for record in caplog.records)
+
+
+@COMMANDS
+def test_a_file_in_the_way_is_found_before_scoring(main: Main, tmp_path: Path) -> None:
+    """An hour of scoring would end with "File exists"."""
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out = .*out: a file, expected a folder"):
+        main(["checkpoint=c", "audio=a", f"out={tmp_path / 'out'}"])
+
+
+def test_events_that_fill_their_clips_leave_a_reason_and_no_number(
+    teacher: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """null, and a dash on the terminal, would be all that is said."""
+    strong = tmp_path / "strong.tsv"
+    strong.write_text(HEADER + "clip0_0\t0\t2\t/m/low\n")
+    evaluate.main(words(teacher, dataset, tmp_path / "o", strong))
+    reason = "every class sounds in all segments of its clips"
+    assert f"in its clips        -  {reason}" in capsys.readouterr().out
+    found = json.loads((tmp_path / "o" / "metrics.json").read_text())["segments"]
+    assert found["mAP_in_positive_clips"] is None
+    assert found["undefined"]["mAP_in_positive_clips"] == reason
+
+
+def test_a_limit_for_left_out_events_counts_for_the_list_that_rules_are_fitted_to(
+    teacher: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """AudioSet-strong could not be fitted to without a true list of the other audio."""
+    strong = tmp_path / "strong.tsv"
+    strong.write_text(HEADER + "clip0_0\t0\t1\t/m/low\nclip1_0\t0\t1\t/m/new\n")
+    common = [f"checkpoint={teacher}", f"audio={dataset}", f"out={tmp_path / 'o'}"]
+    fit = [f"fit_audio={dataset}", f"fit_strong={strong}"]
+    with pytest.raises(ShardError, match="max_left_out=0.5"):
+        events.main([*common, *fit])
+    events.main([*common, *fit, "max_left_out=0.5"])
+    with pytest.raises(ValueError, match="max_left_out does nothing without strong"):
+        events.main([*common, "max_left_out=0.5"])
+
+
+@pytest.mark.parametrize("word", ["threshold=0.3", "median_seconds=1", "min_seconds=1"])
+def test_a_rule_beside_a_file_of_rules_is_refused(word: str) -> None:
+    """The file would win, and whoever tried thresholds would see no difference."""
+    common = ["checkpoint=c", "audio=a", "out=o", "rules=rules.json"]
+    with pytest.raises(ValueError, match=f"{word.split('=')[0]} does nothing with rul"):
+        events.main([*common, word])
 
 
 def test_classes_without_an_event_to_fit_to_are_named(

@@ -91,6 +91,14 @@ def test_a_run_is_no_better_than_itself_or_than_its_like(
     assert "by seeds unknown: another seed may change the order" in text
 
 
+def test_a_run_that_is_named_twice_is_no_second_seed(tmp_path: Path) -> None:
+    """Its twin would say that seeds make no difference."""
+    a = write_run(tmp_path / "a", skill=1.0)
+    b = write_run(tmp_path / "b", skill=1.1)
+    with pytest.raises(ValueError, match="names a run twice"):
+        compare.main([f"{a},{tmp_path}/b/../a/", str(b)])
+
+
 def test_the_noise_of_seeds_adds_to_that_of_clips() -> None:
     """Three lucky seeds would pass for a better method."""
     rng = np.random.default_rng(0)

@@ -24,6 +24,7 @@ FOUND: dict[str, Any] = {
     "intervals": {"mAP": [0.3, 0.391], "AUC": None, "d_prime": None},
     "bootstrap": {"resamples": 1000, "seed": 0, "confidence": 0.95},
     "labels": "data/eval",
+    "sha256_of_clips": "60f0",
 }
 
 
@@ -37,29 +38,46 @@ def test_values_are_in_percent_with_their_intervals_and_reasons() -> None:
         "  recall at 0.2   25.00",
         "  d'                  -  infinite, since AUC is 1",
         "  in brackets: 95 % intervals over clips",
+        "  sha256 of these clips: 60f0",
     ]
 
 
 def test_other_labels_coverage_and_segments_have_lines_of_their_own() -> None:
     """What was asked for would be in a file that nobody opens."""
     more = {
-        "coverage": {"present": 18000, "listed": 20371, "share": 0.8836},
+        "coverage": {
+            "present": 18000,
+            "listed": 20371,
+            "share": 0.8836,
+            "unlisted": 5,
+            "sha256_of_present": "ab12",
+        },
         "ontology": {**FOUND, "labels": "audioset", "clips_elsewhere": 0},
         "segments": {
             "segment_seconds": 1.0,
             "mAP": 0.2,
-            "mAP_in_positive_clips": None,
+            "mAP_in_positive_clips": 0.5,
             "chance_in_positive_clips": 0.125,
         },
     }
     lines = described({**FOUND, **more}).splitlines()
-    assert "  18000 of 20371 official segments are here (88.4 %)" in lines
+    place = lines.index("  18000 of 20371 official segments are here (88.4 %)")
+    assert lines[place + 1 : place + 3] == [
+        "  sha256 of those: ab12",
+        "  5 clips are in no line of that list",
+    ]
     assert "against ontology labels (audioset)" in lines
     assert lines[-3:] == [
         "segments of 1 s, against true events",
         "  mAP             20.00",
-        "  in its clips        -  (a guess: 12.50)",
+        "  in its clips    50.00  (a guess: 12.50)",
     ]
+    more["segments"] |= {
+        "mAP_in_positive_clips": None,
+        "undefined": {"mAP_in_positive_clips": "every class sounds in all"},
+    }
+    last = described({**FOUND, **more}).splitlines()[-1]
+    assert last == "  in its clips        -  every class sounds in all"
 
 
 def test_events_are_counted_and_measured_where_the_truth_is_known() -> None:

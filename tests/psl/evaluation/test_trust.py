@@ -134,6 +134,12 @@ def measured(
     return measure(metrics, targets, scores, num_resamples=number, seed=seed)
 
 
+def test_one_resample_is_refused() -> None:
+    """Its interval would have no width."""
+    with pytest.raises(ValueError, match="one resample has no interval"):
+        EvaluateConfig(checkpoint="c", audio="a", out="o", bootstrap=1)
+
+
 def test_one_clip_and_one_positive_have_no_interval() -> None:
     """A width of 0 would say that nothing is more certain."""
     targets, scores = np.array([[1, 0]]), np.array([[0.9, 0.1]])
@@ -173,6 +179,12 @@ KEYS = [b"b0RFKhbpFJA_30000", b"--4gqARaEJE_0", b"clip_7_0"]
             ),
             *(3, 2, 1),
         ),
+        ("filename\nsub/clip_7.wav\n--4gqARaEJE.flac\ngone.wav\n", 3, 2, 1),
+        (
+            hashlib.sha256(b"--4gqARaEJE").hexdigest().upper() + "\nclip_7\n",
+            *(2, 2, 1),
+        ),
+        ("\ufeffclip_7\r\n--4gqARaEJE\r\n", 2, 2, 1),
     ],
 )
 def test_an_official_list_says_what_is_there(
@@ -185,6 +197,30 @@ def test_an_official_list_says_what_is_there(
     numbers = (found.listed, found.present, found.unlisted)
     assert numbers == (listed, present, unlisted)
     assert found.summary("o")["share"] == present / listed
+
+
+def test_clips_named_by_hashes_are_found_by_name(tmp_path: Path) -> None:
+    """A set whose files are named by their content would be taken for hashed ids."""
+    path, name = tmp_path / "official.csv", hashlib.sha256(b"sound").hexdigest()
+    path.write_text(f"{name}\n")
+    assert cover(path, [f"{name}_0".encode()]).present == 1
+
+
+def test_a_missing_clip_is_named(tmp_path: Path) -> None:
+    """A header that nobody knows would look like one lost clip."""
+    path = tmp_path / "official.csv"
+    path.write_text("video_id\nclip_7\n")
+    assert cover(path, KEYS).missing == "video_id"
+    path.write_text("clip_7\n")
+    assert cover(path, KEYS).missing is None
+
+
+def test_a_list_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    """Excel's Unicode text is UTF-16; the message would be Python's."""
+    path = tmp_path / "official.csv"
+    path.write_bytes("clip_7\n".encode("utf-16"))
+    with pytest.raises(ShardError, match="official.csv: .*save it as text in UTF-8"):
+        cover(path, KEYS)
 
 
 def test_the_fingerprint_is_that_of_the_keys_in_order(tmp_path: Path) -> None:
@@ -204,6 +240,7 @@ def test_the_fingerprint_is_that_of_the_keys_in_order(tmp_path: Path) -> None:
         ("a\nb\na\n", "line 3: 'a' is in line 1 as well"),
         ("a\nb\n", "2 clips such as 'a', none of which is among the 3 evaluated, such"),
         ("0" * 64 + "\n", "1 hashes, none of which"),
+        ("clip_7;0;10;/m/a\n", "its columns separated by commas"),
         ("x,nan,1,z\ny,1e999,1,z\n", "none of which is among"),
     ],
 )

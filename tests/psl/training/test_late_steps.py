@@ -204,7 +204,10 @@ def test_a_recorded_step_refuses_a_batch_of_another_shape(
         step(half, 2, learning_rate=0.1, stop=False)
 
 
-READS = ("item", "tolist", "__bool__", "__float__", "__int__", "numpy", "cpu")
+READS = (
+    *("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "__array__"),
+    *("numpy", "cpu", "nonzero", "is_nonzero"),
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -78,6 +78,17 @@ def test_a_dry_run_refuses_what_the_ranks_refuse_in_the_same_words(
     assert str(dry.value) in job.output
 
 
+def test_a_run_folder_that_cannot_be_is_refused(tmp_path: Path, dataset: Path) -> None:
+    """The job would wait for its nodes to say that a file is in the way."""
+    (tmp_path / "file").touch()
+    words = tiny_config(tmp_path, dataset)
+    for name in ("file", "file/run"):
+        own = [*words, f"run_dir={tmp_path / name}"]
+        config = from_command_line(TrainConfig, own, COMMAND)
+        with pytest.raises(ValueError, match="file is no folder; choose another"):
+            rehearse(config, 2, device="cpu")
+
+
 def test_memory_is_that_of_the_arithmetic(tmp_path: Path, dataset: Path) -> None:
     """A job would run out of memory on the machine that it was planned for."""
     words = tiny_config(tmp_path, dataset, "optim.ema_decay=0.99")

@@ -100,12 +100,28 @@ def test_names_in_two_folders_are_two_clips_or_a_question(audio: Path) -> None:
         ("filename\tevent_labels\n\tCat\n", "line 2: expected 2 columns"),
         ("filename\tevent_labels\nb.wav\tCat\tx\n", "line 2: expected 2 columns"),
         ("filename\tevent_labels\nb.wav\tDog\n", "line 2: label 'Dog' is not in"),
+        ("filename\tevent_labels\nb.wav\n", "line 2: expected 2 columns"),
+        (STRONG + "12.wav\t0\t1\n", "line 6: expected 4 columns"),
+        (STRONG + "12.wav\t1\t0\tCat\n", "line 6: 'Cat' from '1' to '0'; expected"),
+        (STRONG + "12.wav\t-1\t0\tCat\n", "line 6: 'Cat' from '-1' to '0'"),
+        (STRONG + "12.wav\tnan\t1\tCat\n", "line 6: 'Cat' from 'nan' to '1'"),
+        (STRONG + "12.wav\t0\tinf\tCat\n", "line 6: 'Cat' from '0' to 'inf'"),
+        (STRONG + "12.wav\t0\t1\t\n", "line 6: '' from '0' to '1'; expected a class"),
+        (STRONG + "12.wav\t\t\tCat\n", "line 6: 'Cat' from '' to ''"),
     ],
 )
 def test_a_bad_list_is_refused_by_line(audio: Path, text: str, message: str) -> None:
     """A traceback, or clips without their labels, would be the other outcomes."""
     with pytest.raises(ShardError, match=f"0.tsv: {message}"):
         listed(audio, text)
+
+
+def test_a_list_in_another_encoding_says_what_to_do(audio: Path) -> None:
+    """Excel's Unicode text is UTF-16; the message would be Python's."""
+    path = audio.parent / "list.tsv"
+    path.write_bytes(WEAK.encode("utf-16"))
+    with pytest.raises(ShardError, match="list.tsv: .*save it as text in UTF-8"):
+        desed.list_clips(audio, [str(path)], LabelReader(CLASSES))
 
 
 def test_a_damaged_list_is_refused_or_read(audio: Path) -> None:

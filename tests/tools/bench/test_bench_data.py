@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from tests.learning import REPOSITORY
+from tools.bench import data
 
 NUM_CLIPS, NUM_BATCHES, CHUNK = 32, 5, 32000  # 5 chunks of 2 s a clip, 32 a batch
 
@@ -105,6 +106,14 @@ def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         timeout=300,
         env=environment,
     )
+
+
+def test_too_few_clips_for_a_batch_are_refused() -> None:
+    """Libraries that begin again with each epoch would look for a batch for ever."""
+    message = "60 chunks do not fill 2 batches of 32; take 13 clips of 10 s or more"
+    with pytest.raises(ValueError, match=message):
+        data.check_enough(60, num_batches=2)
+    data.check_enough(64, num_batches=2)
 
 
 @pytest.mark.slow
