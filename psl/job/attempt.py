@@ -45,7 +45,6 @@ from psl.job.stop import StopRequest, name_of
 from psl.job.watchdog import Cause, Watchdog
 from psl.weights.checkpoint import FOLDER_NAME, newest_step
 from shards.system.exits import (
-    EXIT_FAILED,
     EXIT_PREEMPTED,
     EXIT_STUCK,
     JobError,
@@ -279,8 +278,8 @@ class Attempt:
             self._end_hard(*watchdog.blame(cause))
         if message is None or os.environ.get("PSL_DEBUG") == "1":
             traceback.print_exception(error)
-        own = Cause(f"rank {self._rank}: {message or repr(error)}")
-        self._end_hard(*watchdog.blame(own), status=status)
+        own = Cause(f"rank {self._rank}: {message or repr(error)}", status=status)
+        self._end_hard(*watchdog.blame(own))
 
     def _tell_hang(self, cause: Cause) -> None:
         write_hang(self._run_dir, self._rank, cause.message)
@@ -298,9 +297,7 @@ class Attempt:
         """Whether this is the first rank of its machine, to speak for the others."""
         return environment.local_rank() == 0
 
-    def _end_hard(
-        self, cause: Cause, ours: bool, status: int = EXIT_FAILED
-    ) -> NoReturn:
+    def _end_hard(self, cause: Cause, ours: bool) -> NoReturn:
         """End this process at once, whatever its other threads are doing.
 
         A normal exit would wait for a reading thread, or abort in gloo's destructors.
@@ -312,8 +309,10 @@ class Attempt:
                 cause, ours = Cause(gone), self._is_first_here
             if self._status is None and ours and 0 in cause.silent:
                 self._status = read_status(self._run_dir)  # rank 0 cannot write it
-            self._write_end(status, cause.message)
-            leave_now(f"error: {cause.message}" if ours else None, status)
+            self._write_end(cause.status, cause.message)
+            if self._rank == 0 and self._watchdog is not None and gone is None:
+                self._watchdog.wait_until_heard(cause)
+            leave_now(f"error: {cause.message}" if ours else None, cause.status)
 
     def _write_end(self, status: int, message: str) -> None:
         """status.json, where there is room on the disk to say it."""

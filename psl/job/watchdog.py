@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from shards.system.exits import EXIT_FAILED
 from shards.system.processes import Process
 from shards.system.threads import start_thread
 
@@ -27,6 +28,8 @@ HANG_SECONDS = 4.0
 """For all ranks to write where they hang, before the first of them ends."""
 GRACE_SECONDS = 5.0
 """For the main thread to end by itself, once a rank is known to have failed."""
+HEARD_SECONDS = 3.0
+"""For the other ranks to hear of a cause, before the store may be gone."""
 STDERR = 2
 STORE_ERRORS_ALLOWED = 5
 """Polls in a row without an answer after which the store counts as gone."""
@@ -49,6 +52,8 @@ class Cause:
     """Ranks that can no longer speak for themselves: dead, stopped or cut off."""
     hang: bool = False
     """Whether the job made no progress: each rank then says where it stands."""
+    status: int = EXIT_FAILED
+    """With which all ranks exit."""
 
 
 class Watchdog:
@@ -78,10 +83,12 @@ class Watchdog:
         self._place = ("start", 0, time.monotonic())
         self._stopped = threading.Event()
         self._peers: dict[int, _Peer] = {}
+        self._heard: Cause | None = None
 
     def start(self) -> None:
         """Introduce this process to the others and begin to watch. Collective."""
         if self._store is not None:
+            self._say_alive()  # or a rank that is stopped early would not be missed
             me = _Peer(socket.gethostname(), Process.of(os.getpid()))
             self._store.set(f"{_PREFIX}who/{self._rank}", json.dumps(asdict(me)))
             for rank in range(self._world_size):
@@ -112,6 +119,25 @@ class Watchdog:
             first = self._store.compare_set(f"{_PREFIX}cause", "", mine).decode()
             return _read_cause(first), first == mine
         return cause, True
+
+    def wait_until_heard(self, cause: Cause) -> None:
+        """Until all that can have heard ``cause``; at most HEARD_SECONDS.
+
+        For rank 0, with which the store may end. The others would take its end for a
+        crash, say so after it, and exit with another status.
+        """
+        deadline = time.monotonic() + HEARD_SECONDS
+        with contextlib.suppress(Exception):
+            while self._store is not None and time.monotonic() < deadline:
+                keys = [
+                    f"{_PREFIX}heard/{rank}"
+                    for rank, peer in self._peers.items()
+                    if rank not in (self._rank, *cause.silent)
+                    and not peer.process.is_dead
+                ]
+                if not keys or self._store.check(keys):
+                    return
+                time.sleep(0.05)
 
     def cause_elsewhere(self, wait_seconds: float) -> Cause | None:
         """Why a collective failed here: what another rank said, or that it is dead."""
@@ -190,11 +216,12 @@ class Watchdog:
         self._store.set(f"{_PREFIX}beat/{self._rank}", told)
 
     def _told(self) -> Cause | None:
-        """The cause another rank gave."""
+        """The cause another rank gave; once heard, known without the store."""
         key = f"{_PREFIX}cause"
-        if self._store is None or not self._store.check([key]):
-            return None
-        return _read_cause(self._store.get(key).decode())
+        if self._heard is None and self._store is not None and self._store.check([key]):
+            self._heard = _read_cause(self._store.get(key).decode())
+            self._store.set(f"{_PREFIX}heard/{self._rank}", "1")
+        return self._heard
 
     def _dead_peer(self) -> Cause | None:
         """That a rank of this machine is gone."""
@@ -266,7 +293,8 @@ class _Peer:
 def _read_cause(text: str) -> Cause:
     """The cause in what ``blame`` stored."""
     _, fields = json.loads(text)
-    return Cause(fields["message"], tuple(fields["silent"]), fields["hang"])
+    fields["silent"] = tuple(fields["silent"])
+    return Cause(**fields)
 
 
 def _where(beat: list) -> str:
