@@ -112,7 +112,8 @@ def _add_truth(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of ``python -m psl.label_report``."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     # imported late, so that --help is quick
     from psl.evaluation.results import check_out
     from psl.label_report.drawing import draw_report, pictures
@@ -139,6 +140,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         corrections=args.corrections,
         clip=args.clip,
     )
+    settings.check()
+    for name in ("min_overlap", "max_left_out", "rules", "event_clips"):
+        if args.strong is None and getattr(args, name) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} does nothing without --strong; give both")
     if not args.no_pictures:
         pictures()  # a missing library is said before the work, not after
     study = study_labels(settings)

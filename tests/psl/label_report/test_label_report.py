@@ -502,6 +502,9 @@ def test_complete_weak_labels_are_said_to_lack_nothing(
         (["--threshold", "0"], "--threshold 0.0; expected 0 < t <= 1"),
         (["--min-overlap", "-1"], "--min-overlap -1.0; expected more than 0 s"),
         (["--max-left-out", "2"], "--max-left-out 2.0; expected 0 to 1"),
+        (["--min-overlap", "0.5"], "--min-overlap does nothing without --strong"),
+        (["--max-left-out", "0.1"], "--max-left-out does nothing without --strong"),
+        (["--event-clips", "5"], "--event-clips does nothing without --strong"),
     ],
 )
 def test_a_wrong_word_is_refused_before_the_work(
