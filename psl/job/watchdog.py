@@ -117,7 +117,10 @@ class Watchdog:
         # without the store, each speaks for itself
         with contextlib.suppress(Exception):
             first = self._store.compare_set(f"{_PREFIX}cause", "", mine).decode()
+            self._store.set(f"{_PREFIX}heard/{self._rank}", "1")
             return _read_cause(first), first == mine
+        if self._heard is not None:
+            return self._heard, False
         return cause, True
 
     def wait_until_heard(self, cause: Cause) -> None:

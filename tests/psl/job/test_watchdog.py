@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 
+import pytest
 import torch.distributed as dist
 
 from psl.job.watchdog import Cause, Watchdog
@@ -67,4 +68,6 @@ def test_a_rank_knows_why_rank_0_ended_when_the_store_is_gone_with_it() -> None:
     found = watchdog.cause_elsewhere(1.0)
     watchdog.stop()
     assert found == Cause("rank 0: no such class", status=78)
-    assert watchdog.blame(Cause("another"))[0].message == "another", "the store is gone"
+    with pytest.raises(dist.DistError):
+        store.check(["any"])
+    assert watchdog.blame(Cause("rank 1: an echo of it")) == (found, False)
