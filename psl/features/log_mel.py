@@ -31,6 +31,21 @@ def float_samples(waveform: Tensor) -> Tensor:
     return waveform.float()
 
 
+def check_length(waveform: Tensor, least: int) -> None:
+    """ValueError if waveforms [B, N] have fewer than ``least`` samples.
+
+    In a graph that is compiled or exported there is no check.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if waveform.shape[1] < least:
+        raise ValueError(
+            f"waveforms have {waveform.shape[1]} samples, expected {least} or more, so "
+            "that half an n_fft of the front end fits in; use longer chunks "
+            "(chunk_seconds), or a smaller n_fft"
+        )
+
+
 class MelSpectrogram(nn.Module):
     """Waveforms [B, N] to power in mel bands [B, T, F].
 
@@ -63,6 +78,7 @@ class _Spectrogram(nn.Module):
             self.register_buffer("window", torch.hann_window(n_fft))
 
     def forward(self, waveform: Tensor) -> Tensor:
+        check_length(waveform, self._n_fft // 2 + 1)
         spectrum = torch.stft(
             waveform,
             self._n_fft,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from psl.features.config import PreemphasisMelConfig
+from psl.features.log_mel import check_length
 from psl.features.mel_tables import kaldi_bands
 
 _PREEMPHASIS = 0.97
@@ -44,8 +45,9 @@ class PreemphasisMel(nn.Module):
         self.register_buffer("window", window, False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveforms [B, N] in [-1, 1], N > n_fft / 2, to [B, 1, F, T] float32."""
+        """Waveforms [B, N] in [-1, 1], N > n_fft / 2 + 1, to [B, 1, F, T] float32."""
         config = self._config
+        check_length(waveform, config.n_fft // 2 + 2)  # pre-emphasis takes one away
         spectrum = torch.stft(
             self.emphasised(waveform),
             config.n_fft,

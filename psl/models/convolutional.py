@@ -107,5 +107,5 @@ def transformers_module(family: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f"model {family}: needs a package that is not installed ({error}); run "
-            "pip install transformers"
+            "pip install -U transformers"
         ) from None

@@ -53,6 +53,17 @@ def test_a_family_scores_chunks_of_every_length(name: str) -> None:
         assert clip_probs.min() >= 0 and clip_probs.max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "least"), [("mobilenetv2", 257), ("cnn14", 257), ("mn", 514)]
+)
+def test_a_chunk_shorter_than_half_a_window_is_refused(name: str, least: int) -> None:
+    """Chunks of 10 ms would end in words about padding, from deep inside PyTorch."""
+    model = psl.build_model(name, num_classes=3, **TINY[name]).eval()
+    model(torch.zeros(2, least))
+    with pytest.raises(ValueError, match=f"{least - 1} samples, expected {least} or"):
+        model(torch.zeros(2, least - 1))
+
+
 def settled(name: str) -> Any:
     """A tiny model in evaluation mode, its BatchNorm statistics those of noise.
 
@@ -353,7 +364,7 @@ def test_a_family_without_transformers_says_what_to_install(
     """Users of the plain install would get a traceback."""
     monkeypatch.setitem(cast(dict[str, Any], sys.modules), "transformers", None)
     with pytest.raises(
-        ValueError, match="resnet50: needs .*; run pip install transformers"
+        ValueError, match="resnet50: needs .*; run pip install -U transformers"
     ):
         psl.build_model("resnet50", num_classes=3)
     psl.build_model("cnn14", num_classes=3, width=0.05)
