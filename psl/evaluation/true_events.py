@@ -92,7 +92,7 @@ def read_events(
     """
     lines = read_lines(path, audio.classes)
     segments = {line.segment for line in lines}
-    rows = _find_rows({line.segment: line.keys for line in lines}, audio)
+    rows = _find_rows({line.segment: line.keys for line in lines}, audio, path)
     here = [line for line in lines if line.segment in rows and line.mid is not None]
     if not here:
         found = f"segments such as {min(segments)!r}" if segments else "no event"
@@ -124,16 +124,31 @@ def read_events(
     )
 
 
-def _find_rows(keys_of: dict[str, tuple[str, ...]], audio: Index) -> dict[str, int]:
-    """The row of each segment that is in the dataset, by the first key that fits."""
+def _find_rows(
+    keys_of: dict[str, tuple[str, ...]], audio: Index, path: str | Path
+) -> dict[str, int]:
+    """The row of each segment that is in the dataset, by the first key that fits.
+
+    ShardError if two are one clip, as files of one name in two folders may be.
+    """
     wanted = {key.encode() for keys in keys_of.values() for key in keys}
     keys = enumerate(audio.table.key.tolist())
     row_of = {key.decode(): row for row, key in keys if key in wanted}
-    found = (
-        (segment, next((row_of[key] for key in keys if key in row_of), None))
-        for segment, keys in keys_of.items()
-    )
-    return {segment: row for segment, row in found if row is not None}
+    found: dict[str, int] = {}
+    segment_of: dict[int, str] = {}
+    for segment, keys_of_it in keys_of.items():
+        row = next((row_of[key] for key in keys_of_it if key in row_of), None)
+        if row is None:
+            continue
+        first = segment_of.setdefault(row, segment)
+        if first != segment:
+            raise ShardError(
+                f"{path}: {first!r} and {segment!r} would both be clip "
+                f"{audio.key(row)!r} of {audio.where}; leave out those of files that "
+                "were not packed"
+            )
+        found[segment] = row
+    return found
 
 
 def _place(

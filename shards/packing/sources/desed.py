@@ -102,7 +102,8 @@ def _read(path: str) -> Iterator[tuple[str, str, str]]:
     """Place, file name and labels of each row."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
+            lines = csv.DictReader(stream, delimiter="\t")
+            rows = [(lines.line_num, row) for row in lines]
     except OSError as error:
         raise ShardError(f"{path}: cannot read the list of clips: {error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -111,15 +112,15 @@ def _read(path: str) -> Iterator[tuple[str, str, str]]:
         ) from None
     if not rows:
         raise ShardError(f"{path}: no clips; expected rows below a header line")
-    names = [name for name in rows[0] if name is not None]
+    names = [name for name in rows[0][1] if name is not None]
     column = next((name for name in (WEAK, STRONG) if name in names), None)
     if "filename" not in names or column is None:
         raise ShardError(
             f"{path}: line 1: found columns {', '.join(names)}; expected filename and "
             f"{WEAK}, or filename, onset, offset and {STRONG}, separated by tabs"
         )
-    for number, row in enumerate(rows):
-        where, name = f"{path}: line {number + 2}", (row["filename"] or "").strip()
+    for number, row in rows:
+        where, name = f"{path}: line {number}", (row["filename"] or "").strip()
         if not name or row.get(None) or None in row.values():
             raise ShardError(f"{where}: expected {len(names)} columns with a filename")
         text = row[column].strip()

@@ -12,6 +12,7 @@ import soundfile
 from psl import events, train
 from psl.detection.events_file import file_name
 from psl.evaluation.true_events import read_events
+from shards.errors import ShardError
 from shards.format.classes import Classes
 from shards.format.index import open_index
 from shards.pack import main as pack
@@ -70,6 +71,18 @@ def test_events_of_files_of_one_name_stay_with_their_folder(desed: Path) -> None
         "--0w1YA1Hm4_30000": MIDS[1],
         "sub=2F12_0": MIDS[2],
     }
+
+
+def test_events_of_a_file_that_was_not_packed_go_to_no_other_clip(desed: Path) -> None:
+    """The truth of one recording would silently count for another."""
+    index = open_index(desed, kind="audio")
+    path = desed.parent / "more.tsv"
+    more = f"other/12.wav\t0.5\t1.5\t{CLASSES.names[1]}\n"
+    path.write_text((desed.parent / "strong.tsv").read_text() + more)
+    with pytest.raises(
+        ShardError, match="'12.wav' and 'other/12.wav' would both be clip '12_0' of"
+    ):
+        read_events(path, index, max_left_out=0.0)
 
 
 @pytest.mark.parametrize("strong", [True, False])

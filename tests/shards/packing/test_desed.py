@@ -102,6 +102,7 @@ def test_names_in_two_folders_are_two_clips_or_a_question(audio: Path) -> None:
         ("filename\tevent_labels\nb.wav\tDog\n", "line 2: label 'Dog' is not in"),
         ("filename\tevent_labels\nb.wav\n", "line 2: expected 2 columns"),
         (STRONG + "12.wav\t0\t1\n", "line 6: expected 4 columns"),
+        (STRONG + "\n\n12.wav\t0\t1\n", "line 8: expected 4 columns"),
         (STRONG + "12.wav\t1\t0\tCat\n", "line 6: 'Cat' from '1' to '0'; expected"),
         (STRONG + "12.wav\t-1\t0\tCat\n", "line 6: 'Cat' from '-1' to '0'"),
         (STRONG + "12.wav\tnan\t1\tCat\n", "line 6: 'Cat' from 'nan' to '1'"),
