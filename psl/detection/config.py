@@ -32,12 +32,13 @@ class EventsConfig:
     those that both have, matched by mid."""
     strong: str | None = None
     """CSV of the true events of audio as AudioSet-strong has them (segment_id,
-    start_time_seconds, end_time_seconds, label), to measure against; null for none."""
+    start_time_seconds, end_time_seconds, label) or DESED (filename, onset, offset,
+    event_label), to measure against; null for none."""
     fit_audio: str | None = None
     """Audio dataset to fit thresholds and median filters to, class by class: not the
     one you report. null for the rules below."""
     fit_strong: str | None = None
-    """CSV of the true events of fit_audio."""
+    """CSV of the true events of fit_audio, in one of the same forms."""
     fit_for: Literal["segment", "event"] = "segment"
     """With fit_audio: the F1 that is to be high, of 1-s segments or of events."""
     rules: str | None = None

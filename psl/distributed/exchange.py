@@ -48,7 +48,9 @@ class Exchange:
     gradients is known when that pass is over, and leaves with the last bucket.
 
     A parameter without gradient counts as one of zeros, on every rank: what is sent
-    always has the same sizes, and ranks that differ in this cannot diverge.
+    always has the same sizes, and ranks that differ in this cannot diverge. (A process
+    alone exchanges nothing, and its optimizer passes such a parameter over. No family
+    of models has one.)
 
     A step calls ``expect_last_part``, ``pack``, ``reduce`` and ``unpack`` in turn, all
     but ``reduce`` without waiting for the device or for other ranks.
@@ -71,7 +73,10 @@ class Exchange:
         self._under_way: list[dist.Work] = []
 
     def expect_last_part(self) -> None:
-        """The next backward pass completes the gradients of a step. Collective."""
+        """The next backward pass completes the gradients of a step.
+
+        With buckets, that pass is collective.
+        """
         self._flats, self._under_way = [], []
         self._missing = [] if collectives.is_alone() else [*map(len, self._buckets)]
 

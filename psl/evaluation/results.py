@@ -31,7 +31,9 @@ def check_out(out: str | Path) -> Path:
     """``out``; ValueError if it is a file, before anything is scored for it."""
     path = Path(out)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"out = {out}: a file, expected a folder; choose another")
+        raise ValueError(
+            f"{out}: a file, expected a folder for the results; choose another out"
+        )
     return path
 
 

@@ -23,7 +23,9 @@ from shards.system.writing import naming_write
 
 
 class ScoreFile:
-    """A table of scores on disk: first written by clip, then, once sealed, read.
+    """A table of scores on disk, or in memory if small.
+
+    It is first written by clip, then, once sealed, read.
 
     Clips are in blocks of about 16 MB. While it is written, a block holds clip after
     clip; sealing transposes each block where it lies, so that a class of a block is

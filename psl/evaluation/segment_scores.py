@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from psl.data.batch import to_device
 from psl.distributed import collectives
 from psl.evaluation.score_file import ScoreFile
 from psl.evaluation.segments import NOT_FINITE, Segments
@@ -102,17 +103,17 @@ class SegmentScores:
             self._sender.add(np.zeros(0, np.int64), nothing)
             return
         length = int(self._segments.num_samples[found[known[0]]])
-        weights = self._weights(length).to(frame_probs)
-        frames = frame_probs[torch.from_numpy(known).to(frame_probs.device)]
+        weights = self._weights(length, frame_probs.device).to(frame_probs.dtype)
+        frames = frame_probs[to_device(known, frame_probs.device)]
         pooled = torch.einsum("ts,btc->bsc", weights, frames[:, : len(weights)])
         num_segments = weights.shape[1]
         places = self._segments.first[found[known], None] + np.arange(num_segments)
         scores = pooled.flatten(0, 1)[:, self._columns]
         self._sender.add(places.reshape(-1), scores)
 
-    def _compute_weights(self, num_samples: int) -> Tensor:
+    def _compute_weights(self, num_samples: int, device: torch.device) -> Tensor:
         starts, stops = self._bounds(num_samples)
-        return torch.from_numpy(self._segments.shares(num_samples, starts, stops))
+        return to_device(self._segments.shares(num_samples, starts, stops), device)
 
     def sealed(self) -> ScoreFile | None:
         """The scores of all segments; None on other ranks than 0. Collective.

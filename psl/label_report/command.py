@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         clip=args.clip,
     )
     settings.check()
-    for name in ("min_overlap", "max_left_out", "rules", "event_clips"):
+    for name in ("min_overlap", "max_left_out", "event_clips"):
         if args.strong is None and getattr(args, name) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} does nothing without --strong; give both")

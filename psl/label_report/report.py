@@ -82,6 +82,8 @@ class Settings:
             raise ValueError(f"--max-left-out {self.max_left_out}; expected 0 to 1")
         if self.event_clips < 1:
             raise ValueError(f"--event-clips {self.event_clips}; expected 1 or more")
+        if self.rules is not None and self.strong is None:
+            raise ValueError("--rules does nothing without --strong; give both")
 
 
 @dataclass(frozen=True)

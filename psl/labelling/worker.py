@@ -90,7 +90,10 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Heard:
-    """A batch that was read, ready to be copied to the device; all pinned for a GPU."""
+    """A batch that was read, ready to be copied to the device.
+
+    For a GPU it is in pinned memory, unless the system refuses that.
+    """
 
     pcm: Tensor
     """[B, N] int16."""
@@ -260,7 +263,7 @@ class ShardWorker:
             self._finish(self._reading)
 
     def _read(self, batch: ChunkBatch) -> _Heard:
-        """What is heard for a batch, in pinned memory. In a thread that reads."""
+        """What is heard for a batch. In a thread that reads, pinning included."""
         work = self._work
         read = read_batch(
             work.reader,

@@ -147,7 +147,9 @@ def test_rules_that_are_fitted_to_what_is_measured_are_told(
 def test_a_file_in_the_way_is_found_before_scoring(main: Main, tmp_path: Path) -> None:
     """An hour of scoring would end with "File exists"."""
     (tmp_path / "out").touch()
-    with pytest.raises(ValueError, match="out = .*out: a file, expected a folder"):
+    with pytest.raises(
+        ValueError, match="out: a file, expected a folder for the results"
+    ):
         main(["checkpoint=c", "audio=a", f"out={tmp_path / 'out'}"])
 
 
