@@ -8,12 +8,14 @@ shards/format/chunking.py's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from psl.data.batch_memory import BatchMemory
 from shards.format.chunking import Chunking
+
+if TYPE_CHECKING:
+    from psl.data.batch_memory import BatchMemory
 
 Fill = Literal["none", "repeat", "zeros"]
 """What makes a chunk longer for the teacher."""
