@@ -8,15 +8,14 @@ Knows classes, but no clips; true_events.py places the events in those of a data
 from __future__ import annotations
 
 import csv
-import functools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from shards.errors import ShardError
 from shards.format.classes import Classes
-from shards.packing.names import key_of, without_suffix
+from shards.format.lists import event_times, open_list
+from shards.packing.names import keys_of_file
 
 COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 DESED_COLUMNS = ("filename", "onset", "offset", "event_label")
@@ -45,15 +44,8 @@ def read_lines(path: str | Path, classes: Classes) -> list[Line]:
     line without times and label is a clip without events. Raises ShardError naming the
     file, and the first line that is malformed.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            return list(_parse(stream, path, classes))
-    except OSError as error:
-        raise ShardError(f"{path}: cannot read events: {error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(
-            f"{path}: cannot read events: {error}; save it as text in UTF-8"
-        ) from None
+    with open_list(path, "events") as stream:
+        return list(_parse(stream, path, classes))
 
 
 def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[Line]:
@@ -74,7 +66,7 @@ def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[Line]
             if len(fields) != len(names) or _is_torn(fields, delimiter):
                 raise ValueError
             segment, start, end, label = (fields[place].strip() for place in places)
-            times = _times(start, end, label)
+            times = event_times(start, end, label)
             if not segment:
                 raise ValueError
         except ValueError:
@@ -83,19 +75,8 @@ def _parse(stream: TextIO, path: str | Path, classes: Classes) -> Iterator[Line]
                 f"expected {len(names)} columns with a clip, 0 <= start <= end in "
                 "seconds, and a class"
             ) from None
-        keys = _keys_of_file(segment) if is_desed else (segment,)
+        keys = keys_of_file(segment) if is_desed else (segment,)
         yield Line(number, segment, keys, *times, mids.get(label, label) or None)
-
-
-@functools.lru_cache(maxsize=1024)
-def _keys_of_file(name: str) -> tuple[str, ...]:
-    """With its folder, where a dataset needed that to tell clips apart, or without.
-
-    A name may also be the key, as a dataset's own files have it.
-    """
-    stem = without_suffix(name)
-    base = stem.rpartition("/")[2]
-    return tuple(dict.fromkeys((key_of(stem), key_of(base), base)))
 
 
 def file_names(path: str | Path, classes: Classes) -> dict[str, str]:
@@ -134,16 +115,6 @@ def _columns(names: list[str], header: str, path: str | Path) -> tuple[str, ...]
 def _is_torn(fields: list[str], delimiter: str) -> bool:
     """Whether a quote that is never closed has swallowed the lines below it."""
     return any("\n" in field and delimiter in field for field in fields)
-
-
-def _times(start: str, end: str, label: str) -> tuple[float, float]:
-    """Start and end, s; zeros where nothing is said. ValueError if malformed."""
-    if not (start or end or label):
-        return 0.0, 0.0
-    times = float(start), float(end)
-    if not (label and 0.0 <= times[0] <= times[1] < math.inf):
-        raise ValueError
-    return times
 
 
 def _mids_by_label(classes: Classes, *, names_first: bool) -> dict[str, str]:

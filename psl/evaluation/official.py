@@ -17,8 +17,9 @@ from typing import Any
 from psl.data.validation import recording
 from shards.audio.decode import SUFFIXES
 from shards.errors import ShardError
+from shards.format.lists import open_list
 from shards.format.schema import make_key
-from shards.packing.names import key_of, without_suffix
+from shards.packing.names import keys_of_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 _HEADERS = ("id", "key", "ytid", "segment_id", "sha256", "clip", "clip_id", "filename")
@@ -99,35 +100,24 @@ def _aliases_of(name: str) -> set[str]:
     """Keys that the name of an audio file may have become; none for another name."""
     if Path(name).suffix.lower() not in SUFFIXES:
         return set()
-    stem = without_suffix(name)
-    try:
-        return {key_of(stem), key_of(stem.rpartition("/")[2])}
-    except ShardError:
-        return set()
+    return set(keys_of_file(name))
 
 
 def _read_list(path: str | Path) -> dict[str, int]:
     """The names in a list, and the line of each."""
     names: dict[str, int] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = csv.reader(stream, skipinitialspace=True)
-            for fields in lines:
-                name = _name_of(fields, is_first=not names)
-                if name is None:
-                    continue
-                if name in names:
-                    raise ShardError(
-                        f"{path}: line {lines.line_num}: {name!r:.100} is in line "
-                        f"{names[name]} as well; expected each clip once"
-                    )
-                names[name] = lines.line_num
-    except OSError as error:
-        raise ShardError(f"{path}: cannot read the official list: {error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(
-            f"{path}: cannot read the official list: {error}; save it as text in UTF-8"
-        ) from None
+    with open_list(path, "the official list") as stream:
+        lines = csv.reader(stream, skipinitialspace=True)
+        for fields in lines:
+            name = _name_of(fields, is_first=not names)
+            if name is None:
+                continue
+            if name in names:
+                raise ShardError(
+                    f"{path}: line {lines.line_num}: {name!r:.100} is in line "
+                    f"{names[name]} as well; expected each clip once"
+                )
+            names[name] = lines.line_num
     if not names:
         raise ShardError(f"{path}: no clip; expected a list of ids, or a segments CSV")
     return names

@@ -5,6 +5,7 @@ Owns how a name becomes a clip's id and start. Opens nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -52,6 +53,21 @@ def name_for_id(path: str, *, with_folder: bool) -> str:
     ``dog/1`` and ``cat/1``, all ids of a source keep their folders.
     """
     return path if with_folder else path.rpartition("/")[2]
+
+
+def keys_of_file(name: str) -> tuple[str, ...]:
+    """Keys that the clip of an audio file may have, the likeliest first.
+
+    With its folder, where a dataset needed that to tell clips apart, or without. A name
+    may also be the key, as a dataset's own files have it.
+    """
+    stem = without_suffix(name)
+    base = stem.rpartition("/")[2]
+    keys = []
+    for part in (stem, base):
+        with contextlib.suppress(ShardError):  # a name that no clip can have
+            keys.append(key_of(part))
+    return tuple(dict.fromkeys([*keys, base]))
 
 
 def key_of(name: str) -> str:

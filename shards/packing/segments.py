@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shards.errors import ShardError
+from shards.format.lists import open_list
 from shards.format.schema import make_key
 from shards.packing.names import MAX_START_SECONDS
 
@@ -72,13 +73,8 @@ def read_rows(path: str | Path, reader: LabelParser) -> list[Segment]:
     Raises ShardError naming file and line: nothing in it, a malformed row, a label that
     ``reader`` does not know, an end before its start.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            rows = list(_parse_rows(stream, reader, str(path)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(
-            f"{path}: cannot read segments: {error}; expected a CSV in UTF-8"
-        ) from None
+    with open_list(path, "segments") as stream:
+        rows = list(_parse_rows(stream, reader, str(path)))
     if not rows:
         raise ShardError(
             f'{path}: no segments; expected rows like: id, 30.000, 40.000, "/m/09x0r"'

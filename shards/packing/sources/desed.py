@@ -10,12 +10,12 @@ labels.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from shards.errors import ShardError
+from shards.format.lists import event_times, open_list
 from shards.format.schema import make_key
 from shards.format.weak_labels import LabelReader
 from shards.packing.audio_files import walk_audio
@@ -100,16 +100,9 @@ class _Files:
 
 def _read(path: str) -> Iterator[tuple[str, str, str]]:
     """Place, file name and labels of each row."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            lines = csv.DictReader(stream, delimiter="\t")
-            rows = [(lines.line_num, row) for row in lines]
-    except OSError as error:
-        raise ShardError(f"{path}: cannot read the list of clips: {error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ShardError(
-            f"{path}: cannot read the list of clips: {error}; save it as text in UTF-8"
-        ) from None
+    with open_list(path, "the list of clips") as stream:
+        lines = csv.DictReader(stream, delimiter="\t")
+        rows = [(lines.line_num, row) for row in lines]
     if not rows:
         raise ShardError(f"{path}: no clips; expected rows below a header line")
     names = [name for name in rows[0][1] if name is not None]
@@ -131,14 +124,10 @@ def _read(path: str) -> Iterator[tuple[str, str, str]]:
 
 def _check_times(onset: str, offset: str, text: str, where: str) -> None:
     """ShardError unless a row has an event with its times, or none."""
-    if not (onset or offset or text):
-        return
     try:
-        is_event = bool(text) and 0 <= float(onset) <= float(offset) < math.inf
+        event_times(onset, offset, text)
     except ValueError:
-        is_event = False
-    if not is_event:
         raise ShardError(
             f"{where}: {text!r:.80} from {onset!r:.40} to {offset!r:.40}; expected a "
             "class with 0 <= onset <= offset in seconds, or nothing in all three"
-        )
+        ) from None
