@@ -17,8 +17,8 @@ from psl.distributed.zero import gather_weights
 from psl.models.families import build_model
 from psl.training.config import OptimConfig
 from psl.training.optim import build_optimizer
-from psl.training.step import Stepper
 from tests.learning import TINY_MODEL
+from tests.steppers import make_stepper
 
 
 def main() -> None:
@@ -30,17 +30,8 @@ def main() -> None:
     optimizer = build_optimizer(model, OptimConfig())
     if strategy != "ddp":
         model, optimizer = accelerator.prepare(model, optimizer)
-    step = Stepper(
-        accelerator,
-        model,
-        optimizer,
-        seed=0,
-        precision="no",
-        clip_grad_norm=None,
-        accumulation_steps=1,
-        nonfinite="stop",
-        compile_model=False,
-    )
+    changed = {"seed": 0, "clip_grad_norm": None, "nonfinite": "stop"}
+    step = make_stepper(accelerator, model, optimizer, **changed)
     pcm = torch.randint(-999, 999, (2, 16000), dtype=torch.int16)
     batch = Batch(
         pcm=pcm, num_samples=torch.full((2,), 16000), targets=torch.ones(2, 2)

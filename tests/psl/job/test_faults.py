@@ -32,12 +32,12 @@ from psl.job.lock import RunLock
 from psl.job.status import read_status
 from psl.models.families import build_model
 from psl.training import loop
-from psl.training.step import Stepper
 from psl.weights.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from shards.errors import ShardError
 from shards.system.exits import JobError
 from tests.jobs import start, step_reached
 from tests.learning import losses, state, tiny_config
+from tests.steppers import make_stepper
 
 WORDS = ["epochs=3", "save_every=4", "model.dropout=0.3"]
 """18 steps, with checkpoints at 4, 6, 8, 12, 16 and 18."""
@@ -294,16 +294,8 @@ def test_infinite_samples_leave_the_statistics_as_they_were() -> None:
     torch.manual_seed(0)
     model = build_model(num_classes=2, dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters())
-    step = Stepper(
-        accelerator,
-        *accelerator.prepare(model, optimizer),
-        seed=0,
-        precision="no",
-        clip_grad_norm=1.0,
-        accumulation_steps=1,
-        nonfinite="skip",
-        compile_model=False,
-    )
+    prepared = accelerator.prepare(model, optimizer)
+    step = make_stepper(accelerator, *prepared, seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first = next(name for name, _ in model.named_parameters())
     model.get_parameter(first).data[0] = before[first][0] = torch.inf

@@ -28,6 +28,7 @@ from tests.fake_group import FakeGroup
 from tests.jobs import start
 from tests.learning import TINY_MODEL, losses, tiny_config
 from tests.replaying import Replaying
+from tests.steppers import make_stepper
 
 BUCKETS = "bucket_mb=0.05"
 """13 of the tiny model's 0.54 MB."""
@@ -53,19 +54,9 @@ def stepper(accelerator: Accelerator, **options: Any) -> Stepper:
     """One whose verdicts are late, over a tiny model."""
     torch.manual_seed(0)
     model = build_model(num_classes=3, **TINY_MODEL).train()
-    return Stepper(
-        accelerator,
-        model,
-        build_optimizer(model, OptimConfig(), fused=True),
-        seed=1,
-        precision="no",
-        clip_grad_norm=1.0,
-        accumulation_steps=2,
-        nonfinite="skip",
-        compile_model=False,
-        late=True,
-        **options,
-    )
+    optimizer = build_optimizer(model, OptimConfig(), fused=True)
+    options = {"accumulation_steps": 2, "late": True, **options}
+    return make_stepper(accelerator, model, optimizer, **options)
 
 
 def batch_of(step: int) -> Batch:

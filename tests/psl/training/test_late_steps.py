@@ -33,6 +33,7 @@ from psl.weights.checkpoint import load_newest, load_optimizer
 from tests.jobs import start, step_reached
 from tests.learning import TINY_MODEL, losses, tiny_config
 from tests.replaying import Replaying
+from tests.steppers import make_stepper
 from tests.tiny_models import TINY
 
 NUM_CLASSES, NUM_SAMPLES, BAD_STEP = 3, 16000, 5
@@ -75,20 +76,9 @@ def stepper(
         install_masks(model, augment, front_end, chunk_seconds=1.0)
     averaged = copy.deepcopy(model)
     config = OptimConfig(name="adamw", weight_decay=0.01, layer_decay=0.9)
-    step = Stepper(
-        accelerator,
-        model,
-        build_optimizer(model, config, fused=True),
-        **{
-            "seed": 1,
-            "precision": "no",
-            "clip_grad_norm": 1.0,
-            "accumulation_steps": 2,
-            "nonfinite": "skip",
-            "compile_model": False,
-            **options,
-        },
-    )
+    optimizer = build_optimizer(model, config, fused=True)
+    options = {"accumulation_steps": 2, **options}
+    step = make_stepper(accelerator, model, optimizer, **options)
     step.average = MovingAverage(averaged, model, 0.9)
     return step
 
@@ -217,18 +207,8 @@ def test_no_step_asks_the_device_for_a_value(
     """The GPU would stand still while the host waits, and then for the host."""
     torch.manual_seed(0)
     model = build_model(name, num_classes=NUM_CLASSES, **TINY[name])
-    step = Stepper(
-        accelerator,
-        model,
-        build_optimizer(model, OptimConfig(), fused=True),
-        seed=1,
-        precision="no",
-        clip_grad_norm=1.0,
-        accumulation_steps=1,
-        nonfinite="skip",
-        compile_model=False,
-        late=True,
-    )
+    optimizer = build_optimizer(model, OptimConfig(), fused=True)
+    step = make_stepper(accelerator, model, optimizer, late=True)
     step.average = MovingAverage(copy.deepcopy(model), model, 0.9)
     read = Verdicts.take
     monkeypatch.setattr(Verdicts, "take", lambda *_, **__: [])
@@ -369,16 +349,13 @@ def test_an_ast_hears_whole_batches_without_a_mask_as_with_one(
     for is_whole in (False, True):
         torch.manual_seed(0)
         model = build_model("ast", num_classes=NUM_CLASSES, **config)
-        step = Stepper(
+        step = make_stepper(
             accelerator,
             model.train(),
             build_optimizer(model, OptimConfig()),
-            seed=1,
-            precision="no",
             clip_grad_norm=None,
             accumulation_steps=2,
             nonfinite="stop",
-            compile_model=False,
         )
         batch = dataclasses.replace(
             batch_of(1),
