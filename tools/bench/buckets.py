@@ -98,8 +98,8 @@ def time_ways(
         ways[f"buckets of {size:g} MB"] = Exchange(parameters, bucket_mb=size)
     times: Times = {way: [] for way in ways}
     number = 0
-    for round in range(rounds):
-        first = round % len(ways)  # another way begins
+    for turn in range(rounds):
+        first = turn % len(ways)  # another way begins
         for way in [*ways][first:] + [*ways][:first]:
             step.exchange = ways[way]
             found = []

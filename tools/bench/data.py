@@ -188,7 +188,7 @@ def _version(package: str) -> str:
 
 
 def check_enough(num_chunks: int, *, num_batches: int) -> None:
-    """ValueError if the chunks do not fill the batches: some would wait for ever."""
+    """ValueError if the chunks do not fill the batches: some would never end."""
     if num_chunks < num_batches * BATCH_SIZE:
         least = math.ceil(num_batches * CLIPS_PER_BATCH)
         raise ValueError(

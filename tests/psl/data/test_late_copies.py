@@ -270,7 +270,7 @@ def test_where_no_memory_may_be_locked_one_warning_says_so_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A container with a limit would end the run, or be slow without a word."""
+    """A container with a limit would end the run, or silently be slow."""
     cuda = FakeCuda(monkeypatch)
     memory = BatchMemory(GpuCopier(GPU))
     with caplog.at_level(logging.WARNING):
@@ -289,7 +289,7 @@ def test_where_no_memory_may_be_locked_one_warning_says_so_and_the_run_goes_on(
 
 
 def test_waiting_readers_do_not_stop_the_thread_that_drops_batches() -> None:
-    """A batch may end in any thread, whoever waits: a lock would hold both for ever."""
+    """A batch may end in any thread, also one that waits: a lock would deadlock."""
     late = LateDevice()
     memory = BatchMemory(late)
     for value in range(MAX_WAITING):

@@ -184,7 +184,7 @@ def test_a_limit_for_left_out_events_counts_for_the_list_that_rules_are_fitted_t
 
 @pytest.mark.parametrize("word", ["threshold=0.3", "median_seconds=1", "min_seconds=1"])
 def test_a_rule_beside_a_file_of_rules_is_refused(word: str) -> None:
-    """The file would win, and whoever tried thresholds would see no difference."""
+    """The file would win, and trying thresholds would silently change nothing."""
     common = ["checkpoint=c", "audio=a", "out=o", "rules=rules.json"]
     with pytest.raises(ValueError, match=f"{word.split('=')[0]} does nothing with rul"):
         events.main([*common, word])

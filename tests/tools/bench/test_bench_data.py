@@ -109,7 +109,7 @@ def run_tool(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_too_few_clips_for_a_batch_are_refused() -> None:
-    """Libraries that begin again with each epoch would look for a batch for ever."""
+    """Libraries that begin again with each epoch would never find a batch."""
     message = "60 chunks do not fill 2 batches of 32; take 13 clips of 10 s or more"
     with pytest.raises(ValueError, match=message):
         data.check_enough(60, num_batches=2)
